@@ -50,5 +50,23 @@ bench: need-root build ## our tunnel against kernel VXLAN and the overlays that 
 	@scripts/need ip:iproute2 iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc vde_switch:vde2
 	$(GO) run ./cmd/bench $(BENCHFLAGS)
 
+install: build ## install below DESTDIR and PREFIX (default /usr); overwrites no file of Xen's own
+	@scripts/install-tree "$(DESTDIR)" "$(PREFIX)"
+
+uninstall: ## remove what install put there; vnets and configuration stay
+	@scripts/install-tree --remove "$(DESTDIR)" "$(PREFIX)"
+
+deb: build ## a Debian package in build/
+	@scripts/need dpkg-deb:dpkg gzip:gzip
+	@scripts/deb "$(VERSION)"
+
+test-install: need-root deb ## install the package into a fresh Debian tree and take the README's tour there
+	@scripts/need debootstrap:debootstrap ip:iproute2 systemd-analyze:systemd setpriv:util-linux
+	@scripts/test-install
+
+test-vm: need-root build ## the network scripts' tests on Debian's 6.1 kernel, under emulation
+	@scripts/need qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio
+	@test/vm/run
+
 clean: ## remove what was built
 	rm -rf bin build
