@@ -1,0 +1,143 @@
+// Package docs tests what the manual says: the console blocks of README.md and of the pages here are
+// run, in order, and print what stands there.
+package docs
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+var installed = flag.Bool("installed", false, "test the installed programs of this machine instead of ../bin below a prefix")
+
+// A step is a command of a console block and the lines printed below it. A line "…" stands for any
+// number of lines, "…" within a line for any text.
+type step struct {
+	line    int
+	command string
+	output  []string
+}
+
+// steps reads the console blocks of a Markdown file: "# " begins a command, other lines are output.
+func steps(t *testing.T, file string) []step {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var all []step
+	in := false
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for n := 1; sc.Scan(); n++ {
+		line := sc.Text()
+		switch {
+		case line == "```console":
+			in = true
+		case strings.HasPrefix(line, "```"):
+			in = false
+		case !in:
+		case strings.HasPrefix(line, "# "):
+			all = append(all, step{line: n, command: line[2:]})
+		default:
+			require.NotEmpty(t, all, "%s:%d: output before a command", file, n)
+			s := &all[len(all)-1]
+			s.output = append(s.output, line)
+		}
+	}
+	return all
+}
+
+// pattern is the regular expression that the output of a step has to match as a whole.
+func pattern(output []string) *regexp.Regexp {
+	var re strings.Builder
+	re.WriteString(`(?s)\A`)
+	for _, line := range output {
+		if line == "…" {
+			re.WriteString(`.*`)
+			continue
+		}
+		re.WriteString(strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(line, " ")), "…", `[^\n]*`) + ` *\n`)
+	}
+	re.WriteString(`\z`)
+	return regexp.MustCompile(re.String())
+}
+
+func TestPattern(t *testing.T) {
+	require.True(t, pattern([]string{"a … c", "…", "z"}).MatchString("a b c\nd\ne\nz\n"))
+	require.True(t, pattern([]string{"…"}).MatchString(""))
+	require.True(t, pattern(nil).MatchString(""))
+	require.False(t, pattern(nil).MatchString("x\n"))
+	require.False(t, pattern([]string{"a"}).MatchString("b\n"))
+}
+
+func TestTour(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	dir := t.TempDir()
+	env := os.Environ()
+	if !*installed {
+		bin, err := filepath.Abs("../bin")
+		require.NoError(t, err)
+		_, err = os.Stat(filepath.Join(bin, "xend"))
+		require.NoError(t, err, "make build comes first")
+		env = append(env, "XEND_PREFIX="+filepath.Join(dir, "host"), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	}
+	example, err := os.ReadFile("../examples/vnet97.sxp")
+	require.NoError(t, err)
+	// The comment in the example is for the reader of the example.
+	_, form, _ := strings.Cut(string(example), "\n")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "vnet97.sxp"), []byte(form), 0o644))
+
+	// Everything that the commands do to the network stays in a namespace of this thread, which
+	// ends with the goroutine.
+	runtime.LockOSThread()
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
+
+	run := func(command string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", command)
+		cmd.Dir, cmd.Env = dir, env
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		err := cmd.Run()
+		return out.String(), err
+	}
+	_, err = run("ip link set lo up; ip link add eth0 type veth peer name wire0; ip addr add 192.0.2.1/24 dev eth0; ip link set wire0 up; ip link set eth0 up; ip route add default via 192.0.2.254")
+	require.NoError(t, err)
+	defer run("xend stop") //nolint:errcheck // a failed tour may have left none running
+
+	for _, s := range steps(t, "../README.md") {
+		out, err := run(s.command)
+		require.Regexp(t, pattern(s.output), out, "README.md:%d: %s", s.line, s.command)
+		if !strings.HasPrefix(out, "Error: ") {
+			require.NoError(t, err, "README.md:%d: %s\n%s", s.line, s.command, out)
+		}
+	}
+}
+
+// TestLinks checks that the pages that pages point to exist.
+func TestLinks(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	link := regexp.MustCompile(`\]\(([^)#:]+\.md)(#[^)]*)?\)`)
+	for _, page := range append(pages, "../README.md") {
+		b, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			_, err := os.Stat(filepath.Join(filepath.Dir(page), m[1]))
+			require.NoError(t, err, "%s points to %s", page, m[1])
+		}
+	}
+}
