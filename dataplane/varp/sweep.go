@@ -1,0 +1,203 @@
+package varp
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/xenvnet/xend/vnet"
+)
+
+// sweepChunk is how many slots are looked at under one hold of the lock, so that learning waits
+// microseconds for a sweep of a large table.
+const sweepChunk = 2048
+
+// each calls f, under the lock, for every entry; f may delete or replace that entry. What comes
+// meanwhile may be missed, and an entry may be met twice.
+func (t *Table) each(f func(e *entry)) {
+	var s slots
+	for start := 0; ; start += sweepChunk {
+		t.mu.Lock()
+		if now := *t.slots.Load(); len(s) == 0 || &now[0] != &s[0] {
+			s, start = now, 0 // rebuilt: everything is in another slot
+		}
+		for i := start; i < min(start+sweepChunk, len(s)); i++ {
+			if e := s[i].Load(); e != nil && e != tombstone {
+				f(e)
+			}
+		}
+		t.mu.Unlock()
+		if start+sweepChunk >= len(s) {
+			return
+		}
+	}
+}
+
+// Sweep forgets the entries that had no news for the TTL and returns how many. What was put in by hand
+// and is elsewhere comes back.
+func (t *Table) Sweep(now int64) int {
+	n := 0
+	t.each(func(e *entry) {
+		switch {
+		case !t.expired(e, now):
+		case !e.byHand:
+			t.deleteLocked(e)
+			n++
+		case e.place == remote:
+			t.returnLocked(e, now)
+			n++
+		}
+	})
+	t.stats.sweeps.Add(1)
+	t.stats.expired.Add(uint64(n))
+	return n
+}
+
+// returnLocked makes a MAC that was put in by hand local again; a hold-down goes on.
+func (t *Table) returnLocked(e *entry, now int64) {
+	n := e.with(now)
+	n.place, n.source, n.addr = local, Hand, netip.Addr{}
+	t.replaceLocked(e, n)
+}
+
+// forget takes the remote entries out for which f holds.
+func (t *Table) forget(f func(e *entry) bool) int {
+	n := 0
+	t.each(func(e *entry) {
+		if e.place != remote || !f(e) {
+			return
+		}
+		if e.byHand {
+			t.returnLocked(e, e.seen.Load())
+		} else {
+			t.deleteLocked(e)
+		}
+		n++
+	})
+	return n
+}
+
+// FlushRemote empties the VARP cache and returns how many entries it had.
+func (t *Table) FlushRemote() int {
+	return t.forget(func(*entry) bool { return true })
+}
+
+// ForgetAddr takes every MAC behind the host addr out of the VARP cache and returns how many.
+func (t *Table) ForgetAddr(addr netip.Addr) int {
+	return t.forget(func(e *entry) bool { return e.addr == addr })
+}
+
+// ForgetVnet takes everything about a vnet out, what was put in by hand too, and returns how many
+// entries that were.
+func (t *Table) ForgetVnet(id vnet.ID) int {
+	n := 0
+	t.each(func(e *entry) {
+		if e.key.Vnet == id {
+			t.deleteLocked(e)
+			n++
+		}
+	})
+	return n
+}
+
+// Entry is what a table knows of a key at one moment.
+type Entry struct {
+	Key
+	// Addr is the care-of address; the zero Addr of a MAC on this host.
+	Addr netip.Addr
+	// Source is how the place became known.
+	Source Source
+	// ByHand: the operator added it as a vif of this host.
+	ByHand bool
+	// Age is the time since the last news, exact to 10 ms; a MAC put in by hand ages too.
+	Age time.Duration
+	// HoldDown is for how long this host will not claim the MAC without a frame from it, if positive.
+	HoldDown time.Duration
+	// Damped is for how long moves will be ignored, if positive.
+	Damped time.Duration
+	// Moves counts the moves in the last FlapWindow that had any.
+	Moves int
+}
+
+// Remote returns the VARP cache, sorted by vnet and MAC.
+func (t *Table) Remote(now int64) []Entry {
+	return t.list(now, func(e *entry) bool { return e.place == remote })
+}
+
+// RemoteAt returns the part of the VARP cache that is behind the host addr, sorted by vnet and MAC.
+func (t *Table) RemoteAt(addr netip.Addr, now int64) []Entry {
+	return t.list(now, func(e *entry) bool { return e.place == remote && e.addr == addr })
+}
+
+// Vifs returns the vif table, sorted by vnet and MAC.
+func (t *Table) Vifs(now int64) []Entry {
+	return t.list(now, func(e *entry) bool { return e.place == local })
+}
+
+// Entry returns what is known of one key.
+func (t *Table) Entry(k Key, now int64) (Entry, bool) {
+	e := t.find(&k)
+	if e == nil {
+		return Entry{}, false
+	}
+	return e.at(now), true
+}
+
+func (e *entry) at(now int64) Entry {
+	return Entry{
+		Key: e.key, Addr: e.addr, Source: e.source, ByHand: e.byHand, Moves: int(e.moves),
+		Age:      time.Duration(max(0, now-e.seen.Load())),
+		HoldDown: time.Duration(max(0, e.hold-now)),
+		Damped:   time.Duration(max(0, e.damp-now)),
+	}
+}
+
+// list needs no lock: what changes meanwhile is seen as it was or as it is.
+func (t *Table) list(now int64, want func(*entry) bool) []Entry {
+	var out []Entry
+	s := *t.slots.Load()
+	for i := range s {
+		if e := s[i].Load(); e != nil && want(e) {
+			out = append(out, e.at(now))
+		}
+	}
+	slices.SortFunc(out, func(a, b Entry) int { return compareKeys(&a.Key, &b.Key) })
+	// A key that went and came back meanwhile may have been met in two slots.
+	return slices.CompactFunc(out, func(a, b Entry) bool { return a.Key == b.Key })
+}
+
+func compareKeys(a, b *Key) int {
+	if c := bytes.Compare(a.Vnet[:], b.Vnet[:]); c != 0 {
+		return c
+	}
+	return bytes.Compare(a.MAC[:], b.MAC[:])
+}
+
+type stats struct {
+	moves, damped, held, ignored, evicted, expired, sweeps atomic.Uint64
+}
+
+// Stats are a table's sizes and what happened since it was made.
+type Stats struct {
+	Remote, Local int    // entries now
+	Moves         uint64 // of MACs from one place to another
+	Damped        uint64 // times that a flapping MAC was frozen
+	Held          uint64 // claims refused by hold-down
+	Ignored       uint64 // news refused: damped, or a MAC or address that cannot be learned
+	Evicted       uint64 // entries that made room for others
+	Expired       uint64 // entries that sweeps took out
+	Sweeps        uint64
+}
+
+// Stats returns sizes and counters.
+func (t *Table) Stats() Stats {
+	t.mu.Lock()
+	s := Stats{Remote: t.remote, Local: t.local}
+	t.mu.Unlock()
+	s.Moves, s.Damped, s.Held = t.stats.moves.Load(), t.stats.damped.Load(), t.stats.held.Load()
+	s.Ignored, s.Evicted = t.stats.ignored.Load(), t.stats.evicted.Load()
+	s.Expired, s.Sweeps = t.stats.expired.Load(), t.stats.sweeps.Load()
+	return s
+}
