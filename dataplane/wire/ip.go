@@ -20,6 +20,7 @@ type IPv4 struct {
 	Source, Destination netip.Addr
 	Protocol            uint8
 	TTL                 uint8
+	TOS                 uint8
 	ID                  uint16
 	DontFragment        bool
 	// Fragment is true of a received packet that is only a part of one.
@@ -36,7 +37,7 @@ func AppendIPv4(dst []byte, h IPv4, payloadLen int) ([]byte, error) {
 		return dst, ErrLength
 	}
 	var b [IPv4Len]byte
-	b[0] = 0x45
+	b[0], b[1] = 0x45, h.TOS
 	binary.BigEndian.PutUint16(b[2:], uint16(IPv4Len+payloadLen))
 	binary.BigEndian.PutUint16(b[4:], h.ID)
 	if h.DontFragment {
@@ -69,6 +70,7 @@ func DecodeIPv4(b []byte) (h IPv4, payload []byte, err error) {
 		Destination:  netip.AddrFrom4([4]byte(b[16:20])),
 		Protocol:     b[9],
 		TTL:          b[8],
+		TOS:          b[1],
 		ID:           binary.BigEndian.Uint16(b[4:]),
 		DontFragment: frag&ipDF != 0,
 		Fragment:     frag&(ipMF|ipOffset) != 0,
