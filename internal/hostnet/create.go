@@ -1,0 +1,173 @@
+package hostnet
+
+import (
+	"errors"
+	"net"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Bridge says how a bridge is made.
+type Bridge struct {
+	Name string
+	MAC  net.HardwareAddr // nil: the kernel's choice, the lowest of its ports
+	MTU  int              // 0: the kernel's choice, the lowest of its ports
+	// Snooping leaves IGMP and MLD snooping as the kernel has it (on); false floods multicast to
+	// every port.
+	Snooping bool
+}
+
+// CreateBridge makes a bridge with STP off and forward delay 0, down. ErrExists if the name is taken.
+func (h *Host) CreateBridge(b Bridge) (Link, error) {
+	parts := []nl.NetlinkRequestData{nl.NewIfInfomsg(unix.AF_UNSPEC), textAttribute(unix.IFLA_IFNAME, b.Name)}
+	if b.MAC != nil {
+		parts = append(parts, attribute(unix.IFLA_ADDRESS, b.MAC))
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	data := info.AddRtAttr(unix.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(0))
+	data.AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
+	if !b.Snooping {
+		data.AddRtAttr(nl.IFLA_BR_MCAST_SNOOPING, nl.Uint8Attr(0))
+	}
+	parts = append(parts, info)
+	if err := h.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil {
+		return Link{}, needs(wrap("create bridge", b.Name, err), "bridge", "CONFIG_BRIDGE (modprobe bridge)")
+	}
+	l, err := h.LinkByName(b.Name)
+	if err != nil {
+		return Link{}, err
+	}
+	// Set after creation, so that the bridge keeps it when ports come: BROPT_MTU_SET_BY_USER.
+	if b.MTU != 0 {
+		if err := h.SetMTU(l.Index, b.MTU); err != nil {
+			return Link{}, errors.Join(err, h.Delete(l.Index))
+		}
+		l.MTU = b.MTU
+	}
+	return l, nil
+}
+
+// EnsureBridge makes a bridge (STP off, forward delay 0) or takes the one of that name as it is, and
+// brings it up. A device that is no bridge is a NotOursError.
+func (h *Host) EnsureBridge(name string) (l Link, created bool, err error) {
+	l, err = h.LinkByName(name)
+	if errors.Is(err, ErrNotFound) {
+		l, err = h.CreateBridge(Bridge{Name: name, Snooping: true})
+		created = err == nil
+		if errors.Is(err, ErrExists) { // somebody was faster, or it is an alternative name
+			if found, errFind := h.LinkByName(name); errFind == nil {
+				l, err = found, nil
+			}
+		}
+	}
+	if err != nil {
+		return Link{}, false, err
+	}
+	if l.Kind != "bridge" {
+		return Link{}, false, &NotOursError{Device: l, Want: "a bridge"}
+	}
+	if !l.Up() {
+		if err := h.SetUp(l.Index); err != nil {
+			if created {
+				err = errors.Join(err, h.Delete(l.Index))
+			}
+			return Link{}, false, err
+		}
+		l.Flags |= net.FlagUp
+	}
+	return l, created, nil
+}
+
+// Veth says how a pair of virtual Ethernet devices is made.
+type Veth struct {
+	Name, Peer   string
+	MAC, PeerMAC net.HardwareAddr // nil: random
+	MTU          int              // of both ends; 0: 1500
+	PeerGroup    uint32           // link group of the peer; 0: the default group
+	PeerHost     *Host            // the namespace that the peer is made in; nil: the same
+	NumQueues    int              // transmit and receive queues of both ends; 0: the kernel's choice
+}
+
+// CreateVeth makes a pair, down. ErrExists if a name is taken.
+func (h *Host) CreateVeth(v Veth) error {
+	end := func(name string, mac net.HardwareAddr) []nl.NetlinkRequestData {
+		parts := []nl.NetlinkRequestData{textAttribute(unix.IFLA_IFNAME, name)}
+		if mac != nil {
+			parts = append(parts, attribute(unix.IFLA_ADDRESS, mac))
+		}
+		if v.MTU != 0 {
+			parts = append(parts, numberAttribute(unix.IFLA_MTU, uint32(v.MTU)))
+		}
+		if v.NumQueues != 0 {
+			parts = append(parts, numberAttribute(unix.IFLA_NUM_TX_QUEUES, uint32(v.NumQueues)),
+				numberAttribute(unix.IFLA_NUM_RX_QUEUES, uint32(v.NumQueues)))
+		}
+		return parts
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(unix.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	peer.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, p := range end(v.Peer, v.PeerMAC) {
+		peer.AddChild(p)
+	}
+	if v.PeerGroup != 0 {
+		peer.AddChild(numberAttribute(unix.IFLA_GROUP, v.PeerGroup))
+	}
+	if v.PeerHost != nil && v.PeerHost != h {
+		ns := v.PeerHost.ns
+		ns.mu.RLock()
+		defer ns.mu.RUnlock()
+		if ns.file == nil {
+			return wrap("create veth", v.Name+" with peer "+v.Peer, errClosed)
+		}
+		peer.AddChild(numberAttribute(unix.IFLA_NET_NS_FD, uint32(ns.file.Fd())))
+	}
+	parts := append([]nl.NetlinkRequestData{nl.NewIfInfomsg(unix.AF_UNSPEC)}, end(v.Name, v.MAC)...)
+	err := h.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, append(parts, info)...)
+	return needs(wrap("create veth", v.Name+" with peer "+v.Peer, err), "veth", "CONFIG_VETH (modprobe veth)")
+}
+
+// EnsureVeth makes a pair, or accepts one whose ends bear these names already; its other attributes
+// are left as they are. Another device of either name is a NotOursError.
+func (h *Host) EnsureVeth(v Veth) (created bool, err error) {
+	there := v.PeerHost
+	if there == nil {
+		there = h
+	}
+	for range 2 { // twice, in case somebody makes it meanwhile
+		a, errA := h.LinkByName(v.Name)
+		b, errB := there.LinkByName(v.Peer)
+		goneA, goneB := errors.Is(errA, ErrNotFound), errors.Is(errB, ErrNotFound)
+		switch {
+		case errA != nil && !goneA:
+			return false, errA
+		case errB != nil && !goneB:
+			return false, errB
+		case goneA && goneB:
+			if err = h.CreateVeth(v); errors.Is(err, ErrExists) {
+				continue
+			}
+			return err == nil, err
+		case !goneA && (a.Kind != "veth" || goneB):
+			return false, &NotOursError{Device: a, Want: "an end of the veth pair " + v.Name + "–" + v.Peer}
+		case goneA || b.Kind != "veth" || (there == h && a.Partner != b.Index):
+			return false, &NotOursError{Device: b, Want: "an end of the veth pair " + v.Name + "–" + v.Peer}
+		default:
+			return false, nil
+		}
+	}
+	return false, err
+}
+
+// needs turns EOPNOTSUPP, with which the kernel says that it does not know a kind of device, into
+// an error that names the cure.
+func needs(err error, what, option string) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return &UnsupportedError{What: what, Needs: option, Err: err}
+	}
+	return err
+}

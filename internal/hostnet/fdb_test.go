@@ -1,0 +1,45 @@
+package hostnet
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestFDB(t *testing.T) {
+	h := newHost(t)
+	br, _, err := h.EnsureBridge("br")
+	require.NoError(t, err)
+	other, _, err := h.EnsureBridge("other")
+	require.NoError(t, err)
+	a, _ := pair(t, h, "a", "b")
+	c, _ := pair(t, h, "c", "d")
+	require.NoError(t, h.SetMaster(a.Index, br.Index))
+	require.NoError(t, h.SetMaster(c.Index, other.Index))
+
+	e := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Port: a.Index}
+	for range 2 {
+		require.NoError(t, h.EnsureFDB(e))
+	}
+	static := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 2}, Port: a.Index, Static: true}
+	require.NoError(t, h.EnsureFDB(static))
+	require.NoError(t, h.EnsureFDB(FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 3}, Port: c.Index}))
+
+	e.Bridge, static.Bridge = br.Index, br.Index
+	list, err := h.PortFDB(a.Index)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []FDBEntry{e, static}, list)
+	all, err := h.FDB(br.Index)
+	require.NoError(t, err)
+	require.Greater(t, len(all), len(list), "with the port's own address")
+	for _, e := range all {
+		require.Equal(t, br.Index, e.Bridge)
+	}
+
+	for range 2 {
+		require.NoError(t, h.DeleteFDB(e))
+	}
+	list, err = h.PortFDB(a.Index)
+	require.NoError(t, err)
+	require.Equal(t, []FDBEntry{static}, list)
+}

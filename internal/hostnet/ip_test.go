@@ -1,0 +1,90 @@
+package hostnet
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAddresses(t *testing.T) {
+	h := newHost(t)
+	a, b := pair(t, h, "a", "b")
+	v4 := Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24"), Label: "a:1"}
+	v6 := Address{Index: a.Index, Prefix: netip.MustParsePrefix("fd00:9::1/64"), Flags: 2 /* IFA_F_NODAD */}
+	for range 2 {
+		require.NoError(t, h.EnsureAddress(v4))
+		require.NoError(t, h.EnsureAddress(v6))
+	}
+	require.NoError(t, h.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.1.1/32"),
+		Peer: netip.MustParseAddr("10.9.1.2")}))
+
+	list, err := h.Addresses(a.Index)
+	require.NoError(t, err)
+	got := map[netip.Prefix]Address{}
+	for _, a := range list {
+		got[a.Prefix] = a
+	}
+	require.Equal(t, "a:1", got[v4.Prefix].Label)
+	require.True(t, got[v4.Prefix].Usable())
+	require.True(t, got[v6.Prefix].Usable(), "no duplicate address detection")
+	all, err := h.Addresses(0)
+	require.NoError(t, err)
+	require.Greater(t, len(all), len(list))
+
+	for range 2 {
+		require.NoError(t, h.DeleteAddress(v4))
+		require.NoError(t, h.DeleteAddress(v6))
+	}
+	require.ErrorIs(t, h.EnsureAddress(Address{Index: 4711, Prefix: v4.Prefix}), ErrNotFound)
+}
+
+func TestRoutes(t *testing.T) {
+	h := newHost(t)
+	a, _ := pair(t, h, "a", "b")
+	_, err := h.RouteTo(netip.MustParseAddr("224.10.0.1"))
+	require.ErrorIs(t, err, ErrNotFound)
+	_, err = h.DefaultRoute()
+	require.ErrorIs(t, err, ErrNotFound)
+
+	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}))
+	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("fd00:9::1/64"), Flags: 2}))
+	gw := Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.9.0.254"), Metric: 100}
+	gw6 := Route{To: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fd00:9::fe"), Index: a.Index}
+	better := Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.9.0.253"), Metric: 50}
+	for range 2 {
+		require.NoError(t, h.EnsureRoute(gw))
+		require.NoError(t, h.EnsureRoute(gw6))
+		require.NoError(t, h.EnsureRoute(better))
+	}
+	r, err := h.RouteTo(netip.MustParseAddr("224.10.0.1"))
+	require.NoError(t, err)
+	require.Equal(t, a.Index, r.Index)
+	require.Equal(t, "10.9.0.1", r.Source.String())
+	r, err = h.RouteTo(netip.MustParseAddr("192.0.2.1"))
+	require.NoError(t, err)
+	require.Equal(t, better.Via, r.Via)
+	r, err = h.RouteTo(netip.MustParseAddr("2001:db8::1"))
+	require.NoError(t, err)
+	require.Equal(t, gw6.Via, r.Via)
+	r, err = h.DefaultRoute()
+	require.NoError(t, err)
+	require.Equal(t, better.Via, r.Via)
+	require.Equal(t, a.Index, r.Index)
+
+	list, err := h.Routes(a.Index)
+	require.NoError(t, err)
+	var to []string
+	for _, r := range list {
+		to = append(to, r.To.String())
+	}
+	require.Contains(t, to, "10.9.0.0/24")
+	require.Contains(t, to, "::/0")
+
+	for range 2 {
+		require.NoError(t, h.DeleteRoute(better))
+	}
+	r, err = h.DefaultRoute()
+	require.NoError(t, err)
+	require.Equal(t, gw.Via, r.Via)
+}

@@ -1,0 +1,196 @@
+package hostnet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// MaxName is the longest name of a device, in bytes: IFNAMSIZ less the terminating zero.
+const MaxName = unix.IFNAMSIZ - 1
+
+// Link is a network device as it was when asked for.
+type Link struct {
+	Index int              // interface index; never 0
+	Name  string           //
+	Kind  string           // "veth", "bridge", "vlan", … as `ip -d link` shows; "" for a device of a driver
+	Alias string           // free text, `ip link set … alias`; "" for none
+	MAC   net.HardwareAddr // nil for a device without addresses
+	MTU   int              // bytes, without the Ethernet header
+	Flags net.Flags        // FlagRunning means that there is carrier
+	NoARP bool             // IFF_NOARP
+	// Master is the index of the bridge or bond that the device is a port of; 0 for none.
+	Master int
+	// Partner is the index of a veth's other end, or of the device below a VLAN; 0 for none, or if
+	// PartnerAway.
+	Partner     int
+	PartnerAway bool   // the partner is in another network namespace
+	Group       uint32 // link group, `ip link set … group`
+}
+
+// Up says whether the device is administratively up.
+func (l Link) Up() bool { return l.Flags&net.FlagUp != 0 }
+
+// String describes the device for a person: "vnif97 (veth, index 7, MAC aa:ff:…, alias …)".
+func (l Link) String() string {
+	var b strings.Builder
+	kind := l.Kind
+	if kind == "" {
+		kind = "device"
+	}
+	fmt.Fprintf(&b, "%s (%s, index %d", l.Name, kind, l.Index)
+	if len(l.MAC) > 0 {
+		fmt.Fprintf(&b, ", MAC %s", l.MAC)
+	}
+	if l.Alias != "" {
+		fmt.Fprintf(&b, ", alias %q", l.Alias)
+	}
+	b.WriteByte(')')
+	return b.String()
+}
+
+// equal compares what Link shows.
+func (l Link) equal(m Link) bool {
+	mac := bytes.Equal(l.MAC, m.MAC)
+	l.MAC, m.MAC = nil, nil
+	return mac && l.Index == m.Index && l.Name == m.Name && l.Kind == m.Kind && l.Alias == m.Alias &&
+		l.MTU == m.MTU && l.Flags == m.Flags && l.NoARP == m.NoARP && l.Master == m.Master &&
+		l.Partner == m.Partner && l.PartnerAway == m.PartnerAway && l.Group == m.Group
+}
+
+// parseLink reads an RTM_NEWLINK or RTM_DELLINK message; rtnetlink(7).
+func parseLink(b []byte) (Link, error) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return Link{}, errMalformed
+	}
+	flags := binary.NativeEndian.Uint32(b[8:])
+	l := Link{Index: int(int32(binary.NativeEndian.Uint32(b[4:]))), NoARP: flags&unix.IFF_NOARP != 0}
+	for _, f := range [...]struct {
+		bit  uint32
+		flag net.Flags
+	}{
+		{unix.IFF_UP, net.FlagUp}, {unix.IFF_BROADCAST, net.FlagBroadcast}, {unix.IFF_LOOPBACK, net.FlagLoopback},
+		{unix.IFF_POINTOPOINT, net.FlagPointToPoint}, {unix.IFF_MULTICAST, net.FlagMulticast},
+		// Carrier, rather than IFF_RUNNING, which is the operational state.
+		{unix.IFF_LOWER_UP, net.FlagRunning},
+	} {
+		if flags&f.bit != 0 {
+			l.Flags |= f.flag
+		}
+	}
+	eachAttribute(b[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.Name = text(v)
+		case unix.IFLA_IFALIAS:
+			l.Alias = text(v)
+		case unix.IFLA_ADDRESS:
+			l.MAC = bytes.Clone(v)
+		case unix.IFLA_MTU:
+			l.MTU = int(number(v))
+		case unix.IFLA_MASTER:
+			l.Master = int(number(v))
+		case unix.IFLA_LINK:
+			l.Partner = int(number(v))
+		case unix.IFLA_LINK_NETNSID:
+			l.PartnerAway = true
+		case unix.IFLA_GROUP:
+			l.Group = number(v)
+		case unix.IFLA_LINKINFO:
+			eachAttribute(v, func(kind uint16, v []byte) {
+				if kind == unix.IFLA_INFO_KIND {
+					l.Kind = text(v)
+				}
+			})
+		}
+	})
+	if l.PartnerAway || l.Partner == l.Index {
+		l.Partner = 0
+	}
+	return l, nil
+}
+
+// noStatistics keeps counters out of answers: RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
+var noStatistics = numberAttribute(unix.IFLA_EXT_MASK, 1<<3)
+
+// Links lists all devices.
+func (h *Host) Links() ([]Link, error) {
+	return h.links("list devices", "", nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics)
+}
+
+func (h *Host) links(op, object string, parts ...nl.NetlinkRequestData) ([]Link, error) {
+	msgs, err := h.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, parts...)
+	if err != nil {
+		return nil, wrap(op, object, err)
+	}
+	list := make([]Link, 0, len(msgs))
+	for _, m := range msgs {
+		l, err := parseLink(m)
+		if err != nil {
+			return nil, wrap(op, object, err)
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+// LinkByName finds a device by its name; ErrNotFound if there is none. Alternative names do not count.
+func (h *Host) LinkByName(name string) (Link, error) {
+	if name == "" || len(name) > MaxName {
+		return Link{}, wrap("find", strconv.Quote(name), unix.ENODEV)
+	}
+	b, err := h.get(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics, textAttribute(unix.IFLA_IFNAME, name))
+	if err != nil {
+		return Link{}, wrap("find", name, err)
+	}
+	l, err := parseLink(b)
+	if err == nil && l.Name != name {
+		err = unix.ENODEV // IFLA_IFNAME matches alternative names, too
+	}
+	return l, wrap("find", name, err)
+}
+
+// LinkByIndex finds a device by its interface index; ErrNotFound if there is none.
+func (h *Host) LinkByIndex(index int) (Link, error) {
+	b, err := h.get(unix.RTM_GETLINK, ifinfo(index), noStatistics)
+	if err != nil {
+		return Link{}, wrap("find", number10(index), err)
+	}
+	l, err := parseLink(b)
+	return l, wrap("find", number10(index), err)
+}
+
+// Ports lists the ports of a bridge or the slaves of a bond, in order of their indices.
+func (h *Host) Ports(master int) ([]Link, error) {
+	list, err := h.links("list ports of", number10(master), nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics,
+		numberAttribute(unix.IFLA_MASTER, uint32(master)))
+	ports := list[:0]
+	for _, l := range list { // a kernel that ignores the filter sends all
+		if l.Master == master {
+			ports = append(ports, l)
+		}
+	}
+	return ports, err
+}
+
+// name is how a device is called in an error: its name, or its index where it is gone.
+func (h *Host) name(index int) string {
+	if l, err := h.LinkByIndex(index); err == nil {
+		return l.Name
+	}
+	return number10(index)
+}
+
+func number10(index int) string { return "device " + strconv.Itoa(index) }
+
+func ifinfo(index int) *nl.IfInfomsg {
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Index = int32(index)
+	return m
+}

@@ -1,0 +1,42 @@
+package hostnet
+
+import (
+	"errors"
+	"io/fs"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newHost returns the host of a network namespace of the test's own.
+func newHost(t *testing.T) *Host {
+	t.Helper()
+	h, err := Unshare()
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skip("needs the privilege to make network namespaces")
+	}
+	require.NoError(t, err)
+	t.Cleanup(h.Close)
+	return h
+}
+
+func link(t *testing.T, h *Host, name string) Link {
+	t.Helper()
+	l, err := h.LinkByName(name)
+	require.NoError(t, err)
+	return l
+}
+
+// pair makes a veth pair a–b, both up.
+func pair(t *testing.T, h *Host, a, b string) (Link, Link) {
+	t.Helper()
+	created, err := h.EnsureVeth(Veth{Name: a, Peer: b})
+	require.NoError(t, err)
+	require.True(t, created)
+	require.NoError(t, h.SetUp(link(t, h, a).Index))
+	require.NoError(t, h.SetUp(link(t, h, b).Index))
+	return link(t, h, a), link(t, h, b)
+}

@@ -1,0 +1,190 @@
+package hostnet
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Route is an entry of a routing table.
+type Route struct {
+	To       netip.Prefix // destination; 0.0.0.0/0 or ::/0 is the default route
+	Via      netip.Addr   // gateway; invalid: on the link
+	Index    int          // device; 0: several, or none
+	Source   netip.Addr   // preferred source address; invalid: by the kernel's choice
+	Table    uint32       // 0: main
+	Metric   uint32       //
+	Protocol uint8        // RTPROT_, who made it: 2 kernel, 3 boot, 4 static
+	Scope    uint8        // RT_SCOPE_: 0 global, 253 link
+	Type     uint8        // RTN_: 0 or 1 unicast, 2 local, 3 broadcast, 7 unreachable
+}
+
+// Default says whether it is a default route.
+func (r Route) Default() bool { return r.To.Bits() == 0 }
+
+// parseRoute reads an RTM_NEWROUTE or RTM_DELROUTE message; rtnetlink(7).
+func parseRoute(b []byte) (Route, error) {
+	if len(b) < unix.SizeofRtMsg {
+		return Route{}, errMalformed
+	}
+	bits := int(b[1])
+	r := Route{Table: uint32(b[4]), Protocol: b[5], Scope: b[6], Type: b[7]}
+	var to netip.Addr
+	switch b[0] {
+	case unix.AF_INET:
+		to = netip.IPv4Unspecified()
+	case unix.AF_INET6:
+		to = netip.IPv6Unspecified()
+	default:
+		return Route{}, errMalformed
+	}
+	eachAttribute(b[unix.SizeofRtMsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.RTA_DST:
+			to, _ = netip.AddrFromSlice(v)
+		case unix.RTA_GATEWAY:
+			r.Via, _ = netip.AddrFromSlice(v)
+		case unix.RTA_PREFSRC:
+			r.Source, _ = netip.AddrFromSlice(v)
+		case unix.RTA_OIF:
+			r.Index = int(number(v))
+		case unix.RTA_TABLE:
+			r.Table = number(v)
+		case unix.RTA_PRIORITY:
+			r.Metric = number(v)
+		}
+	})
+	if !to.IsValid() || bits > to.BitLen() {
+		return Route{}, errMalformed
+	}
+	r.To = netip.PrefixFrom(to, bits)
+	return r, nil
+}
+
+// Routes lists the main table's routes through a device; through any if index is 0.
+func (h *Host) Routes(index int) ([]Route, error) {
+	var list []Route
+	for _, fam := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		msgs, err := h.dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, routeMessage(fam))
+		if err != nil {
+			return nil, wrap("list routes", "", err)
+		}
+		for _, b := range msgs {
+			r, err := parseRoute(b)
+			if err != nil {
+				continue // other families than asked for: multicast routing
+			}
+			const cloned = unix.RTM_F_CLONED
+			if r.Table != unix.RT_TABLE_MAIN || binary.NativeEndian.Uint32(b[8:])&cloned != 0 {
+				continue
+			}
+			if index == 0 || r.Index == index {
+				list = append(list, r)
+			}
+		}
+	}
+	return list, nil
+}
+
+// RouteTo asks the kernel how it would send to an address, a multicast group too: the device, the
+// gateway if any, and the source address. ErrNotFound if there is no route.
+func (h *Host) RouteTo(to netip.Addr) (Route, error) {
+	m := routeMessage(family(to))
+	m.Dst_len = uint8(to.BitLen())
+	b, err := h.get(unix.RTM_GETROUTE, m, attribute(unix.RTA_DST, to.AsSlice()))
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
+		return Route{}, &OpError{Op: "find route to", Object: to.String(), Err: noRouteError{err}}
+	case err != nil:
+		return Route{}, wrap("find route to", to.String(), err)
+	}
+	r, err := parseRoute(b)
+	if err == nil && (r.Type == unix.RTN_UNREACHABLE || r.Type == unix.RTN_BLACKHOLE || r.Type == unix.RTN_PROHIBIT) {
+		err = noRouteError{unix.ENETUNREACH}
+	}
+	return r, wrap("find route to", to.String(), err)
+}
+
+// noRouteError is the kernel's word that there is no route, which matches ErrNotFound.
+type noRouteError struct{ error }
+
+func (e noRouteError) Unwrap() error        { return e.error }
+func (e noRouteError) Is(target error) bool { return target == ErrNotFound }
+
+// DefaultRoute returns the IPv4 default route of the least metric, else the IPv6 one; ErrNotFound if
+// there is none.
+func (h *Host) DefaultRoute() (Route, error) {
+	list, err := h.Routes(0)
+	if err != nil {
+		return Route{}, err
+	}
+	var best Route
+	for _, r := range list {
+		if !r.Default() || r.Index == 0 || (r.Type != 0 && r.Type != unix.RTN_UNICAST) {
+			continue
+		}
+		if best.Index == 0 || (r.To.Addr().Is4() == best.To.Addr().Is4() && r.Metric < best.Metric) {
+			best = r
+		}
+	}
+	if best.Index == 0 {
+		return Route{}, &OpError{Op: "find", Object: "default route", Err: noRouteError{unix.ENETUNREACH}}
+	}
+	return best, nil
+}
+
+// EnsureRoute adds a route, or replaces the one with the same destination and metric.
+func (h *Host) EnsureRoute(r Route) error {
+	return wrap("add route to", r.To.String(),
+		h.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, routeParts(r)...))
+}
+
+// DeleteRoute removes a route. Succeeds if it is not there.
+func (h *Host) DeleteRoute(r Route) error {
+	err := wrap("delete route to", r.To.String(), h.change(unix.RTM_DELROUTE, 0, routeParts(r)...))
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func routeMessage(fam uint8) *nl.RtMsg {
+	m := &nl.RtMsg{}
+	m.Family = fam
+	return m
+}
+
+func routeParts(r Route) []nl.NetlinkRequestData {
+	m := routeMessage(family(r.To.Addr()))
+	m.Dst_len = uint8(r.To.Bits())
+	m.Protocol, m.Scope, m.Type = r.Protocol, r.Scope, r.Type
+	if m.Protocol == 0 {
+		m.Protocol = unix.RTPROT_BOOT
+	}
+	if m.Type == 0 {
+		m.Type = unix.RTN_UNICAST
+	}
+	table := r.Table
+	if table == 0 {
+		table = unix.RT_TABLE_MAIN
+	}
+	parts := []nl.NetlinkRequestData{m, attribute(unix.RTA_DST, r.To.Masked().Addr().AsSlice()), numberAttribute(unix.RTA_TABLE, table)}
+	if r.Via.IsValid() {
+		parts = append(parts, attribute(unix.RTA_GATEWAY, r.Via.AsSlice()))
+	} else if r.Scope == 0 && r.To.Addr().Is4() && m.Type == unix.RTN_UNICAST {
+		m.Scope = unix.RT_SCOPE_LINK
+	}
+	if r.Index != 0 {
+		parts = append(parts, numberAttribute(unix.RTA_OIF, uint32(r.Index)))
+	}
+	if r.Source.IsValid() {
+		parts = append(parts, attribute(unix.RTA_PREFSRC, r.Source.AsSlice()))
+	}
+	if r.Metric != 0 {
+		parts = append(parts, numberAttribute(unix.RTA_PRIORITY, r.Metric))
+	}
+	return parts
+}

@@ -1,0 +1,89 @@
+package hostnet
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// await reads events until one fits.
+func await[E Event](t *testing.T, events <-chan Event, what string, fits func(E) bool) E {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case ev, open := <-events:
+			require.True(t, open, "watch ended before %s", what)
+			if e, ok := ev.(E); ok && fits(e) {
+				return e
+			}
+		case <-deadline:
+			require.FailNow(t, "no event", what)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	h := newHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	events, err := h.Watch(ctx)
+	require.NoError(t, err)
+
+	br, _, err := h.EnsureBridge("br")
+	require.NoError(t, err)
+	a, _ := pair(t, h, "a", "b")
+	await(t, events, "the port's appearance", func(e LinkEvent) bool { return e.Link.Name == "a" && e.Link.Up() && !e.Gone })
+
+	require.NoError(t, h.SetMaster(a.Index, br.Index))
+	await(t, events, "joining", func(e LinkEvent) bool { return e.Link.Index == a.Index && e.Link.Master == br.Index })
+
+	e := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Port: a.Index, Bridge: br.Index}
+	require.NoError(t, h.EnsureFDB(e))
+	await(t, events, "learning", func(ev FDBEvent) bool { return ev.Entry == e && !ev.Gone })
+	require.NoError(t, h.DeleteFDB(e))
+	await(t, events, "forgetting", func(ev FDBEvent) bool { return ev.Entry.MAC == e.MAC && ev.Gone })
+
+	addr := Address{Index: br.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}
+	require.NoError(t, h.EnsureAddress(addr))
+	await(t, events, "address", func(ev AddressEvent) bool { return ev.Address.Prefix == addr.Prefix && !ev.Gone })
+	route := Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.9.0.254")}
+	require.NoError(t, h.EnsureRoute(route))
+	await(t, events, "route", func(ev RouteEvent) bool { return ev.Route.Via == route.Via && !ev.Gone })
+	require.NoError(t, h.DeleteAddress(addr))
+	await(t, events, "address going", func(ev AddressEvent) bool { return ev.Address.Prefix == addr.Prefix && ev.Gone })
+
+	// Leaving a bridge is no vanishing, although the bridge sends an RTM_DELLINK for it.
+	require.NoError(t, h.SetMaster(a.Index, 0))
+	ev := await(t, events, "leaving", func(e LinkEvent) bool { return e.Link.Index == a.Index && e.Link.Master == 0 })
+	require.False(t, ev.Gone)
+	require.NoError(t, h.Delete(a.Index))
+	ev = await(t, events, "vanishing", func(e LinkEvent) bool {
+		return e.Link.Index == a.Index && (e.Gone || e.Link.Master == 0 && !e.Link.Up())
+	})
+	if !ev.Gone {
+		await(t, events, "vanishing", func(e LinkEvent) bool { return e.Link.Index == a.Index && e.Gone })
+	}
+
+	cancel()
+	for range events { // closed at the end
+	}
+}
+
+func TestWatchTellsOfLostEvents(t *testing.T) {
+	h := newHost(t)
+	events, err := h.watch(t.Context(), 4096)
+	require.NoError(t, err)
+	br, _, err := h.EnsureBridge("br")
+	require.NoError(t, err)
+	// Nobody reads meanwhile: the channel fills, then the socket's buffer.
+	for i := range 200 {
+		require.NoError(t, h.SetAlias(br.Index, fmt.Sprintf("%0200d", i)))
+	}
+	await(t, events, "resync", func(ResyncEvent) bool { return true })
+	require.NoError(t, h.SetAlias(br.Index, "after"))
+	await(t, events, "a change after it", func(e LinkEvent) bool { return e.Link.Alias == "after" })
+}
