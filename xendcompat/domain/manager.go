@@ -1,0 +1,95 @@
+package domain
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/xenvnet/xend/sxp"
+)
+
+// Options configure a Manager. The zero value looks at this machine.
+type Options struct {
+	// XL is the command of Xen's toolstack; empty means xl in $PATH, and only where Xen runs.
+	XL string
+	// Proc and Sys are where procfs and sysfs are mounted; empty means /proc and /sys.
+	Proc, Sys string
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// Manager answers questions about domains and the machine.
+type Manager struct {
+	o  Options
+	xl toolstack // nil without Xen
+	mu sync.Mutex
+	// known is the toolstack's last answer, kept for a moment because each question costs
+	// several processes.
+	known   []Domain
+	knownAt time.Time
+}
+
+// freshness is how long an answer of the toolstack counts.
+const freshness = 500 * time.Millisecond
+
+// NewManager returns the manager of this machine's domains.
+func NewManager(o Options) *Manager {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	if o.Sys == "" {
+		o.Sys = "/sys"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{o: o, xl: findToolstack(o)}
+}
+
+// toolstack is what knows of domains besides Domain-0.
+type toolstack interface {
+	domains(ctx context.Context) ([]Domain, error)
+	// info returns what the hypervisor says about itself, as key and value.
+	info(ctx context.Context) (map[string]string, error)
+	dmesg(ctx context.Context, clear bool) ([]byte, error)
+}
+
+func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
+	if m.xl == nil {
+		d, err := m.dom0()
+		if err != nil {
+			return nil, err
+		}
+		return []Domain{d}, nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil || time.Since(m.knownAt) > freshness {
+		list, err := m.xl.domains(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m.known, m.knownAt = list, time.Now()
+	}
+	return m.known, nil
+}
+
+// Dmesg returns the hypervisor's messages.
+func (m *Manager) Dmesg(ctx context.Context) ([]byte, error) {
+	if m.xl == nil {
+		return nil, &UnsupportedError{Op: "dmesg", Use: "dmesg"}
+	}
+	return m.xl.dmesg(ctx, false)
+}
+
+// ClearDmesg empties them.
+func (m *Manager) ClearDmesg(ctx context.Context) error {
+	if m.xl == nil {
+		return &UnsupportedError{Op: "dmesg_clear", Use: "dmesg -C"}
+	}
+	_, err := m.xl.dmesg(ctx, true)
+	return err
+}
+
+func pair(name, value string) sxp.Value { return sxp.Pair(name, value) }

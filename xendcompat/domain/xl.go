@@ -1,0 +1,3 @@
+package domain
+
+func findToolstack(Options) toolstack { return nil }

@@ -1,0 +1,45 @@
+package service
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Engine is what the service needs of the data plane to make a vnet exist or not. Both verbs are
+// idempotent: what is there already, or gone already, is no error.
+type Engine interface {
+	// Add makes the vnet's devices, adopting what an earlier daemon left, and turns its tunnel on.
+	// After an error nothing of it is left that was not there before.
+	Add(ctx context.Context, c vnet.Config) error
+	// Remove turns the tunnel off and removes the devices; the bridge only if xend made it and
+	// nothing else is on it.
+	Remove(ctx context.Context, id vnet.ID) error
+
+	Dataplane
+}
+
+// Dataplane is what the low-level control socket does with the data plane directly.
+type Dataplane interface {
+	// Snapshot is the state at this moment.
+	Snapshot() dataplane.Snapshot
+	// AddPeer makes addr a peer until the daemon ends; port 0 means the protocol's.
+	AddPeer(ctx context.Context, addr netip.Addr, port uint16) error
+	// RemovePeer undoes it.
+	RemovePeer(ctx context.Context, addr netip.Addr) error
+	// AddVif puts a MAC into the vif table until it is taken out.
+	AddVif(id vnet.ID, mac wire.MAC) error
+	// RemoveVif takes it out.
+	RemoveVif(id vnet.ID, mac wire.MAC) error
+	// Announce tells the other hosts that the MAC is on this one now.
+	Announce(id vnet.ID, mac wire.MAC) error
+	// Withdraw forgets that the MAC is on this host.
+	Withdraw(id vnet.ID, mac wire.MAC) error
+	// SetGroup changes the multicast group until the daemon ends.
+	SetGroup(ctx context.Context, group netip.Addr) error
+	// FlushVARP empties the VARP cache.
+	FlushVARP()
+}
