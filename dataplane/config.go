@@ -1,0 +1,185 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+)
+
+// MTUMode says what happens to frames that do not fit the underlay.
+type MTUMode string
+
+// The MTU modes.
+const (
+	// MTUFragment: outer packets go without DF and IP fragments what is too large; bulk TCP is
+	// segmented so that it need not.
+	MTUFragment MTUMode = "fragment"
+	// MTUPath: senders are told what fits, by ICMP too-big and a clamped MSS.
+	MTUPath MTUMode = "pmtu"
+)
+
+// Encapsulation is how frames travel.
+type Encapsulation string
+
+// The encapsulations.
+const (
+	// EtherIPInUDP is what hosts since Xen 3.0.2 speak.
+	EtherIPInUDP Encapsulation = "etherip_in_udp"
+	// EtherIP is IP protocol 97, which is all that older hosts know.
+	EtherIP Encapsulation = "etherip"
+)
+
+// Peer names another host.
+type Peer struct {
+	// Addr is an IP address or, in Config only, a host name.
+	Addr string
+	// Port is the peer's UDP port; 0 means the protocol's.
+	Port uint16
+}
+
+// Config is everything that can be said to the data plane. Use DefaultConfig and change fields: a zero
+// Config is not valid.
+type Config struct {
+	// Enabled false makes devices and bridges for vnets, but no tunnel: no sockets, no workers.
+	Enabled bool
+	// DefaultVnets brings up the vnets 2–4.
+	DefaultVnets bool
+
+	// Device is the underlay device; "" means the one by which the group is routed, or else that of
+	// the default route.
+	Device string
+	// Group is the IPv4 multicast group.
+	Group netip.Addr
+	// IPv6 makes an underlay over IPv6, too.
+	IPv6 bool
+	// Group6 is the IPv6 multicast group.
+	Group6 netip.Addr
+	// Port is the UDP port, of all hosts.
+	Port uint16
+	// TTL is that of multicast packets, 1–255.
+	TTL int
+	// MTU is that of vnifs, bridges and vifs, in bytes without the Ethernet header.
+	MTU int
+	// MTUMode says what happens to frames that do not fit the underlay.
+	MTUMode MTUMode
+	// Encapsulation is how frames are sent; both ways are received always.
+	Encapsulation Encapsulation
+	// Peers get by VFWD what is multicast here.
+	Peers []Peer
+	// Replicate are the hosts that get a unicast copy of every flooded frame (head-end replication).
+	Replicate []Peer
+	// ResolveInterval is how often names in Peers and Replicate are looked up again.
+	ResolveInterval time.Duration
+
+	// EntryTTL is the age at which a sweep forgets what no packet confirmed.
+	EntryTTL time.Duration
+	// SweepInterval is the time between sweeps.
+	SweepInterval time.Duration
+	// HoldDown is for how long a MAC that moved to another host is not claimed back, unless a frame from
+	// it is heard on its own bridge.
+	HoldDown time.Duration
+	// GroupSilence is how long nothing may be heard from the group before the operator is told.
+	GroupSilence time.Duration
+	// MaxMACs bounds the VARP cache and the vif table, each.
+	MaxMACs int
+
+	// Workers is the number of threads that move frames; 0 means one per processor, four at most.
+	Workers int
+	// BUMRate is how many frames per second a vnet may flood (broadcast, unknown, multicast); ARP,
+	// neighbour discovery and DHCP are exempt. 0 means no limit.
+	BUMRate int
+}
+
+// DefaultGroup6 is the IPv6 group by default: site-local, the port in the last field.
+var DefaultGroup6 = netip.MustParseAddr("ff05::706")
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		Enabled:         true,
+		DefaultVnets:    true,
+		Group:           wire.Group,
+		Group6:          DefaultGroup6,
+		Port:            wire.Port,
+		TTL:             64,
+		MTU:             1500,
+		MTUMode:         MTUFragment,
+		Encapsulation:   EtherIPInUDP,
+		ResolveInterval: 60 * time.Second,
+		EntryTTL:        60 * time.Second,
+		SweepInterval:   60 * time.Second,
+		HoldDown:        10 * time.Second,
+		GroupSilence:    5 * time.Minute,
+		MaxMACs:         100_000,
+	}
+}
+
+// The bounds of Config.MTU: what IPv6 needs at least, and what keeps a frame with its headers in one
+// IP packet.
+const (
+	minMTU = 1280
+	maxMTU = 65000
+)
+
+// maxWorkers bounds Config.Workers, since every worker has a socket per underlay.
+const maxWorkers = 64
+
+// Validate reports everything that is wrong with c.
+func (c Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.Group.Is4() && c.Group.IsMulticast(), "group %s is not an IPv4 multicast address", c.Group)
+	check(!c.IPv6 || c.Group6.Is6() && !c.Group6.Is4In6() && c.Group6.IsMulticast() && c.Group6.Zone() == "",
+		"group6 %s is not an IPv6 multicast address", c.Group6)
+	check(c.Port != 0, "port is 0")
+	check(c.TTL >= 1 && c.TTL <= 255, "ttl %d is not between 1 and 255", c.TTL)
+	check(c.MTU >= minMTU && c.MTU <= maxMTU, "mtu %d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)
+	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
+		"encapsulation %q is neither %q nor %q", c.Encapsulation, EtherIPInUDP, EtherIP)
+	check(c.ResolveInterval > 0, "resolve interval %s is not positive", c.ResolveInterval)
+	check(c.EntryTTL > 0, "entry ttl %s is not positive", c.EntryTTL)
+	check(c.SweepInterval > 0, "sweep interval %s is not positive", c.SweepInterval)
+	check(c.HoldDown >= 0, "hold-down %s is negative", c.HoldDown)
+	check(c.GroupSilence >= 0, "group silence %s is negative", c.GroupSilence)
+	check(c.MaxMACs > 0, "the number of MACs %d is not positive", c.MaxMACs)
+	check(c.Workers >= 0 && c.Workers <= maxWorkers, "workers %d is not between 0 and %d", c.Workers, maxWorkers)
+	check(c.BUMRate >= 0, "bum_rate %d is negative", c.BUMRate)
+	for _, list := range []struct {
+		name  string
+		peers []Peer
+	}{{"peer", c.Peers}, {"replicate", c.Replicate}} {
+		for i, p := range list.peers {
+			check(p.Addr != "", "%s %d has no address", list.name, i+1)
+			if a, err := netip.ParseAddr(p.Addr); err == nil {
+				check(usableHost(a), "%s %s is not the address of a host", list.name, p.Addr)
+				check(list.name != "peer" || a.Unmap().Is4(), "peer %s: VFWD carries IPv4 only", p.Addr)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// usableHost reports whether a can be the address of another host.
+func usableHost(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a != limitedBroadcast
+}
+
+var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// workers is the number of workers that c asks for.
+func (c Config) workers() int {
+	if c.Workers > 0 {
+		return c.Workers
+	}
+	return min(runtime.GOMAXPROCS(0), 4)
+}

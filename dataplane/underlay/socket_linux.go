@@ -1,0 +1,161 @@
+package underlay
+
+import (
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket is a socket that packets are received from in batches and sent through by Senders. Any
+// number of Senders may use a Socket at once, and one receiver.
+type Socket struct {
+	fd     int
+	family Family
+	// raw is true of EtherIP: the kernel gives IPv4 headers with what is received, knows no trains and
+	// no ports.
+	raw bool
+}
+
+// FD is the non-blocking file descriptor, for epoll.
+func (s *Socket) FD() int { return s.fd }
+
+func (s *Socket) close() {
+	if s.fd >= 0 {
+		unix.Close(s.fd)
+		s.fd = -1
+	}
+}
+
+// option is a socket option with an int value.
+type option struct {
+	level, name, value int
+	what               string
+	optional           bool // older kernels do without
+}
+
+func setOptions(fd int, options []option) error {
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil && !o.optional {
+			return os.NewSyscallError("set "+o.what, err)
+		}
+	}
+	return nil
+}
+
+// openSocket opens a socket with the options that all of ours have.
+func openSocket(f Family, kind, protocol, ttl int) (int, error) {
+	domain := unix.AF_INET
+	if f == IPv6 {
+		domain = unix.AF_INET6
+	}
+	fd, err := unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	options := []option{
+		// Beyond net.core.rmem_max with CAP_NET_ADMIN, which a daemon that makes devices has.
+		{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferBytes, "SO_RCVBUFFORCE", true},
+		{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bufferBytes, "SO_SNDBUFFORCE", true},
+	}
+	if f == IPv4 {
+		options = append(options,
+			option{unix.SOL_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO", false},
+			// ip(7): only groups joined by this very socket.
+			option{unix.SOL_IP, unix.IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL", false},
+			option{unix.SOL_IP, unix.IP_MULTICAST_LOOP, 0, "IP_MULTICAST_LOOP", false},
+			// No DF, and deaf to what the path says about its MTU.
+			option{unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, "IP_MTU_DISCOVER", false},
+		)
+	} else {
+		options = append(options,
+			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY", false},
+			option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO", false},
+			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 0, "IPV6_MULTICAST_ALL", false},
+			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_LOOP, 0, "IPV6_MULTICAST_LOOP", false},
+			option{unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT, "IPV6_MTU_DISCOVER", false},
+		)
+	}
+	if err := setOptions(fd, options); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	if err := setMulticastTTL(fd, f, ttl); err != nil {
+		unix.Close(fd)
+		return -1, os.NewSyscallError("set multicast TTL", err)
+	}
+	return fd, nil
+}
+
+func setMulticastTTL(fd int, f Family, ttl int) error {
+	if f == IPv6 {
+		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_MULTICAST_HOPS, ttl)
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MULTICAST_TTL, ttl)
+}
+
+// openUDP opens one of the UDP sockets. The first takes the port for itself, so that a second daemon
+// is noticed, and then lets the others share it; socket(7), SO_REUSEPORT.
+func openUDP(o Options, first bool) (*Socket, error) {
+	fd, err := openSocket(o.Family, unix.SOCK_DGRAM, unix.IPPROTO_UDP, o.TTL)
+	if err != nil {
+		return nil, err
+	}
+	reuse := []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT", false}}
+	err = setOptions(fd, []option{{unix.SOL_UDP, unix.UDP_GRO, 1, "UDP_GRO", true}})
+	if err == nil && !first {
+		err = setOptions(fd, reuse)
+	}
+	if err == nil {
+		var any unix.Sockaddr = &unix.SockaddrInet4{Port: int(o.Port)}
+		if o.Family == IPv6 {
+			any = &unix.SockaddrInet6{Port: int(o.Port)}
+		}
+		err = os.NewSyscallError("bind", unix.Bind(fd, any))
+	}
+	if err == nil && first {
+		err = setOptions(fd, reuse)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &Socket{fd: fd, family: o.Family}, nil
+}
+
+// openRaw opens a raw IPv4 socket for a protocol.
+func openRaw(o Options, protocol int) (*Socket, error) {
+	fd, err := openSocket(IPv4, unix.SOCK_RAW, protocol, o.TTL)
+	if err != nil {
+		return nil, err
+	}
+	return &Socket{fd: fd, family: IPv4, raw: true}, nil
+}
+
+// openRelay opens the socket that multicasts with another host's source address; raw(7): IPPROTO_RAW
+// implies IP_HDRINCL. It receives nothing.
+func openRelay(o Options) (int, error) {
+	return openSocket(IPv4, unix.SOCK_RAW, unix.IPPROTO_RAW, o.TTL)
+}
+
+// membership joins or leaves a group on a device.
+func membership(fd, index int, group netip.Addr, join bool) error {
+	var err error
+	if group.Is4() {
+		name := unix.IP_DROP_MEMBERSHIP
+		if join {
+			name = unix.IP_ADD_MEMBERSHIP
+		}
+		err = unix.SetsockoptIPMreqn(fd, unix.SOL_IP, name, &unix.IPMreqn{Multiaddr: group.As4(), Ifindex: int32(index)})
+	} else {
+		name := unix.IPV6_LEAVE_GROUP
+		if join {
+			name = unix.IPV6_JOIN_GROUP
+		}
+		err = unix.SetsockoptIPv6Mreq(fd, unix.SOL_IPV6, name, &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(index)})
+	}
+	if join && err == unix.EADDRINUSE {
+		return nil // a member already
+	}
+	return err
+}

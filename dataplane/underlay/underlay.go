@@ -1,0 +1,235 @@
+// Package underlay has the sockets towards other vnet hosts, over one address family: UDP with its
+// multicast group, plain EtherIP, multicast with another host's source address kept, and the answerer
+// of multicast echo. Packets move in batches; nothing here blocks, takes a lock or allocates per packet.
+//
+// Sockets are bound to no device and no address: the device may come late, vanish and return with
+// another index, and addresses change. What depends on them is the group membership, which Join
+// renews, and the Path, which is given to every Send.
+package underlay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+)
+
+// Family is an address family.
+type Family uint8
+
+// The families.
+const (
+	IPv4 Family = iota
+	IPv6
+)
+
+// String gives "ipv4" or "ipv6".
+func (f Family) String() string {
+	if f == IPv6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// Of returns the family of an address.
+func Of(a netip.Addr) Family {
+	if a.Unmap().Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// HeaderLen is the length in bytes of the IP and UDP headers in front of a payload.
+func (f Family) HeaderLen() int { return f.IPLen() + 8 }
+
+// IPLen is the length in bytes of the IP header.
+func (f Family) IPLen() int {
+	if f == IPv6 {
+		return 40
+	}
+	return 20
+}
+
+// Options say what to open.
+type Options struct {
+	Family Family
+	// Port is the UDP port, 1–65535.
+	Port uint16
+	// TTL is that of multicast, 1–255.
+	TTL int
+	// Sockets is the number of UDP sockets that share the port, at least 1. Packets of one host all come
+	// to the same socket; those to the group come to the first.
+	Sockets int
+}
+
+// Underlay is the set of sockets of one address family.
+type Underlay struct {
+	options Options
+	udp     []*Socket
+	// IPv4 only, else nil.
+	etherip *Socket
+	echo    *Echo
+	relay   int // fd for packets with our own IP header; -1 for none
+
+	mu    sync.Mutex
+	index int // where the group is joined; 0: nowhere
+	group netip.Addr
+}
+
+// bufferBytes is asked for as receive and send buffer of data sockets: some tens of milliseconds at
+// 10 Gbit/s. The kernel takes memory only as packets queue.
+const bufferBytes = 8 << 20
+
+// Open opens the sockets, in the network namespace of the calling thread. The port must be free.
+func Open(o Options) (_ *Underlay, err error) {
+	u := &Underlay{options: o, relay: -1}
+	defer func() {
+		if err != nil {
+			u.Close()
+		}
+	}()
+	for i := range max(1, o.Sockets) {
+		s, err := openUDP(o, i == 0)
+		if err != nil {
+			return nil, fmt.Errorf("%s UDP port %d: %w", o.Family, o.Port, err)
+		}
+		u.udp = append(u.udp, s)
+	}
+	if o.Family == IPv6 {
+		return u, nil
+	}
+	if u.etherip, err = openRaw(o, wire.ProtocolEtherIP); err != nil {
+		return nil, fmt.Errorf("raw socket for EtherIP: %w", err)
+	}
+	if u.echo, err = openEcho(o); err != nil {
+		return nil, fmt.Errorf("raw socket for multicast echo: %w", err)
+	}
+	if u.relay, err = openRelay(o); err != nil {
+		return nil, fmt.Errorf("raw socket for forwarded multicast: %w", err)
+	}
+	return u, nil
+}
+
+// Close closes all sockets. It must not be called while others use them.
+func (u *Underlay) Close() {
+	for _, s := range u.udp {
+		s.close()
+	}
+	u.udp = nil
+	if u.etherip != nil {
+		u.etherip.close()
+		u.etherip = nil
+	}
+	if u.echo != nil {
+		u.echo.close()
+		u.echo = nil
+	}
+	if u.relay >= 0 {
+		unix.Close(u.relay)
+		u.relay = -1
+	}
+}
+
+// Family returns the address family.
+func (u *Underlay) Family() Family { return u.options.Family }
+
+// UDP returns the sockets that share the port.
+func (u *Underlay) UDP() []*Socket { return u.udp }
+
+// EtherIP returns the socket for EtherIP without UDP, nil over IPv6. Its packets carry the payload of
+// the IP packet; they have no ports.
+func (u *Underlay) EtherIP() *Socket { return u.etherip }
+
+// Echo returns the answerer of multicast echo, nil over IPv6.
+func (u *Underlay) Echo() *Echo { return u.echo }
+
+// Join makes the sockets members of the group on the device of that index, and of no other. Joining
+// again renews a membership that the kernel may have lost with the device. Index 0 leaves.
+func (u *Underlay) Join(index int, group netip.Addr) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.index != 0 {
+		// The device may be gone; the sockets' lists must shrink all the same.
+		_ = u.membership(u.index, u.group, false)
+		u.index = 0
+	}
+	if index == 0 {
+		return nil
+	}
+	if err := u.membership(index, group, true); err != nil {
+		_ = u.membership(index, group, false)
+		return fmt.Errorf("join group %s on device %d: %w", group, index, err)
+	}
+	u.index, u.group = index, group
+	return nil
+}
+
+// membership joins or leaves with all sockets that need it.
+func (u *Underlay) membership(index int, group netip.Addr, join bool) error {
+	err := membership(u.udp[0].fd, index, group, join)
+	if u.etherip != nil {
+		err = errors.Join(err, membership(u.etherip.fd, index, group, join))
+	}
+	if u.echo != nil {
+		err = errors.Join(err, u.echo.membership(index, group, join))
+	}
+	return err
+}
+
+// SetTTL sets the TTL of multicast packets.
+func (u *Underlay) SetTTL(ttl int) error {
+	for _, s := range u.udp {
+		if err := setMulticastTTL(s.fd, u.options.Family, ttl); err != nil {
+			return os.NewSyscallError("set multicast TTL", err)
+		}
+	}
+	if u.etherip != nil {
+		return os.NewSyscallError("set multicast TTL", setMulticastTTL(u.etherip.fd, IPv4, ttl))
+	}
+	return nil
+}
+
+// Path is how packets leave this host. Take another Path when the device changes.
+type Path struct {
+	// Source is this host's address.
+	Source netip.Addr
+	// Index is the underlay device, by which multicast is sent.
+	Index int
+	// MTU is the device's, in bytes.
+	MTU int
+}
+
+// Msg is a packet to send, or a train of packets of one size to one host.
+type Msg struct {
+	To netip.AddrPort
+	// Bufs are gathered; their sum is the payload of all packets together.
+	Bufs [][]byte
+	// SegSize is the payload of each packet but the last, which may be shorter; 0 means one packet. UDP
+	// only; a train is at most 64 packets and 65,000 bytes, and its packets fit the path's MTU.
+	SegSize int
+}
+
+// Packet is a received packet, or several of one size from one host.
+type Packet struct {
+	// Data is a view into the batch, valid until the next Recv.
+	Data []byte
+	// SegSize is the payload of each packet but the last, which may be shorter; never 0.
+	SegSize int
+	From    netip.AddrPort
+	// To is the address it was sent to; Multicast says that it is a group.
+	To        netip.Addr
+	Multicast bool
+	// Misdirected is true of packets to an address that is neither this host's own nor a group:
+	// a broadcast.
+	Misdirected bool
+	// Truncated packets were larger than the buffer.
+	Truncated bool
+}
+
+// ErrClosed is returned by operations on a closed socket.
+var ErrClosed = errors.New("socket is closed")
