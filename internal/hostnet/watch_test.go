@@ -75,12 +75,12 @@ func TestWatch(t *testing.T) {
 
 func TestWatchTellsOfLostEvents(t *testing.T) {
 	h := newHost(t)
-	events, err := h.watch(t.Context(), 4096)
+	events, err := h.watch(t.Context(), 64<<10)
 	require.NoError(t, err)
 	br, _, err := h.EnsureBridge("br")
 	require.NoError(t, err)
 	// Nobody reads meanwhile: the channel fills, then the socket's buffer.
-	for i := range 200 {
+	for i := range 400 {
 		require.NoError(t, h.SetAlias(br.Index, fmt.Sprintf("%0200d", i)))
 	}
 	await(t, events, "resync", func(ResyncEvent) bool { return true })

@@ -1,0 +1,55 @@
+package hostnet
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What arrives at the device never reaches the host's stack: a datagram sent over the pair is
+// received before, and not after.
+func TestDropIngress(t *testing.T) {
+	h := newHost(t)
+	far := newHost(t)
+	_, err := h.EnsureVeth(Veth{Name: "a", Peer: "b", PeerHost: far})
+	require.NoError(t, err)
+	a, b := link(t, h, "a"), link(t, far, "b")
+	require.NoError(t, h.SetUp(a.Index))
+	require.NoError(t, far.SetUp(b.Index))
+	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}))
+	require.NoError(t, far.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.0.2/24")}))
+
+	var in, out net.PacketConn
+	require.NoError(t, h.Do(func() (err error) { in, err = net.ListenPacket("udp4", "10.9.0.1:1798"); return err }))
+	defer in.Close()
+	require.NoError(t, far.Do(func() (err error) { out, err = net.ListenPacket("udp4", "10.9.0.2:0"); return err }))
+	defer out.Close()
+	send := func() {
+		_, err := out.WriteTo([]byte("x"), in.LocalAddr())
+		require.NoError(t, err)
+	}
+	buf := make([]byte, 16)
+	send()
+	require.NoError(t, in.SetReadDeadline(time.Now().Add(10*time.Second)))
+	_, _, err = in.ReadFrom(buf)
+	require.NoError(t, err)
+
+	for range 2 {
+		require.NoError(t, h.DropIngress(a.Index))
+	}
+	send()
+	// A datagram on loopback, sent later, arrives alone.
+	var local net.Conn
+	require.NoError(t, h.Do(func() (err error) { local, err = net.Dial("udp4", "10.9.0.1:1798"); return err }))
+	defer local.Close()
+	_, err = local.Write([]byte("local"))
+	require.NoError(t, err)
+	n, _, err := in.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, "local", string(buf[:n]))
+
+	require.ErrorIs(t, h.DropIngress(4711), ErrNotFound)
+}
