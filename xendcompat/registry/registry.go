@@ -1,14 +1,201 @@
-// Package registry keeps the persistent set of vnets: what should exist.
+// Package registry keeps the persistent set of vnets: what should exist. It knows files, and no
+// devices.
+//
+// The directory holds a file for each vnet, named by its id and readable by people, the version of
+// its format, and a lock. A change is on the disk, name and contents, before it is acknowledged: a
+// file is there as a whole or not at all, whenever the machine stops.
 package registry
 
 import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/xenvnet/xend/vnet"
 )
 
-// Registry is an open state directory.
+// Options say where a registry is.
+type Options struct {
+	// Dir is made, mode 0700, if it does not exist.
+	Dir string
+	// Log may be nil.
+	Log *slog.Logger
+	// Step, if not nil, is called after each step of a change, named as in steps.go; its error
+	// fails the change there. It is for tests.
+	Step func(step string) error
+}
+
+// Registry is an open directory, which no other process has open. Its methods may be called
+// concurrently.
 type Registry struct {
-	mu    sync.RWMutex
-	vnets []vnet.Config
+	dir  string
+	log  *slog.Logger
+	step func(string) error
+	lock *os.File
+
+	mu      sync.RWMutex
+	entries map[vnet.ID]entry
+	order   []vnet.ID // by number
+	last    uint64    // the highest number given so far
+}
+
+// entry is a vnet as its file has it.
+type entry struct {
+	config  vnet.Config
+	number  uint64 // its place in the order of creation
+	created time.Time
+}
+
+// Open locks the directory and reads it. What cannot be read is set aside under a name that ends in
+// .corrupt, and logged; see Corrupt. Open fails with a *LockedError if another process has the
+// directory, and with a *FormatError if it was written by a newer release.
+func Open(o Options) (*Registry, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Registry{dir: o.Dir, log: o.Log, step: o.Step, entries: map[vnet.ID]entry{}}
+	if err := makeDir(r.dir); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	var err error
+	if r.lock, err = lockDir(r.dir); err != nil {
+		return nil, err
+	}
+	if err := r.open(); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Registry) open() error {
+	if err := r.checkFormat(); err != nil {
+		return err
+	}
+	if err := r.load(); err != nil {
+		return fmt.Errorf("read state directory: %w", err)
+	}
+	return nil
+}
+
+// Close gives the directory free. The registry must not be used afterwards.
+func (r *Registry) Close() error { return r.lock.Close() }
+
+// List returns the vnets in the order of their creation.
+func (r *Registry) List() []vnet.Config {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	list := make([]vnet.Config, len(r.order))
+	for i, id := range r.order {
+		list[i] = r.entries[id].config
+	}
+	return list
+}
+
+// Get returns the vnet with that id.
+func (r *Registry) Get(id vnet.ID) (vnet.Config, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	e, ok := r.entries[id]
+	return e.config, ok
+}
+
+// Len is the number of vnets.
+func (r *Registry) Len() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.order)
+}
+
+// Corrupt returns the names of the files that were set aside, by this daemon or an earlier one, and
+// that nobody has dealt with yet.
+func (r *Registry) Corrupt() []string {
+	list, err := CorruptFiles(r.dir)
+	if err != nil {
+		r.log.Error("can't list the state directory", "dir", r.dir, "error", err)
+	}
+	return list
+}
+
+// CorruptFiles is Corrupt for a directory that may be in use by another process, or not exist.
+func CorruptFiles(dir string) ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+corruptExt+"*"))
+	for i := range names {
+		names[i] = filepath.Base(names[i])
+	}
+	return names, err
+}
+
+// Put adds a vnet, whose id must be new. When it returns nil the vnet is on the disk; after an error
+// it is not.
+func (r *Registry) Put(c vnet.Config) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.entries[c.ID]; ok {
+		return fmt.Errorf("vnet %s is in the registry already", c.ID)
+	}
+	e := entry{config: c, number: r.last + 1, created: time.Now().UTC().Truncate(time.Second)}
+	if err := r.write(e); err != nil {
+		return fmt.Errorf("store vnet %s: %w", c.IDText, err)
+	}
+	r.addLocked(e)
+	return nil
+}
+
+// addLocked takes e into memory. mu is held.
+func (r *Registry) addLocked(e entry) {
+	id := e.config.ID
+	r.entries[id] = e
+	r.last = max(r.last, e.number)
+	at, _ := slices.BinarySearchFunc(r.order, e.number, func(id vnet.ID, number uint64) int {
+		return cmp.Compare(r.entries[id].number, number)
+	})
+	r.order = slices.Insert(r.order, at, id)
+}
+
+// Deletion is a vnet that was taken out of the registry and can be put back. One of its methods must
+// be called, once.
+type Deletion struct {
+	r *Registry
+	e entry
+}
+
+// Delete takes a vnet out. When it returns nil the vnet is gone for good, from the disk too, unless
+// Restore is called; after an error it is still there.
+func (r *Registry) Delete(id vnet.ID) (*Deletion, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.entries[id]
+	if !ok {
+		return nil, fmt.Errorf("vnet %s is not in the registry", id)
+	}
+	if err := r.moveOut(id); err != nil {
+		return nil, fmt.Errorf("delete vnet %s: %w", e.config.IDText, err)
+	}
+	delete(r.entries, id)
+	r.order = slices.DeleteFunc(r.order, func(o vnet.ID) bool { return o == id })
+	return &Deletion{r, e}, nil
+}
+
+// Restore puts the vnet back to its old place. It needs no space on the disk.
+func (d *Deletion) Restore() error {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	if err := d.r.moveBack(d.e.config.ID); err != nil {
+		return fmt.Errorf("restore vnet %s: %w", d.e.config.IDText, err)
+	}
+	d.r.addLocked(d.e)
+	return nil
+}
+
+// Commit throws away what Restore would need.
+func (d *Deletion) Commit() {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	d.r.discard(d.e.config.ID)
 }

@@ -1,0 +1,101 @@
+package registry
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/xenvnet/xend/vnet"
+)
+
+// load reads all files and sets aside what cannot be one of a vnet.
+func (r *Registry) load() error {
+	files, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	var found []entry
+	for _, f := range files {
+		name := f.Name()
+		switch {
+		case strings.HasPrefix(name, ".") && (strings.HasSuffix(name, vnetExt+tmpExt) || strings.HasSuffix(name, vnetExt+deletedExt)):
+			// A change that a crash interrupted: not acknowledged, or acknowledged as deleted.
+			if err := os.Remove(filepath.Join(r.dir, name)); err != nil {
+				return err
+			}
+		case strings.HasPrefix(name, ".") || filepath.Ext(name) != vnetExt:
+			// Not ours.
+		default:
+			e, err := r.read(name)
+			var newer *FormatError
+			if errors.As(err, &newer) {
+				return err
+			}
+			if err != nil {
+				r.reject(name, err)
+				continue
+			}
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.number, b.number), a.config.ID.Compare(b.config.ID))
+	})
+	devices := map[string]string{} // whose they are
+	for _, e := range found {
+		if err := claim(devices, e.config); err != nil {
+			r.reject(e.config.ID.FileName()+vnetExt, err)
+			continue
+		}
+		if n := len(r.order); n > 0 && e.number <= r.last {
+			e.number = r.last + 1 // without a number of its own, or with somebody else's
+		}
+		r.addLocked(e)
+	}
+	return nil
+}
+
+// claim notes the vnet's devices as its own, if no other has them.
+func claim(devices map[string]string, c vnet.Config) error {
+	for _, name := range []string{c.Bridge, c.Vnetif} {
+		if owner, ok := devices[name]; ok {
+			return fmt.Errorf("device %s belongs to vnet %s already", name, owner)
+		}
+	}
+	devices[c.Bridge], devices[c.Vnetif] = c.IDText, c.IDText
+	return nil
+}
+
+// reject sets a file aside and says so.
+func (r *Registry) reject(name string, why error) {
+	aside, err := r.setAside(name)
+	if err != nil {
+		r.log.Error("a vnet's file can't be used, nor renamed; its vnet is not there", "file", filepath.Join(r.dir, name), "reason", why, "error", err)
+		return
+	}
+	r.log.Error("a vnet's file can't be used and was set aside; its vnet is not there", "file", filepath.Join(r.dir, aside), "reason", why)
+}
+
+// read reads a vnet's file.
+func (r *Registry) read(name string) (entry, error) {
+	b, err := os.ReadFile(filepath.Join(r.dir, name))
+	if err != nil {
+		return entry{}, err
+	}
+	e, err := decode(b)
+	var newer *FormatError
+	if errors.As(err, &newer) {
+		newer.Path = filepath.Join(r.dir, name)
+	}
+	if err != nil {
+		return entry{}, err
+	}
+	if want := e.config.ID.FileName() + vnetExt; name != want {
+		return entry{}, fmt.Errorf("it holds vnet %s, whose file is %s", e.config.IDText, want)
+	}
+	return e, nil
+}
