@@ -22,7 +22,9 @@
 package varp
 
 import (
-	"hash/maphash"
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -149,7 +151,7 @@ type Change struct {
 
 // Table is the VARP cache and the vif table. Use New.
 type Table struct {
-	seed  maphash.Seed
+	seed  [3]uint64
 	slots atomic.Pointer[slots]
 	stats stats
 
@@ -216,7 +218,10 @@ const minSlots = 64
 
 // New returns an empty table.
 func New(o Options) *Table {
-	t := &Table{seed: maphash.MakeSeed(), opt: o.withDefaults()}
+	t := &Table{opt: o.withDefaults()}
+	for i := range t.seed {
+		t.seed[i] = rand.Uint64() | 1
+	}
 	s := make(slots, minSlots)
 	t.slots.Store(&s)
 	return t
@@ -254,7 +259,18 @@ func (t *Table) find(k *Key) *entry {
 	}
 }
 
-func (t *Table) hash(k *Key) uint64 { return maphash.Comparable(t.seed, *k) }
+// hash mixes a key with secret numbers, so that nobody can choose keys that all meet in one slot.
+func (t *Table) hash(k *Key) uint64 {
+	mac := uint64(binary.NativeEndian.Uint32(k.MAC[:])) | uint64(binary.NativeEndian.Uint16(k.MAC[4:]))<<32
+	h := fold(binary.NativeEndian.Uint64(k.Vnet[:])^t.seed[0], binary.NativeEndian.Uint64(k.Vnet[8:])^t.seed[1])
+	return fold(h^mac, t.seed[2])
+}
+
+// fold multiplies and adds up the halves of the product.
+func fold(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
+}
 
 // Lookup returns the care-of address of the host behind which k is. An entry counts until it is swept.
 func (t *Table) Lookup(k Key) (netip.Addr, bool) {
