@@ -1,0 +1,77 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/xenvnet/xend/sxp"
+)
+
+// Control speaks with the low-level control socket: commands in, their answers out, one connection
+// each time.
+type Control struct{ path string }
+
+// NewControl returns a client of the control socket at path.
+func NewControl(path string) *Control { return &Control{path: path} }
+
+// Do sends commands, which the daemon does in order up to the first that fails, and returns the
+// forms that they printed. A command that fails is an [Error], and what those before it printed is
+// returned with it.
+func (c *Control) Do(ctx context.Context, commands ...sxp.Value) ([]sxp.Value, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	conn, err := dial(ctx, "unix", c.path)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// A call that is given up wakes the read below.
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })() //nolint:errcheck // it is closed next
+
+	var request []byte
+	for _, command := range commands {
+		request = append(sxp.Append(request, command), '\n')
+	}
+	if _, err := conn.Write(request); err != nil {
+		return nil, noAnswer(ctx, err)
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		if err := half.CloseWrite(); err != nil {
+			return nil, noAnswer(ctx, err)
+		}
+	}
+	reply, err := io.ReadAll(io.LimitReader(conn, maxReply+1))
+	if err != nil {
+		return nil, noAnswer(ctx, err)
+	}
+	if len(reply) > maxReply {
+		return nil, fmt.Errorf("xend's answer is larger than %d MiB", maxReply>>20)
+	}
+	return parseReply(reply)
+}
+
+// parseReply reads the forms of a reply, of which the last may be an error.
+func parseReply(reply []byte) ([]sxp.Value, error) {
+	var forms []sxp.Value
+	d := sxp.NewDecoder(bytes.NewReader(reply), sxp.C)
+	for {
+		v, err := d.Decode()
+		switch {
+		case errors.Is(err, io.EOF):
+			return forms, nil
+		case err != nil:
+			return nil, fmt.Errorf("xend's answer is not an S-expression: %w", err)
+		case v.Name() == "error":
+			text := "error"
+			if rest := v.Children(); len(rest) > 0 {
+				text = rest[0].Text()
+			}
+			return forms, &Error{Text: text}
+		}
+		forms = append(forms, v)
+	}
+}
