@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/xenvnet/xend/internal/cli"
+	"github.com/xenvnet/xend/sxp"
+)
+
+// askOne sends a command that answers with one form of the given name.
+func (a *app) askOne(ctx context.Context, name, form string) (sxp.Value, error) {
+	forms, err := a.ask(ctx, command(name))
+	if err != nil {
+		return sxp.Value{}, err
+	}
+	if len(forms) != 1 || forms[0].Name() != form {
+		return sxp.Value{}, fmt.Errorf("xend's answer to %s is not one (%s ...) form: is it of another version?", name, form)
+	}
+	return forms[0], nil
+}
+
+// stats prints how many packets were dropped, and why.
+func (a *app) stats(ctx context.Context, in cli.Invocation) error {
+	stats, err := a.askOne(ctx, "vn.stats", "stats")
+	if err != nil {
+		return err
+	}
+	if in.Has("long") {
+		a.print(formWidth, stats)
+		return nil
+	}
+	any := false
+	for _, d := range stats.Children("drop") {
+		packets := d.ChildValue("packets", "0")
+		if packets == "0" && !in.Has("all") {
+			continue
+		}
+		if !any {
+			fmt.Fprintf(a.stdout, "%12s  %-20s %s\n", "Dropped", "Reason", "Meaning")
+			any = true
+		}
+		fmt.Fprintf(a.stdout, "%12s  %-20s %s\n", packets, d.ChildValue("reason", ""), d.ChildValue("help", ""))
+	}
+	if !any {
+		fmt.Fprintln(a.stdout, "No packet was dropped.")
+	}
+	return nil
+}
+
+// ethernetHeader is how many bytes a frame is longer than the packet in it.
+const ethernetHeader = 14
+
+// mtu prints, for each way that frames can take, what is left of the path's MTU for a domain.
+func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
+	mtu, err := a.askOne(ctx, "vn.mtu", "mtu")
+	if err != nil {
+		return err
+	}
+	if in.Has("long") {
+		a.print(formWidth, mtu)
+		return nil
+	}
+	device := number(mtu, "mtu")
+	for _, p := range mtu.Children("path") {
+		path, ip, udp, header := number(p, "mtu"), number(p, "ip"), number(p, "udp"), number(p, "header")
+		fits := path - ip - udp - header - ethernetHeader
+		fmt.Fprintf(a.stdout, "%s %s over %s\n", p.ChildValue("to", ""), p.ChildValue("addr", ""), p.ChildValue("device", "-"))
+		fmt.Fprintf(a.stdout, "    %6d  MTU of the path\n", path)
+		fmt.Fprintf(a.stdout, "  - %6d  IP header\n", ip)
+		if udp != 0 {
+			fmt.Fprintf(a.stdout, "  - %6d  UDP header\n", udp)
+		}
+		fmt.Fprintf(a.stdout, "  - %6d  vnet header\n", header)
+		fmt.Fprintf(a.stdout, "  - %6d  Ethernet header of the frame inside\n", ethernetHeader)
+		fmt.Fprintf(a.stdout, "  = %6d  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)\n\n", fits)
+	}
+	fmt.Fprintf(a.stdout, "The vnifs have MTU %d. %s\n", device, modeText(mtu.ChildValue("mode", "")))
+	return nil
+}
+
+// modeText says what happens to packets that do not fit.
+func modeText(mode string) string {
+	switch mode {
+	case "fragment":
+		return "Larger packets are carried in fragments (mtu_mode fragment); bulk TCP is cut to what fits."
+	case "pmtu":
+		return "Senders of larger packets are told what fits (mtu_mode pmtu)."
+	}
+	return fmt.Sprintf("mtu_mode %s.", mode)
+}
+
+// number is the value of a field, or 0.
+func number(v sxp.Value, field string) int {
+	n, err := strconv.Atoi(v.ChildValue(field, "0"))
+	if err != nil {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,134 @@
+package main
+
+import "github.com/xenvnet/xend/internal/cli"
+
+// commands is the table of what vn can do.
+func (a *app) commands() *cli.Table {
+	const (
+		vnets = "Vnets"
+		hosts = "Addresses and hosts"
+		host  = "This host"
+		help  = "Help"
+	)
+	long := func(text string) cli.Option { return cli.Option{Short: 'l', Long: "long", Help: text} }
+	vnetID := "In ID, groups of zeros on the left may be left out. "
+	device := cli.Option{Short: 'i', Long: "interface", Help: "VMAC is the name of an interface; its MAC is meant"}
+	return &cli.Table{
+		Program: "vn",
+		Options: []cli.Option{
+			{Long: "prefix", Arg: "DIR", Help: "look for the daemon whose files lie below DIR, not for that of the machine"},
+			{Short: 'h', Long: "help", Help: "print the commands and exit"},
+		},
+		Commands: []*cli.Command{
+			{
+				Name: "vnets", Group: vnets, Args: "[ID|IF...]", Max: -1, Run: a.vnets,
+				Kinds:   []cli.Kind{cli.Vnet},
+				Summary: "print the vnets, or those whose id or interface is given",
+				Details: []string{vnetID + "Ids that do not exist are skipped."},
+				Options: []cli.Option{
+					{Short: 'a', Long: "all", Help: "with the interface, the local addresses and the addresses of other hosts"},
+					long("with the interface"),
+				},
+			},
+			{
+				Name: "vnifs", Group: vnets, Run: a.vnifs,
+				Summary: "print the interfaces of the vnets",
+			},
+			{
+				Name: "vnet-create", Group: vnets, Args: "ID", Min: 1, Max: 1, Run: a.vnetCreate,
+				Summary: "create a vnet until the daemon restarts",
+				Details: []string{
+					vnetID + "The interface gets the MAC of eth0 (or of eth1, or of eth2), and is brought up. 'xm vnet-create' makes vnets that last. Vnets 2, 3 and 4 are there already.",
+				},
+				Options: []cli.Option{
+					{Short: 's', Long: "security", Arg: "LEVEL", Help: "none (the default), auth or conf"},
+					{Short: 'b', Long: "bridge", Arg: "BRIDGE", Help: "put the interface on this bridge, and make it if need be"},
+					{Short: 'v', Long: "vnetif", Arg: "VNETIF", Help: "name of the interface, by default vnif and the id"},
+				},
+			},
+			{
+				Name: "vnet-delete", Group: vnets, Args: "ID|IF", Min: 1, Max: 1, Run: a.vnetDelete,
+				Kinds:   []cli.Kind{cli.Vnet},
+				Summary: "delete a vnet that vnet-create made",
+				Details: []string{"It is named by its id or by its interface. " + vnetID},
+				Options: []cli.Option{
+					{Short: 'b', Long: "bridge", Help: "delete the bridge that its interface was on, too, if nothing else is on it"},
+				},
+			},
+
+			{
+				Name: "vifs", Group: hosts, Run: a.printList("vif.list"),
+				Summary: "print the addresses that live on this host",
+			},
+			{
+				Name: "vif-add", Group: hosts, Args: "VNET VMAC", Min: 2, Max: 2, Run: a.vif("vif.add"),
+				Kinds:   []cli.Kind{cli.Vnet, cli.Device},
+				Summary: "say that MAC VMAC of vnet VNET lives on this host",
+				Details: []string{"Addresses are learned from traffic, so this is rarely needed. One that is added stays until it is deleted or the daemon restarts."},
+				Options: []cli.Option{device},
+			},
+			{
+				Name: "vif-delete", Group: hosts, Args: "VNET VMAC", Min: 2, Max: 2, Run: a.vif("vif.del"),
+				Kinds:   []cli.Kind{cli.Vnet, cli.Device},
+				Summary: "forget MAC VMAC of vnet VNET",
+				Options: []cli.Option{device},
+			},
+			{
+				Name: "varp", Group: hosts, Run: a.printList("varp.list"),
+				Summary: "print the settings of the data plane, and which address lives on which other host",
+			},
+			{
+				Name: "varp-flush", Group: hosts, Run: a.varpFlush,
+				Summary: "forget which address lives on which other host",
+			},
+			{
+				Name: "peers", Group: hosts, Run: a.printList("peer.list"),
+				Summary: "print the hosts to which group packets are forwarded",
+			},
+			{
+				Name: "peer-add", Group: hosts, Args: "HOST", Min: 1, Max: 1, Run: a.peerAdd,
+				Summary: "forward group packets to HOST until the daemon restarts",
+				Details: []string{"HOST is a name or an address. It must have this host as a peer, too. Peers that last stand in vnet.toml(5)."},
+				Options: []cli.Option{{Short: 'p', Long: "port", Arg: "PORT", Help: "its UDP port, by default 1798"}},
+			},
+			{
+				Name: "peer-delete", Group: hosts, Args: "HOST", Min: 1, Max: 1, Run: a.peerDelete,
+				Kinds:   []cli.Kind{cli.Peer},
+				Summary: "no longer forward group packets to HOST",
+			},
+
+			{
+				Name: "bridges", Group: host, Run: a.bridges,
+				Summary: "print the bridges of this host and their ports",
+				Options: []cli.Option{long("with addresses, MTU and state")},
+			},
+			{
+				Name: "stats", Group: host, Run: a.stats,
+				Summary: "print how many packets were dropped, and why",
+				Options: []cli.Option{
+					{Short: 'a', Long: "all", Help: "also the reasons that did not occur"},
+					long("as an S-expression"),
+				},
+			},
+			{
+				Name: "mtu", Group: host, Run: a.mtu,
+				Summary: "print how large a packet may be, to the group and to each host",
+				Options: []cli.Option{long("as an S-expression")},
+			},
+			{
+				Name: "insmod", Group: host, Args: "[varp_mcaddr=ADDR]", Max: 1, Run: a.insmod,
+				Kinds:   []cli.Kind{cli.Keyword},
+				Words:   []string{"varp_mcaddr="},
+				Summary: "make sure that the data plane runs, with group ADDR if given",
+				Details: []string{"The original loaded its kernel module with this; there is none to load any more. The group stays until the daemon restarts; one that lasts stands in vnet.toml(5)."},
+			},
+
+			{
+				Name: "help", Group: help, Args: "[COMMAND]", Max: 1, Run: a.help,
+				Kinds:   []cli.Kind{cli.Name},
+				Summary: "print the commands, or all about one",
+				Options: []cli.Option{long("with options")},
+			},
+		},
+	}
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/cli/clitest"
+)
+
+// host is where vn finds its daemon in a test.
+type host struct {
+	t      *testing.T
+	prefix string
+}
+
+func newHost(t *testing.T) *host {
+	h := &host{t: t, prefix: t.TempDir()}
+	t.Setenv("XEND_PREFIX", h.prefix)
+	return h
+}
+
+// daemon answers on the control socket.
+func (h *host) daemon(replies ...string) *clitest.Server {
+	var bs [][]byte
+	for _, r := range replies {
+		bs = append(bs, []byte(r))
+	}
+	return clitest.ReplayRaw(h.t, "unix", filepath.Join(h.prefix, "run/xend/vnetd.sock"), bs...)
+}
+
+// vn runs the program.
+func (h *host) vn(args ...string) (stdout, stderr string, status int) {
+	var out, err bytes.Buffer
+	status = newApp(&out, &err).run(h.t.Context(), args)
+	return out.String(), err.String(), status
+}
+
+// recorded returns an answer of the original.
+func recorded(t *testing.T, name string) string {
+	return string(clitest.Read(t, filepath.Join("testdata/recorded", name+".resp"))[0])
+}
+
+// form is the pretty-printed vnet form, as the original's vn breaks it.
+func form(id, vnetif, security string) string {
+	return "(vnet\n    (id " + id + ")\n    (vnetif " + vnetif + ")\n    (security " + security + ")\n    (header 0)\n)\n\n"
+}
+
+func TestLists(t *testing.T) {
+	const zero = "0000:0000:0000:0000:0000:0000:0000:"
+	settings := "(viftable (table_ttl 60000) (entry_ttl 60000) (sweeps 0))\n\n"
+	vif := func(mac, age string) string {
+		return "(vif\n    (vnet " + zero + "0097)\n    (vmac " + mac + ")\n    (age " + age + ")\n)\n\n"
+	}
+	sorted := form(zero+"0001", "''", "none") + form(zero+"0002", "vnif0002", "none") + form(zero+"0003", "vnif0003", "none") +
+		form(zero+"0004", "vnif0004", "none") + form(zero+"0097", "vnif97", "none") + form(zero+"0098", "vnif98", "auth") +
+		form(zero+"0099", "vnif99", "conf") + form(zero+"1a2b", "vnif1a2b", "none") +
+		form("0001:0000:0000:0000:0000:0000:0000:0000", "vnifS", "none") + form("0001:0002:0003:0004:0005:0006:0007:0008", "vnifL", "none")
+	sorted = strings.Replace(sorted, "(vnetif '')", "(vnetif)", 1)
+	vnets := recorded(t, "18_vnet_list")
+	for _, tt := range []struct{ args, reply, sent, stdout string }{
+		{"vnets", vnets, "(vnet.list)\n", sorted},
+		{"vnets 98 0097 nothing 4 zz", vnets, "(vnet.list)\n", form(zero+"0004", "vnif0004", "none") + form(zero+"0097", "vnif97", "none") + form(zero+"0098", "vnif98", "auth")},
+		{"vnets vnifL 1a2b", vnets, "(vnet.list)\n", form(zero+"1a2b", "vnif1a2b", "none") + form("0001:0002:0003:0004:0005:0006:0007:0008", "vnifL", "none")},
+		{"vnets 0:97", vnets, "(vnet.list)\n", form(zero+"0097", "vnif97", "none")},
+		{"vifs", recorded(t, "23_vif_list"), "(vif.list)\n", settings + vif("aa:bb:cc:dd:ee:02", "600") + vif("aa:bb:cc:dd:ee:01", "807")},
+		{"varp", recorded(t, "after_ping_varp_list"), "(varp.list)\n", `(varp
+    (device xen-br0)
+    (mcast_addr 224.10.0.1)
+    (ucast_addr 0.0.0.0)
+    (port 1798)
+    (encapsulation etherip_in_udp)
+    (entry_ttl 60000)
+)
+
+(ventry
+    (ref 1)
+    (state reachable)
+    (flags -)
+    (addr 192.0.2.2)
+    (queue 0)
+    (age 607)
+    (vmac 7a:d6:2f:08:08:3c)
+    (vnet 0000:0000:0000:0000:0000:0000:0000:0004)
+)
+
+`},
+		{"peers", recorded(t, "34_peer_list"), "(peer.list)\n", `(vnet_peer (addr 192.0.2.10) (port 1799) (tx_packets 0) (rx_packets 0))
+
+(vnet_peer (addr 192.0.2.9) (port 1798) (tx_packets 0) (rx_packets 0))
+
+`},
+		{"vnets", "", "(vnet.list)\n", ""},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			h := newHost(t)
+			s := h.daemon(tt.reply)
+			stdout, stderr, status := h.vn(strings.Fields(tt.args)...)
+			require.Empty(t, stderr)
+			require.Equal(t, 0, status)
+			require.Equal(t, tt.stdout, stdout)
+			require.Equal(t, tt.sent, string(s.Requests()[0]))
+		})
+	}
+}
+
+// TestCommands looks at what is sent by commands that print nothing.
+func TestCommands(t *testing.T) {
+	const id97 = "0000:0000:0000:0000:0000:0000:0000:0097"
+	vnets := "(vnet (id " + id97 + ") (vnetif vnif97) (security none) (header 64))\n"
+	for _, tt := range []struct {
+		args    string
+		replies []string
+		sent    []string
+	}{
+		{"varp-flush", []string{""}, []string{"(varp.flush)\n"}},
+		{"vif-add 97 AA-BB-CC-DD-EE-01", []string{""}, []string{"(vif.add (vnet " + id97 + ") (vmac aa:bb:cc:dd:ee:01))\n"}},
+		{"vif-add vnif97 aa:bb:cc:dd:ee:01", []string{vnets, ""}, []string{"(vnet.list)\n", "(vif.add (vnet " + id97 + ") (vmac aa:bb:cc:dd:ee:01))\n"}},
+		{"vif-delete 0:0097 aa:bb:cc:dd:ee:01", []string{""}, []string{"(vif.del (vnet " + id97 + ") (vmac aa:bb:cc:dd:ee:01))\n"}},
+		{"peer-add 192.0.2.9", []string{""}, []string{"(peer.add (addr 192.0.2.9))\n"}},
+		{"peer-add -p 1799 2001:db8::1", []string{""}, []string{"(peer.add (addr 2001:db8::1) (port 1799))\n"}},
+		{"peer-add --port=1 localhost", []string{""}, []string{"(peer.add (addr 127.0.0.1) (port 1))\n"}},
+		{"peer-delete ::ffff:192.0.2.9", []string{""}, []string{"(peer.del (addr 192.0.2.9))\n"}},
+		{"insmod varp_mcaddr=224.10.0.2", []string{""}, []string{"(varp.mcaddr (addr 224.10.0.2))\n"}},
+		{"insmod", []string{"(varp \n (device eth0)\n)\n"}, []string{"(varp.list)\n"}},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			h := newHost(t)
+			s := h.daemon(tt.replies...)
+			stdout, stderr, status := h.vn(strings.Fields(tt.args)...)
+			require.Empty(t, stderr)
+			require.Equal(t, 0, status)
+			require.Empty(t, stdout)
+			var sent []string
+			for _, r := range s.Requests() {
+				sent = append(sent, string(r))
+			}
+			require.Equal(t, tt.sent, sent)
+		})
+	}
+}
+
+func TestStats(t *testing.T) {
+	const reply = `(stats
+ (drop (reason unknown_vnet) (packets 12) (help "frame for a vnet that this host does not have"))
+ (drop (reason malformed) (packets 0) (help "packet that can't be read"))
+)
+`
+	h := newHost(t)
+	s := h.daemon(reply, reply, reply, "(stats (drop (reason x) (packets 0)))", "(stats)", "(other)", "")
+	for _, tt := range []struct{ args, stdout, stderr string }{
+		{args: "stats", stdout: "" +
+			"     Dropped  Reason               Meaning\n" +
+			"          12  unknown_vnet         frame for a vnet that this host does not have\n"},
+		{args: "stats -a", stdout: "" +
+			"     Dropped  Reason               Meaning\n" +
+			"          12  unknown_vnet         frame for a vnet that this host does not have\n" +
+			"           0  malformed            packet that can't be read\n"},
+		{args: "stats -l", stdout: `(stats
+    (drop
+        (reason unknown_vnet)
+        (packets 12)
+        (help 'frame for a vnet that this host does not have')
+    )
+    (drop (reason malformed) (packets 0) (help "packet that can't be read"))
+)
+
+`},
+		{args: "stats", stdout: "No packet was dropped.\n"},
+		{args: "stats", stdout: "No packet was dropped.\n"},
+		{args: "stats", stderr: "vn: xend's answer to vn.stats is not one (stats ...) form: is it of another version?\n"},
+		{args: "stats", stderr: "vn: xend's answer to vn.stats is not one (stats ...) form: is it of another version?\n"},
+	} {
+		stdout, stderr, _ := h.vn(strings.Fields(tt.args)...)
+		require.Equal(t, tt.stdout, stdout)
+		require.Equal(t, tt.stderr, stderr)
+	}
+	require.Equal(t, "(vn.stats)\n", string(s.Requests()[0]))
+}
+
+func TestMTU(t *testing.T) {
+	h := newHost(t)
+	s := h.daemon(`(mtu (mode fragment) (mtu 1500)
+ (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22))
+ (path (to host) (addr 192.0.2.7) (device eth0) (mtu 9000) (ip 20) (udp 0) (header 18))
+)`, "(mtu (mode pmtu) (mtu 1500))", "(mtu (mode x) (mtu 1500) (path (to peer)))")
+	stdout, stderr, status := h.vn("mtu")
+	require.Empty(t, stderr)
+	require.Equal(t, 0, status)
+	require.Equal(t, `group 224.10.0.1 over eth0
+      1500  MTU of the path
+  -     20  IP header
+  -      8  UDP header
+  -     22  vnet header
+  -     14  Ethernet header of the frame inside
+  =   1436  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)
+
+host 192.0.2.7 over eth0
+      9000  MTU of the path
+  -     20  IP header
+  -     18  vnet header
+  -     14  Ethernet header of the frame inside
+  =   8948  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)
+
+The vnifs have MTU 1500. Larger packets are carried in fragments (mtu_mode fragment); bulk TCP is cut to what fits.
+`, stdout)
+	require.Equal(t, "(vn.mtu)\n", string(s.Requests()[0]))
+	stdout, _, _ = h.vn("mtu")
+	require.Equal(t, "The vnifs have MTU 1500. Senders of larger packets are told what fits (mtu_mode pmtu).\n", stdout)
+	stdout, _, _ = h.vn("mtu")
+	require.Contains(t, stdout, "mtu_mode x.")
+}
+
+// TestErrors is about what goes wrong before a daemon is asked, or because it is asked.
+func TestErrors(t *testing.T) {
+	for _, tt := range []struct {
+		args   string
+		reply  string
+		stderr string
+	}{
+		{args: "nothing", stderr: "unknown command: nothing"},
+		{args: "vne", stderr: "unknown command: vne"},
+		{args: "help nothing", stderr: "unknown command: nothing"},
+		{args: "vnet-create", stderr: "insufficient arguments for vnet-create"},
+		{args: "vnet-create -b", stderr: "option -b requires argument"},
+		{args: "vnet-create -x 97", stderr: "option -x not recognized"},
+		{args: "vnet-create --wrong 97", stderr: "option --wrong not recognized"},
+		{args: "vnet-create 97 -b", stderr: "too many arguments for vnet-create"},
+		{args: "vif-add 97", stderr: "insufficient arguments for vif-add"},
+		{args: "vif-add 97 aa:bb", stderr: "not a MAC: aa:bb"},
+		{args: "vif-add 97 aa:bb:cc:dd:ee:ff:00:11", stderr: "not a MAC: aa:bb:cc:dd:ee:ff:00:11"},
+		{args: "vif-add -i 97 no-such-if", stderr: "find no-such-if: no such device"},
+		{args: "peer-add -p 0 192.0.2.1", stderr: "not a port (1 to 65535): 0"},
+		{args: "peer-add -p 65536 192.0.2.1", stderr: "not a port (1 to 65535): 65536"},
+		{args: "insmod varp_device=eth0", stderr: "unknown parameter: varp_device=eth0"},
+		{args: "insmod varp_mcaddr=10.0.0.1", stderr: "not a multicast address: 10.0.0.1"},
+		{args: "insmod varp_mcaddr", stderr: "not a multicast address: "},
+		{args: "vnets", stderr: "Error connecting to xend: No such file or directory.  Is xend running?"},
+		{args: "vnets", reply: `(error "no data plane")`, stderr: "no data plane"},
+		{args: "vnet-delete 97", reply: "(vnet (id 0000:0000:0000:0000:0000:0000:0000:0098) (vnetif vnif98))", stderr: "vnet not found: 97"},
+		{args: "vif-add vnif97 aa:bb:cc:dd:ee:ff", reply: "\n", stderr: "vnet not found: vnif97"},
+		{args: "insmod", reply: "\n", stderr: "xend runs without its data plane: set enabled = true under [dataplane] in vnet.toml"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			h := newHost(t)
+			if tt.reply != "" {
+				h.daemon(tt.reply)
+			}
+			stdout, stderr, status := h.vn(strings.Fields(tt.args)...)
+			require.Empty(t, stdout)
+			require.Equal(t, 1, status)
+			require.Equal(t, "vn: "+tt.stderr+"\n", stderr)
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	h := newHost(t)
+	for _, args := range []string{"", "help", "-h", "--help", "help -l"} {
+		stdout, stderr, status := h.vn(strings.Fields(args)...)
+		require.Equal(t, 0, status)
+		require.Empty(t, stderr)
+		require.True(t, strings.HasPrefix(stdout, "Usage: vn "), stdout)
+		require.Contains(t, stdout, "is gone when the daemon restarts")
+		require.Equal(t, args == "help -l", strings.Contains(stdout, "--security LEVEL"), stdout)
+	}
+	stdout, _, _ := h.vn("vnet-create", "--help")
+	require.True(t, strings.HasPrefix(stdout, "Usage: vn vnet-create [-s|--security LEVEL] [-b|--bridge BRIDGE] [-v|--vnetif VNETIF] ID\n\nCreate a vnet"), stdout)
+	again, _, _ := h.vn("help", "vnet-create")
+	require.Equal(t, stdout, again)
+}
+
+func TestMain(m *testing.M) {
+	os.Unsetenv("XEND_PREFIX")
+	os.Exit(m.Run())
+}
