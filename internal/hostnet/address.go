@@ -105,7 +105,7 @@ func (h *Host) Addresses(index int) ([]Address, error) {
 // EnsureAddress puts an address on a device, or updates its attributes; of those, a.Flags may ask
 // for IFA_F_NODAD and IFA_F_NOPREFIXROUTE.
 func (h *Host) EnsureAddress(a Address) error {
-	return wrap("add address", a.Prefix.String()+" to "+h.name(a.Index),
+	return h.wrapDevice("add address "+a.Prefix.String()+" to", a.Index,
 		h.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressParts(a)...))
 }
 

@@ -64,7 +64,7 @@ func (h *Host) FDB(bridge int) ([]FDBEntry, error) {
 	m.Family = unix.AF_BRIDGE
 	msgs, err := h.dump(unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, m, numberAttribute(unix.IFLA_MASTER, uint32(bridge)))
 	if err != nil {
-		return nil, wrap("list forwarding database of", h.name(bridge), err)
+		return nil, h.wrapDevice("list forwarding database of", bridge, err)
 	}
 	var list []FDBEntry
 	for _, b := range msgs {

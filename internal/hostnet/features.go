@@ -41,7 +41,7 @@ func (h *Host) Features(index int) (map[string]bool, error) {
 		}
 		return nil
 	})
-	return features, wrap("read features of", h.name(index), err)
+	return features, h.wrapDevice("read features of", index, err)
 }
 
 // SetFeatures switches features of a device. Names that the kernel does not know, and features that
@@ -74,7 +74,7 @@ func (h *Host) SetFeatures(index int, features map[string]bool) error {
 		}
 		return e.setFeatures(valid, wanted)
 	})
-	return wrap("set features of", h.name(index), err)
+	return h.wrapDevice("set features of", index, err)
 }
 
 // ethtool speaks to one device; the calls are ioctls on any socket of its namespace.

@@ -27,7 +27,7 @@ func (h *Host) DropIngress(index int) error {
 	if err == nil || errors.As(err, &unsupported) {
 		return err
 	}
-	return wrap("drop ingress of", h.name(index), err)
+	return h.wrapDevice("drop ingress of", index, err)
 }
 
 func (h *Host) dropIngress(index int) error {
@@ -42,7 +42,7 @@ func (h *Host) dropIngress(index int) error {
 		LinkIndex: index, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
 	}})
 	if err != nil && !errors.Is(err, unix.EEXIST) { // an earlier run's, or the fast path's
-		return unsupported("dropping what arrives at "+h.name(index), "the clsact queueing discipline (CONFIG_NET_SCH_INGRESS)", err)
+		return unsupported("dropping what arrives at a device", "the clsact queueing discipline (CONFIG_NET_SCH_INGRESS)", err)
 	}
 	at := netlink.FilterAttrs{
 		LinkIndex: link.Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: dropPriority, Protocol: unix.ETH_P_ALL, Handle: 1,
@@ -57,7 +57,7 @@ func (h *Host) dropIngress(index int) error {
 	if errMatch == nil || errors.Is(errMatch, unix.EEXIST) {
 		return nil
 	}
-	return unsupported("dropping what arrives at "+h.name(index),
+	return unsupported("dropping what arrives at a device",
 		"eBPF programs at TC (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF), or CONFIG_NET_CLS_MATCHALL with CONFIG_NET_ACT_GACT",
 		errors.Join(errBPF, errMatch))
 }

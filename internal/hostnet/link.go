@@ -179,12 +179,16 @@ func (h *Host) Ports(master int) ([]Link, error) {
 	return ports, err
 }
 
-// name is how a device is called in an error: its name, or its index where it is gone.
-func (h *Host) name(index int) string {
-	if l, err := h.LinkByIndex(index); err == nil {
-		return l.Name
+// wrapDevice is wrap for an operation on a device, which an error names, or numbers if it is gone.
+func (h *Host) wrapDevice(op string, index int, err error) error {
+	if err == nil {
+		return nil
 	}
-	return number10(index)
+	object := number10(index)
+	if l, errFind := h.LinkByIndex(index); errFind == nil {
+		object = l.Name
+	}
+	return wrap(op, object, err)
 }
 
 func number10(index int) string { return "device " + strconv.Itoa(index) }

@@ -10,11 +10,7 @@ import (
 
 // set changes attributes of a device.
 func (h *Host) set(op string, index int, parts ...nl.NetlinkRequestData) error {
-	err := h.change(unix.RTM_SETLINK, 0, append([]nl.NetlinkRequestData{ifinfo(index)}, parts...)...)
-	if err == nil {
-		return nil
-	}
-	return wrap(op, h.name(index), err)
+	return h.wrapDevice(op, index, h.change(unix.RTM_SETLINK, 0, append([]nl.NetlinkRequestData{ifinfo(index)}, parts...)...))
 }
 
 // setFlag changes one IFF_ bit.
@@ -24,11 +20,7 @@ func (h *Host) setFlag(op string, index int, flag uint32, on bool) error {
 	if on {
 		m.Flags = flag
 	}
-	err := h.change(unix.RTM_NEWLINK, 0, m)
-	if err == nil {
-		return nil
-	}
-	return wrap(op, h.name(index), err)
+	return h.wrapDevice(op, index, h.change(unix.RTM_NEWLINK, 0, m))
 }
 
 // SetUp brings a device up.
@@ -97,10 +89,20 @@ func (h *Host) Rename(index int, name string) error {
 
 // Delete removes a device, and with it a veth's other end. Succeeds if it is gone already.
 func (h *Host) Delete(index int) error {
-	name := h.name(index) // asked for before it is gone
-	err := wrap("delete", name, h.change(unix.RTM_DELLINK, 0, ifinfo(index)))
+	err := h.wrapDevice("delete", index, h.change(unix.RTM_DELLINK, 0, ifinfo(index)))
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	return err
+}
+
+// Move puts a device into another host's namespace; the kernel takes it down and off its bridge, and flushes its
+// addresses.
+func (h *Host) Move(index int, to *Host) error {
+	to.ns.mu.RLock()
+	defer to.ns.mu.RUnlock()
+	if to.ns.file == nil {
+		return h.wrapDevice("move", index, errClosed)
+	}
+	return h.set("move", index, numberAttribute(unix.IFLA_NET_NS_FD, uint32(to.ns.file.Fd())))
 }

@@ -1,0 +1,149 @@
+package port
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+)
+
+const (
+	// BatchSize is the number of frames that one Recv brings at most.
+	BatchSize = 32
+	// Headroom is the space in bytes in front of each frame that Recv has brought, for a VLAN tag that is
+	// put back.
+	Headroom = 64
+	// MaxFrame is the longest frame in bytes: a super-frame of 64 KiB, its Ethernet header and tags.
+	MaxFrame = 64<<10 + 64
+
+	slot = Headroom + MaxFrame // bytes per frame
+)
+
+// Batch holds the frames of one Recv. It belongs to a worker, which may use it with any number of ports in
+// turn: the frames are valid until the next Recv into it.
+type Batch struct {
+	n      int
+	frames [BatchSize][]byte
+	hdrs   [BatchSize]wire.VnetHdr
+
+	msgs [BatchSize]mmsghdr
+	iovs [BatchSize][2]unix.Iovec // the VnetHdr, the frame
+	vnet [BatchSize][wire.VnetHdrLen]byte
+	ctl  [BatchSize][controlLen]byte
+	bufs []byte
+}
+
+// NewBatch allocates a Batch: about 2 MiB.
+func NewBatch() *Batch {
+	b := &Batch{bufs: make([]byte, BatchSize*slot)}
+	for i := range b.msgs {
+		b.iovs[i][0].Base = &b.vnet[i][0]
+		b.iovs[i][0].SetLen(wire.VnetHdrLen)
+		b.iovs[i][1].Base = &b.bufs[i*slot+Headroom]
+		b.iovs[i][1].SetLen(MaxFrame)
+		h := &b.msgs[i].hdr
+		h.Iov = &b.iovs[i][0]
+		h.SetIovlen(len(b.iovs[i]))
+		h.Control = &b.ctl[i][0]
+	}
+	return b
+}
+
+// Len is the number of frames that the last Recv brought.
+func (b *Batch) Len() int { return b.n }
+
+// Frame is frame i, with its VLAN tag, as it would be on a cable but for what Hdr says is left to do.
+func (b *Batch) Frame(i int) []byte { return b.frames[i] }
+
+// Hdr says what is left to do on frame i: segmentation, checksum.
+func (b *Batch) Hdr(i int) wire.VnetHdr { return b.hdrs[i] }
+
+// prepare makes the first field of each message that the kernel has overwritten what it was.
+func (b *Batch) prepare() {
+	b.n = 0
+	for i := range b.msgs {
+		b.msgs[i].hdr.SetControllen(controlLen)
+	}
+}
+
+// take accepts the first n messages; those that are no whole frames are lost, and counted.
+func (b *Batch) take(n int) (lost int) {
+	for i := range n {
+		m := &b.msgs[i]
+		length := int(m.len) - wire.VnetHdrLen
+		if length < ethernetLen || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+			lost++
+			continue
+		}
+		at := i*slot + Headroom
+		h := &b.hdrs[b.n]
+		h.Decode(b.vnet[i][:])
+		if tpid, tci, tagged := vlanTag(b.ctl[i][:min(int(m.hdr.Controllen), controlLen)]); tagged {
+			at = insertTag(b.bufs, at, tpid, tci)
+			length += tagLen
+			shift(h)
+		}
+		b.frames[b.n] = b.bufs[at : at+length : at+length]
+		b.n++
+	}
+	return lost
+}
+
+const (
+	ethernetLen = 14 // destination, source, type
+	tagLen      = 4  // of IEEE 802.1Q
+	macsLen     = 12
+)
+
+// insertTag puts a VLAN tag between addresses and type of the frame at at, and returns where it begins
+// then. The payload is not moved.
+func insertTag(bufs []byte, at int, tpid, tci uint16) int {
+	to := at - tagLen
+	copy(bufs[to:], bufs[at:at+macsLen])
+	binary.BigEndian.PutUint16(bufs[to+macsLen:], tpid)
+	binary.BigEndian.PutUint16(bufs[to+macsLen+2:], tci)
+	return to
+}
+
+// shift corrects the offsets, which the kernel counts without the tag that it delivers apart.
+func shift(h *wire.VnetHdr) {
+	if h.Flags&wire.FlagNeedsCsum != 0 {
+		h.CsumStart += tagLen
+	}
+	if h.GSOType != wire.GSONone && h.HdrLen != 0 {
+		h.HdrLen += tagLen
+	}
+}
+
+// controlLen is CMSG_SPACE of one PACKET_AUXDATA message: struct cmsghdr and struct tpacket_auxdata.
+const controlLen = unix.SizeofCmsghdr + (20+unix.SizeofPtr-1)&^(unix.SizeofPtr-1)
+
+// vlanTag finds the tag in the control data of a message: PACKET_AUXDATA; packet(7).
+func vlanTag(ctl []byte) (tpid, tci uint16, tagged bool) {
+	const auxdataLen = 20 // struct tpacket_auxdata: 16 bytes of other things, tp_vlan_tci, tp_vlan_tpid
+	if len(ctl) < unix.SizeofCmsghdr+auxdataLen {
+		return 0, 0, false
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
+	if h.Level != unix.SOL_PACKET || h.Type != unix.PACKET_AUXDATA || int(h.Len) < unix.SizeofCmsghdr+auxdataLen {
+		return 0, 0, false
+	}
+	aux := ctl[unix.SizeofCmsghdr:]
+	status := binary.NativeEndian.Uint32(aux)
+	if status&unix.TP_STATUS_VLAN_VALID == 0 {
+		return 0, 0, false
+	}
+	tci, tpid = binary.NativeEndian.Uint16(aux[16:]), binary.NativeEndian.Uint16(aux[18:])
+	if status&unix.TP_STATUS_VLAN_TPID_VALID == 0 {
+		tpid = unix.ETH_P_8021Q
+	}
+	return tpid, tci, true
+}
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32 // bytes received or sent
+}

@@ -1,0 +1,228 @@
+package port
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+// offloads are the features of a vnif that must be off: work that is left to the device but that the header
+// of a packet socket has no words for. With a feature off the kernel does that work itself before it
+// hands a frame over; with it on, the frame is dropped, or its checksum is completed wrongly. All
+// others stay as they are: a new veth has them on, and whoever switches one off wants that.
+var offloads = sync.OnceValue(func() map[string]bool {
+	off := map[string]bool{
+		"tx-checksum-sctp":             false, // CRC32c: NEEDS_CSUM would be taken for an Internet checksum
+		"tx-sctp-segmentation":         false,
+		"tx-gre-segmentation":          false,
+		"tx-gre-csum-segmentation":     false,
+		"tx-ipxip4-segmentation":       false,
+		"tx-ipxip6-segmentation":       false,
+		"tx-udp_tnl-segmentation":      false,
+		"tx-udp_tnl-csum-segmentation": false,
+		"tx-esp-segmentation":          false,
+		"tx-gso-list":                  false,
+		"tx-tcp-accecn-segmentation":   false, // CWR on every segment, which GSO_ECN does not say
+	}
+	if !UDPGSO() {
+		off["tx-udp-segmentation"] = false
+	}
+	return off
+})
+
+// build takes the steps from what survey found to what is specified. Each changes only what differs, so
+// that nobody who watches the devices is told of changes that are none.
+func (w *work) build() error {
+	for _, s := range []struct {
+		name string
+		do   func() error
+	}{
+		{"clear", w.clear},
+		{"bridge", w.makeBridge},
+		{"bridge mark", w.markBridge},
+		{"bridge name", w.nameBridge},
+		{"bridge up", w.raiseBridge},
+		{"pair", w.makePair},
+		{"peer mark", func() error { return w.mark(&w.peer) }},
+		{"vnif mark", func() error { return w.mark(&w.vnif) }},
+		{"peer quiet", w.quietPeer},
+		{"peer drop", func() error { return w.host.DropIngress(w.peer.Index) }},
+		{"vnif offloads", func() error { return w.host.SetFeatures(w.vnif.Index, offloads()) }},
+		{"vnif quiet", w.quietVnif},
+		{"mtu", w.setMTU},
+		{"names", w.namePair},
+		{"vnif bridge", w.joinBridge},
+		{"peer up", func() error { return w.raise(&w.peer) }},
+		{"vnif up", func() error { return w.raise(&w.vnif) }},
+	} {
+		err := s.do()
+		if err == nil && w.after != nil {
+			err = w.after(s.name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clear removes halves of pairs of ours.
+func (w *work) clear() error {
+	for _, index := range w.broken {
+		if err := w.host.Delete(index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeBridge makes a bridge under a name of our own, or takes the one of an earlier try.
+func (w *work) makeBridge() error {
+	if w.spec.Bridge == "" || w.bridge.Index != 0 {
+		return nil
+	}
+	b, err := find(w.host, newBridgeName(w.spec.ID))
+	if err != nil {
+		return err
+	}
+	if b.Index != 0 { // of a daemon that was killed here
+		if err := w.host.Delete(b.Index); err != nil {
+			return err
+		}
+	}
+	b, err = w.host.CreateBridge(hostnet.Bridge{Name: newBridgeName(w.spec.ID), MTU: w.spec.MTU})
+	if err != nil {
+		return err
+	}
+	w.bridge = b
+	w.undo = append(w.undo, func() error { return w.host.Delete(b.Index) })
+	return nil
+}
+
+// markBridge marks a bridge that we made, now or for a vnet that is no more. Others are not touched.
+func (w *work) markBridge() error {
+	_, marked := parseAlias(w.bridge.Alias)
+	if w.bridge.Index == 0 || !(marked || w.bridge.Name == newBridgeName(w.spec.ID)) {
+		return nil
+	}
+	return w.mark(&w.bridge)
+}
+
+func (w *work) nameBridge() error { return w.rename(&w.bridge, w.spec.Bridge) }
+
+func (w *work) raiseBridge() error { return w.raise(&w.bridge) }
+
+func (w *work) makePair() error {
+	if w.peer.Index != 0 {
+		return nil
+	}
+	mac := w.mac
+	if mac == nil {
+		mac = randomMAC()
+	}
+	name, peer := newVnifName(w.spec.ID), PeerName(w.spec.ID)
+	err := w.host.CreateVeth(hostnet.Veth{
+		Name: name, Peer: peer, MAC: mac, PeerMAC: randomMAC(), MTU: w.spec.MTU, PeerGroup: Group,
+	})
+	if err != nil {
+		return err
+	}
+	w.created = true
+	w.undo = append(w.undo, func() error {
+		l, err := find(w.host, peer)
+		if err != nil || l.Index == 0 {
+			return err
+		}
+		return w.host.Delete(l.Index) // and with it the vnif
+	})
+	if w.vnif, err = w.host.LinkByName(name); err != nil {
+		return err
+	}
+	w.peer, err = w.host.LinkByName(peer)
+	return err
+}
+
+func (w *work) mark(l *hostnet.Link) error {
+	if l.Alias == w.alias {
+		return nil
+	}
+	l.Alias = w.alias
+	return w.host.SetAlias(l.Index, w.alias)
+}
+
+// quietPeer keeps the host's own stack off the peer: no address resolution, no IPv6, no bridge.
+func (w *work) quietPeer() error {
+	p := &w.peer
+	var errs []error
+	if !p.NoARP {
+		errs = append(errs, w.host.SetNoARP(p.Index, true))
+	}
+	if p.Group != Group {
+		errs = append(errs, w.host.SetGroup(p.Index, Group))
+	}
+	if p.Master != 0 {
+		errs = append(errs, w.host.SetMaster(p.Index, 0))
+	}
+	return errors.Join(append(errs, w.host.DisableIPv6(p.Index))...)
+}
+
+// quietVnif keeps the host's IPv6 off a vnif that is a port: its own solicitations would go out into the
+// vnet. A vnif without a bridge is there to be given addresses.
+func (w *work) quietVnif() error {
+	if w.spec.Bridge == "" {
+		return nil
+	}
+	return w.host.DisableIPv6(w.vnif.Index)
+}
+
+func (w *work) setMTU() error {
+	var errs []error
+	links := []*hostnet.Link{&w.peer, &w.vnif}
+	if w.bridge.Alias == w.alias { // made by us
+		links = append(links, &w.bridge)
+	}
+	for _, l := range links {
+		if l.MTU != w.spec.MTU {
+			errs = append(errs, w.host.SetMTU(l.Index, w.spec.MTU))
+			l.MTU = w.spec.MTU
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *work) namePair() error {
+	return errors.Join(w.rename(&w.peer, PeerName(w.spec.ID)), w.rename(&w.vnif, w.spec.Vnetif))
+}
+
+// rename gives a device its name; kernels before 6.2 want it down for that.
+func (w *work) rename(l *hostnet.Link, name string) error {
+	if l.Index == 0 || l.Name == name {
+		return nil
+	}
+	if l.Up() {
+		if err := w.host.SetDown(l.Index); err != nil {
+			return err
+		}
+		l.Flags = 0
+	}
+	if err := w.host.Rename(l.Index, name); err != nil {
+		return err
+	}
+	l.Name = name
+	return nil
+}
+
+func (w *work) joinBridge() error {
+	if w.bridge.Index == 0 || w.vnif.Master == w.bridge.Index {
+		return nil
+	}
+	return w.host.SetMaster(w.vnif.Index, w.bridge.Index)
+}
+
+func (w *work) raise(l *hostnet.Link) error {
+	if l.Index == 0 || l.Up() {
+		return nil
+	}
+	return w.host.SetUp(l.Index)
+}
