@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/xenvnet/xend/sxp"
 )
 
 // Options configure a Manager. The zero value looks at this machine.
@@ -57,11 +55,7 @@ type toolstack interface {
 
 func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
 	if m.xl == nil {
-		d, err := m.dom0()
-		if err != nil {
-			return nil, err
-		}
-		return []Domain{d}, nil
+		return []Domain{m.dom0().domain(time.Now())}, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -91,5 +85,3 @@ func (m *Manager) ClearDmesg(ctx context.Context) error {
 	_, err := m.xl.dmesg(ctx, true)
 	return err
 }
-
-func pair(name, value string) sxp.Value { return sxp.Pair(name, value) }
