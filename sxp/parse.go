@@ -1,6 +1,9 @@
 package sxp
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Limits for what comes from outside.
 const (
@@ -44,18 +47,25 @@ func Parse(b []byte, d Dialect) ([]Value, error) {
 // ParseLimited is Parse with other limits than the default.
 func ParseLimited(b []byte, d Dialect, l Limits) ([]Value, error) {
 	p := newParser(d, l)
-	p.feed(string(b))
-	p.final = true
+	p.tokens = make([]token, 0, min(len(b)/4+1, 128))
+	p.opens = make([]open, 0, 8)
 	var values []Value
 	for {
 		v, ok, err := p.next()
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if !ok {
+		case ok:
+			values = append(values, v)
+		case p.final || p.state == ended:
 			return values, nil
+		default:
+			// In chunks, so that a value that is too large ends it early.
+			n := min(len(b), chunkSize)
+			p.feed(string(b[:n]))
+			b = b[n:]
+			p.final = len(b) == 0
 		}
-		values = append(values, v)
 	}
 }
 
@@ -72,7 +82,7 @@ const (
 	octal                  // after \ and p.digits octal digits
 	angle                  // after < in the C dialect
 	counted                // in the number of <*N*
-	raw                    // in the p.count bytes that follow <*N*
+	raw                    // in the p.number bytes that follow <*N*
 	delimiter              // in the delim of <<delim<
 	delimited              // in the text up to <delim<
 	ended                  // ctrl-D was read
@@ -102,19 +112,31 @@ type parser struct {
 	tok    []byte // what was read of a token that goes over chunks or has escapes
 	quote  byte
 	digits int
-	number int
-	count  int
+	number int    // value of the digits; in raw the bytes that are to come
 	delim  string // <delim<
 	match  int    // bytes of delim matched
 
-	stack []Value // elements of the lists that are open
-	opens []open
-	slab  []Value // room for elements of closed lists
+	// An outermost list is noted down as tokens, in the order of the text. Its
+	// values are made when it ends: then their number is known, and what is
+	// written until then has no pointers, which spares the garbage collector.
+	tokens []token
+	texts  []string // what tokens point into: chunks, and atoms that p.tok held
+	chunk  int32    // which of them is src
+	opens  []open
+	built  int     // tokens made into values
+	slab   []Value // room for values
+}
+
+// token is an atom or the beginning of a list.
+type token struct {
+	off  int
+	n    int32 // length of an atom; of a list the complement of its length
+	text int32 // the atom is texts[text][off:off+n]
 }
 
 // open is a list that is not closed yet.
 type open struct {
-	first        int // its first element in the stack
+	token        int // where it begins
 	line, column int
 }
 
@@ -123,8 +145,11 @@ func newParser(d Dialect, l Limits) *parser {
 	if p.depth == 0 {
 		p.depth = MaxDepth
 	}
-	if p.size == 0 {
+	switch {
+	case p.size == 0:
 		p.size = MaxSize
+	case p.size < 0:
+		p.size = math.MaxInt32 // what a token holds
 	}
 	return p
 }
@@ -134,6 +159,10 @@ func (p *parser) feed(s string) {
 	p.lineStart -= len(p.src)
 	p.start -= len(p.src)
 	p.src, p.pos = s, 0
+	if len(p.opens) > 0 {
+		p.chunk = int32(len(p.texts))
+		p.texts = append(p.texts, s)
+	}
 }
 
 // inValue tells whether a value has begun and not ended.
@@ -174,7 +203,7 @@ func (p *parser) failLarge() error {
 
 // tooLarge tells whether the outermost value, read up to i, is over the limit.
 func (p *parser) tooLarge(i int) bool {
-	return p.size > 0 && i-p.start > p.size
+	return i-p.start > p.size
 }
 
 // begin notes that a token begins at i, and with it maybe an outermost value.
@@ -207,9 +236,11 @@ func (p *parser) next() (v Value, ok bool, err error) {
 			if was == comment {
 				continue
 			}
-			if v, ok, err = p.atom(string(p.tok), i); ok || err != nil {
-				return v, ok, err
+			if len(p.opens) == 0 {
+				return p.outermost(string(p.tok), i)
 			}
+			p.add(token{0, int32(len(p.tok)), int32(len(p.texts))})
+			p.texts = append(p.texts, string(p.tok))
 			continue
 		}
 		for i < len(s) && class[s[i]]&isSpace != 0 {
@@ -229,8 +260,11 @@ func (p *parser) next() (v Value, ok bool, err error) {
 			}
 			if len(p.opens) == 0 {
 				p.start = i
+				p.tokens, p.texts, p.chunk = append(p.tokens[:0], token{n: ^0}), append(p.texts[:0], s), 0
+			} else {
+				p.add(token{n: ^0})
 			}
-			p.opens = append(p.opens, open{len(p.stack), p.line, i - p.lineStart + 1})
+			p.opens = append(p.opens, open{len(p.tokens) - 1, p.line, i - p.lineStart + 1})
 			i++
 
 		case c == ')':
@@ -239,19 +273,15 @@ func (p *parser) next() (v Value, ok bool, err error) {
 				return Value{}, false, p.fail(i, "syntax error: )")
 			}
 			i++
-			first := p.opens[n-1].first
-			v = Value{items: p.keep(p.stack[first:])}
-			p.stack = p.stack[:first]
-			if n == 1 {
-				if p.tooLarge(i) {
-					return Value{}, false, p.failLarge()
-				}
-				p.opens = p.opens[:0]
-				p.pos = i
-				return v, true, nil
+			if n > 1 {
+				p.opens = p.opens[:n-1]
+				continue
 			}
-			p.opens = p.opens[:n-1]
-			p.stack = append(p.stack, v)
+			if p.tooLarge(i) {
+				return Value{}, false, p.failLarge()
+			}
+			p.opens, p.pos = p.opens[:0], i
+			return p.build(), true, nil
 
 		case c == '#':
 			p.state = comment
@@ -274,14 +304,12 @@ func (p *parser) next() (v Value, ok bool, err error) {
 				i = j
 				continue
 			}
-			if len(p.opens) > 0 {
-				p.stack = append(p.stack, Value{text: s[i+1 : j]})
-				i = j + 1
-				continue
+			if len(p.opens) == 0 {
+				p.begin(i)
+				return p.outermost(s[i+1:j], j+1)
 			}
-			p.begin(i)
+			p.add(token{i + 1, int32(j - i - 1), p.chunk})
 			i = j + 1
-			return p.atom(s[p.start+1:j], i)
 
 		case class[c]&isStart == 0:
 			return Value{}, false, p.fail(i, fmt.Sprintf("invalid character: code %d", c))
@@ -302,30 +330,29 @@ func (p *parser) next() (v Value, ok bool, err error) {
 				i = j
 				continue
 			}
-			if len(p.opens) > 0 {
-				p.stack = append(p.stack, Value{text: s[i:j]})
-				i = j
-				continue
+			if len(p.opens) == 0 {
+				p.begin(i)
+				return p.outermost(s[i:j], j)
 			}
-			p.begin(i)
-			return p.atom(s[i:j], j)
+			p.add(token{i, int32(j - i), p.chunk})
+			i = j
 		}
 	}
 }
 
-// atom puts an atom that ended at i where it belongs: it is an element of the
-// innermost open list, or an outermost value.
-func (p *parser) atom(text string, i int) (v Value, ok bool, err error) {
-	v = Value{text: text}
-	if len(p.opens) > 0 {
-		p.stack = append(p.stack, v)
-		return Value{}, false, nil
-	}
+// outermost returns the atom that ended at i and is in no list.
+func (p *parser) outermost(text string, i int) (Value, bool, error) {
 	p.pos = i
 	if p.tooLarge(i) {
 		return Value{}, false, p.failLarge()
 	}
-	return v, true, nil
+	return Atom(text), true, nil
+}
+
+// add notes an element of the innermost open list down.
+func (p *parser) add(t token) {
+	p.tokens[p.opens[len(p.opens)-1].token].n--
+	p.tokens = append(p.tokens, t)
 }
 
 // used ends work on a chunk that is read to its end, i. After the last one
@@ -338,22 +365,33 @@ func (p *parser) used(i int) error {
 	return nil
 }
 
-// keep copies the elements of a list that was closed to where they stay.
-func (p *parser) keep(elements []Value) []Value {
-	n := len(elements)
-	if n == 0 {
-		return empty
-	}
+// build makes the values of the outermost list that was read.
+func (p *parser) build() Value {
+	n := len(p.tokens) - 1 // all but the list itself
 	if cap(p.slab)-len(p.slab) < n {
-		p.slab = make([]Value, 0, max(n, p.slabSize()))
+		// About what the rest of the chunk needs, in portions that do not
+		// keep much memory for the sake of one value.
+		p.slab = make([]Value, 0, max(n, min((len(p.src)-p.pos)/4, 1024)))
 	}
-	at := len(p.slab)
-	p.slab = append(p.slab, elements...)
-	return p.slab[at : at+n : at+n]
+	p.built = 0
+	return p.buildList()
 }
 
-// slabSize is the room to make for elements: about what the rest of the chunk
-// needs, in portions that do not keep much memory for the sake of one value.
-func (p *parser) slabSize() int {
-	return min((len(p.src)-p.pos)/4, 1024)
+// buildList makes the list that begins with the next token.
+func (p *parser) buildList() Value {
+	n := int(^p.tokens[p.built].n)
+	p.built++
+	at := len(p.slab)
+	p.slab = p.slab[:at+n]
+	items := p.slab[at : at+n : at+n]
+	for i := range items {
+		t := &p.tokens[p.built]
+		if t.n < 0 {
+			items[i] = p.buildList()
+			continue
+		}
+		p.built++
+		items[i] = Atom(p.texts[t.text][t.off : t.off+int(t.n)])
+	}
+	return List(items...)
 }

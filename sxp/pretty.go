@@ -50,12 +50,12 @@ func (p *printer) print(v Value) {
 // every list is measured once.
 func (p *printer) measure(v Value) int {
 	if v.IsAtom() {
-		return atomLen(v.text)
+		return atomLen(v.Text())
 	}
 	at := len(p.lists)
 	p.lists = append(p.lists, extent{})
-	n := len("()") + max(len(v.items)-1, 0)
-	for _, item := range v.items {
+	n := len("()") + max(len(v.Items())-1, 0)
+	for _, item := range v.Items() {
 		n += p.measure(item)
 	}
 	p.lists[at] = extent{n, len(p.lists) - at}
@@ -79,7 +79,7 @@ func (p *printer) value(v Value, column int) {
 	}
 	p.at++
 	p.dst = append(p.dst, '(')
-	for i, item := range v.items {
+	for i, item := range v.Items() {
 		if i == 0 {
 			p.value(item, column+1)
 			continue

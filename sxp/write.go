@@ -13,11 +13,11 @@ func Append(dst []byte, v Value) []byte { return appendValue(dst, v, false) }
 func AppendSingleQuoted(dst []byte, v Value) []byte { return appendValue(dst, v, true) }
 
 func appendValue(dst []byte, v Value, single bool) []byte {
-	if v.items == nil {
-		return appendAtom(dst, v.text, single)
+	if v.IsAtom() {
+		return appendAtom(dst, v.Text(), single)
 	}
 	dst = append(dst, '(')
-	for i, item := range v.items {
+	for i, item := range v.Items() {
 		if i > 0 {
 			dst = append(dst, ' ')
 		}
