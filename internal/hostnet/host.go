@@ -7,6 +7,7 @@ package hostnet
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"time"
 
@@ -87,3 +88,16 @@ func (h *Host) Close() {
 // else on a thread of its own that ends afterwards. Sockets opened by fn belong to the namespace;
 // goroutines started by fn do not. A panic or runtime.Goexit of fn is passed on to the caller.
 func (h *Host) Do(fn func() error) error { return h.ns.do(fn) }
+
+// Path is a file name of the namespace for nsenter(1) or a bind mount, valid while the Host is open.
+func (h *Host) Path() string {
+	h.ns.mu.RLock()
+	defer h.ns.mu.RUnlock()
+	if h.ns.file == nil {
+		return ""
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.ns.file.Fd())
+}
+
+// Inode tells the namespace apart from others: the number in the link /proc/PID/ns/net.
+func (h *Host) Inode() uint64 { return h.ns.id.ino }
