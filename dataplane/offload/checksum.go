@@ -40,8 +40,8 @@ func Complete(frame []byte, h wire.VnetHdr) error {
 		}
 	}
 	sum := ^wire.Fold(wire.Sum(frame[start:], 0)) // the field holds the pseudo header's sum
-	if sum == 0 {
-		sum = 0xffff // RFC 768; the same number for every other protocol
+	if sum == 0 && h.CsumOffset == udpCsum {
+		sum = 0xffff // RFC 768: zero would mean that there is none
 	}
 	wire.PutSum(frame[at:], sum)
 	return nil

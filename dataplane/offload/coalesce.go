@@ -65,9 +65,8 @@ func (c *Coalescer) Add(frame []byte) {
 		c.pass(frame)
 		return
 	}
-	slot := l.slot(frame)
+	slot, same := c.find(&l, frame)
 	fl := &c.flows[slot]
-	same := c.open>>slot&1 != 0 && fl.same(&l, frame)
 	if same && hl == fl.hl && c.join(fl, &l, hl, frame) {
 		if fl.psh || l.end-hl < fl.size {
 			c.finish(slot)
@@ -131,7 +130,23 @@ func (c *Coalescer) barrier(frame []byte) {
 	}
 }
 
-// slot chooses the slot of a packet's flow.
+// find returns the slot of a packet's flow and true, or a slot that it may have: of the two in question
+// the free or the older one.
+func (c *Coalescer) find(l *layout, f []byte) (uint, bool) {
+	a := l.slot(f)
+	b := a ^ 1
+	for _, slot := range [...]uint{a, b} {
+		if c.open>>slot&1 != 0 && c.flows[slot].same(l, f) {
+			return slot, true
+		}
+	}
+	if c.open>>a&1 != 0 && (c.open>>b&1 == 0 || c.flows[b].frame < c.flows[a].frame) {
+		return b, false
+	}
+	return a, false
+}
+
+// slot chooses a slot by addresses, ports and protocol.
 func (l *layout) slot(f []byte) uint {
 	at := l.l3 + 12 // the IPv4 addresses
 	if l.v6 {

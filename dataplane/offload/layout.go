@@ -167,8 +167,11 @@ func (l *layout) pseudo(f []byte) uint64 {
 	return wire.Sum(f[l.l3+12:l.l3+20], wire.Word(uint16(l.proto)))
 }
 
-// verified reports whether the checksum of a TCP or UDP packet is right.
+// verified reports whether the checksums of a TCP or UDP packet are right.
 func (l *layout) verified(f []byte) bool {
+	if !l.v6 && wire.Fold(wire.Sum(f[l.l3:l.l4], 0)) != 0xffff {
+		return false
+	}
 	sum := wire.Sum(f[l.l4:l.end], 0)
 	return wire.Fold(uint64(wire.Fold(sum))+uint64(wire.Fold(l.pseudo(f)))+wire.Word(uint16(l.end-l.l4))) == 0xffff
 }

@@ -250,8 +250,8 @@ func (s *Segmenter) cut(frame []byte, h wire.VnetHdr, p *Path) error {
 			sum += wire.Word(uint16(length))
 		}
 		check := ^wire.Fold(sum)
-		if check == 0 {
-			check = 0xffff
+		if check == 0 && !tcp {
+			check = 0xffff // RFC 768
 		}
 		if !noSum {
 			wire.PutSum(l4[csum:], check)
