@@ -1,0 +1,175 @@
+package httpsxp
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/xendcompat/domain"
+	"github.com/xenvnet/xend/xendcompat/html"
+	"github.com/xenvnet/xend/xendcompat/httpx"
+	"github.com/xenvnet/xend/xendcompat/service"
+)
+
+// domains answers for /xend/domain and below.
+func (q *request) domains(ctx context.Context, rest []string) *httpx.Reply {
+	if len(rest) == 0 {
+		if q.post {
+			return q.newDomain(ctx)
+		}
+		return q.listDomains(ctx)
+	}
+	d, err := q.svc.Domains().Get(ctx, rest[0])
+	switch {
+	case service.KindOf(err) == service.NotFound:
+		return httpx.NotFound(err.Error())
+	case err != nil && q.post:
+		return failedQuoted(err)
+	case err != nil:
+		return q.broken(err)
+	case len(rest) > 1:
+		return notFound(rest[1])
+	case q.post:
+		return q.domainOp(ctx, rest[0], d)
+	case q.params.get("op") == "vcpuinfo":
+		return quoted(vcpuInfo(d))
+	case q.html:
+		return page(html.Domain(d.Name, d.Form))
+	}
+	return quoted(d.Form)
+}
+
+// listDomains answers with names, or with forms if details are asked for.
+func (q *request) listDomains(ctx context.Context) *httpx.Reply {
+	state, ok := domain.ParseState(q.params.get("state"))
+	if !ok {
+		return q.broken(&service.Error{Kind: service.Invalid, Text: "unknown state: " + q.params.get("state")})
+	}
+	list, err := q.svc.Domains().List(ctx, state)
+	if err != nil {
+		return q.broken(err)
+	}
+	names, forms := make([]sxp.Value, 0, len(list)), make([]sxp.Value, 0, len(list))
+	for _, d := range list {
+		names, forms = append(names, sxp.Atom(d.Name)), append(forms, d.Form)
+	}
+	switch {
+	case q.html:
+		return page(html.Domains(forms))
+	case q.detail():
+		return quoted(sxp.List(forms...))
+	}
+	return quoted(sxp.List(names...))
+}
+
+// detail tells whether details are asked for: a number other than 0, as the clients send it.
+func (q *request) detail() bool {
+	n, err := strconv.Atoi(q.params.get("detail"))
+	return err == nil && n != 0
+}
+
+// newDomain does the operations that make a domain.
+func (q *request) newDomain(ctx context.Context) *httpx.Reply {
+	op, refusal := q.op()
+	if refusal != nil {
+		return refusal
+	}
+	var form sxp.Value
+	switch op {
+	case "create", "new":
+		text, err := q.param("config")
+		if err != nil {
+			return failedQuoted(err)
+		}
+		if form, err = oneForm(text); err != nil {
+			return failedQuoted(err)
+		}
+	case "restore":
+		file, err := q.param("file")
+		if err != nil {
+			return failedQuoted(err)
+		}
+		form = sxp.Pair("file", file)
+	default:
+		return unknownOp(op)
+	}
+	d, err := q.svc.Domains().Create(ctx, op, form)
+	if err != nil {
+		return failedQuoted(err)
+	}
+	r := quoted(d.Form)
+	r.Status, r.Reason = http.StatusCreated, "created"
+	return r.SetHeader("Location", domainPath(d.Name))
+}
+
+// oneForm reads a domain's configuration.
+func oneForm(text string) (sxp.Value, error) {
+	forms, err := sxp.Parse([]byte(text), sxp.Xend)
+	switch {
+	case err != nil:
+		return sxp.Value{}, err
+	case len(forms) == 0:
+		return sxp.Value{}, errors.New("the configuration is empty")
+	case len(forms) > 1:
+		return sxp.Value{}, errors.New("Too many sxprs")
+	}
+	return forms[0], nil
+}
+
+// accepted are the operations that are answered before they are completed.
+var accepted = map[string]bool{
+	"shutdown": true, "destroy": true, "rename": true, "save": true, "wait_for_devices": true, "sysrq": true,
+}
+
+// domainOp does an operation on a domain that exists.
+func (q *request) domainOp(ctx context.Context, key string, d domain.Domain) *httpx.Reply {
+	op, refusal := q.op()
+	switch {
+	case refusal != nil:
+		return refusal
+	case op == "devices":
+		return q.devices(d)
+	case op == "vcpuinfo":
+		return quoted(vcpuInfo(d))
+	case !domain.KnownOp(op):
+		return unknownOp(op)
+	}
+	v, err := q.svc.Domains().Op(ctx, key, op, q.params)
+	if service.KindOf(err) == service.NotFound { // it went in this moment
+		return httpx.NotFound(err.Error())
+	}
+	if err != nil {
+		return failedQuoted(err)
+	}
+	r := quoted(v)
+	if accepted[op] {
+		r.Status, r.Reason = http.StatusAccepted, "Accepted"
+		r.SetHeader("Location", domainPath(d.Name)+"/..")
+	}
+	return r
+}
+
+// devices lists the devices of one type.
+func (q *request) devices(d domain.Domain) *httpx.Reply {
+	kind, err := q.param("type")
+	if err != nil {
+		return failedQuoted(err)
+	}
+	var list []sxp.Value
+	if kind == "vif" {
+		list = d.Vifs
+	}
+	return quoted(sxp.List(list...))
+}
+
+// vcpuInfo describes the virtual processors of a domain.
+func vcpuInfo(d domain.Domain) sxp.Value {
+	items := []sxp.Value{sxp.Atom("domain"), sxp.Pair("domid", strconv.Itoa(d.ID)), sxp.Pair("name", d.Name),
+		sxp.Pair("vcpu_count", strconv.Itoa(len(d.VCPUs)))}
+	return sxp.List(append(items, d.VCPUs...)...)
+}
+
+func domainPath(name string) string { return "/xend/domain/" + url.PathEscape(name) }

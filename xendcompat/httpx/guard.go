@@ -1,0 +1,111 @@
+package httpx
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// guard refuses what a web page makes a browser on this machine send. The programs that speak this
+// API send no Origin, and a Host that no browser would.
+func (s *Server) guard(r *Request) error {
+	// DNS rebinding: a page from evil.example whose name then points here may read and send
+	// everything, but the browser still says to which name it thinks to speak. Nothing but a browser
+	// that was told so by its user reaches a unix socket.
+	if !r.Peer.Unix {
+		for _, host := range append(slices.Clone(r.Header.Values("Host")), r.Host) {
+			if !s.knows(host) {
+				return fmt.Errorf("host name %s is not one of this server's", printable(cut(host)))
+			}
+		}
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	return crossSite(r)
+}
+
+var errCrossSite = errors.New("refused: the request comes from a page of another site")
+
+// crossSite tells whether a web page of another site sent a request that may change something.
+func crossSite(r *Request) error {
+	// Fetch Metadata: what browsers of today say, and no page can. They send Origin: null with it where
+	// a page asked for privacy.
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
+		if site != "same-origin" && site != "none" {
+			return errCrossSite
+		}
+		return nil
+	}
+	if origins := r.Header.Values("Origin"); len(origins) > 0 {
+		for _, o := range origins {
+			if !sameHost(o, r.Host) {
+				return errCrossSite
+			}
+		}
+		return nil
+	}
+	// Browsers of the time before.
+	if referer := r.Header.Get("Referer"); referer != "" {
+		if !sameHost(referer, r.Host) {
+			return errCrossSite
+		}
+		return nil
+	}
+	if agent := r.Header.Get("User-Agent"); strings.HasPrefix(agent, "Mozilla/") || strings.HasPrefix(agent, "Opera/") {
+		return errors.New("refused: the browser does not say which page the request comes from")
+	}
+	return nil
+}
+
+// sameHost tells whether a URL is of this very host and port.
+func sameHost(u, host string) bool {
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
+		return false
+	}
+	return host != "" && strings.EqualFold(withPort(parsed.Host, parsed.Scheme), withPort(host, parsed.Scheme))
+}
+
+// withPort adds the port that an authority leaves out.
+func withPort(authority, scheme string) string {
+	if _, _, err := net.SplitHostPort(authority); err == nil {
+		return authority
+	}
+	port := "80"
+	if scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(strings.Trim(authority, "[]"), port)
+}
+
+// localNames mean this machine for every resolver that follows RFC 6761.
+var localNames = []string{"localhost", "localhost.localdomain", "localhost6", "ip6-localhost", "ip6-loopback"}
+
+// knows tells whether a Host header can be meant for this server: it is missing, an address (which
+// nobody can make point elsewhere), a name of this machine, or no name that a browser could send at all.
+func (s *Server) knows(host string) bool {
+	host = strings.TrimSpace(host)
+	if host == "" || strings.Contains(host, "/") {
+		return true
+	}
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), "."))
+	if _, err := netip.ParseAddr(name); err == nil {
+		return true
+	}
+	if slices.Contains(localNames, name) || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	return slices.ContainsFunc(s.o.Hosts, func(h string) bool {
+		return h != "" && strings.EqualFold(strings.TrimSuffix(h, "."), name)
+	})
+}
