@@ -230,7 +230,7 @@ func (p *Pinger) add(from netip.Addr, seq int, now time.Time) {
 func (p *Pinger) Next(ctx context.Context) (Reply, error) {
 	for {
 		p.mu.Lock()
-		more, errSend := p.more, p.err
+		more := p.more
 		if len(p.replies) > 0 {
 			r := p.replies[0]
 			p.replies = p.replies[1:]
@@ -243,7 +243,9 @@ func (p *Pinger) Next(ctx context.Context) (Reply, error) {
 		case <-p.stop:
 			return Reply{}, net.ErrClosed
 		case <-ctx.Done():
-			return Reply{}, errors.Join(errors.New("no reply"), errSend, ctx.Err())
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return Reply{}, errors.Join(errors.New("no reply"), p.err, ctx.Err())
 		}
 	}
 }
