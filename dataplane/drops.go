@@ -21,6 +21,7 @@ const (
 	DropTooLong                   // longer than the vnif takes
 	DropTruncated                 // larger than any packet can be
 	DropPort                      // the vnif did not take it
+	DropSocketQueue               // the kernel's receive queue was full
 
 	// From the vnif.
 	DropFrame       // too short, or offload data that contradict the frame
@@ -29,6 +30,7 @@ const (
 	DropTooBig      // does not fit the path, and the sender was told (pmtu)
 	DropSend        // the kernel did not take it
 	DropUnprotected // a vnet that must be protected, without a key
+	DropVnifQueue   // the kernel's queue of the vnif was full
 
 	// Our own messages.
 	DropAnnounce // an announce above the rate limit
@@ -54,12 +56,14 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropTooLong:     {"too_long", "frames from the underlay that are longer than the vnif's MTU allows"},
 	DropTruncated:   {"truncated", "packets that were larger than the receive buffer"},
 	DropPort:        {"vnif_refused", "frames that the vnif did not take, for example because it is down"},
+	DropSocketQueue: {"underlay_queue_full", "packets that the kernel dropped because the daemon was too slow to receive them"},
 	DropFrame:       {"bad_frame", "frames from the vnif that are too short or contradict their offload data"},
 	DropNoUnderlay:  {"no_underlay", "frames that could not be sent because there is no underlay device or address"},
 	DropRate:        {"bum_rate", "flooded frames above the vnet's bum_rate"},
 	DropTooBig:      {"too_big", "frames that do not fit the path, whose sender was told so (mtu_mode pmtu)"},
 	DropSend:        {"send_error", "packets that the kernel refused to send"},
 	DropUnprotected: {"no_key", "frames of a vnet with security auth or conf that has no key"},
+	DropVnifQueue:   {"vnif_queue_full", "frames that the kernel dropped because the daemon was too slow to read the vnif"},
 	DropAnnounce:    {"announce_rate", "VARP announces not sent because too many MACs appeared at once"},
 	DropReply:       {"reply_rate", "VARP requests not answered because too many came at once"},
 }

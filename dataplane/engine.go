@@ -4,16 +4,32 @@
 //
 // Cold operations (adding a vnet, a peer, a change of the network) are serialised by one lock and
 // publish an immutable view of the world; the workers, threads that move frames in batches, read that
-// view once per batch and take no lock.
+// view once per batch and take no lock:
+//
+//	vnif ──port.Recv──> classify ──> segment ──> underlay.Send ──> other hosts, group, peers
+//	vnif <──port.Send── coalesce <── validate, learn <──underlay.Recv── other hosts, group, peers
+//
+//	Add, Remove, AddPeer, Reload, network events ──> Engine.mu ──> publish ──> view
+//	workers ──notice──> control (logs, events, hosts that speak only EtherIP)
 package dataplane
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/varp"
+	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -34,19 +50,91 @@ var (
 
 // Engine carries the frames of vnets. Its methods may be called from any goroutine.
 type Engine struct {
-	host   *hostnet.Host
-	log    *slog.Logger
-	ready  chan struct{}
-	events chan Event
+	host    *hostnet.Host
+	log     *slog.Logger
+	ready   chan struct{}
+	events  chan Event
+	notices chan notice
+	// kick makes the resolver look up names at once.
+	kick   chan struct{}
+	lookup func(ctx context.Context, name string) ([]netip.Addr, error)
+
+	started time.Time // the clock's zero
+	table   *varp.Table
+	recent  *recent
+	pending *pending
+	view    atomic.Pointer[view]
+	workers []*worker
+
+	// mu serialises the cold operations and guards what follows.
+	mu        sync.Mutex
+	config    Config
+	state     state
+	networks  map[vnet.ID]*network
+	underlays []*family
+	own       map[netip.Addr]struct{}
+	peers     peers
+	replicas  []*replica
+	old       map[netip.Addr]*oldHost
+	// modern are hosts that sent EtherIP, but VUDP too: they are not old. By time.
+	modern    map[netip.Addr]int64
+	nextToken int32
+	nextSweep int64
+	mouth     speaker // of the cold side
+	limits    map[string]int64
 }
+
+// state is what Run has done.
+type state uint8
+
+const (
+	stateNew state = iota
+	stateRunning
+	stateClosed
+)
 
 // New returns an engine for the network namespace of h. It changes nothing on the machine.
 func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("data plane configuration: %w", err)
 	}
-	return &Engine{host: h, log: log, ready: make(chan struct{}), events: make(chan Event, eventQueue)}, nil
+	e := &Engine{
+		host: h, log: log,
+		ready:    make(chan struct{}),
+		events:   make(chan Event, eventQueue),
+		notices:  make(chan notice, noticeQueue),
+		kick:     make(chan struct{}, 1),
+		lookup:   lookup,
+		started:  time.Now().Add(-time.Hour), // so that no time is 0
+		table:    varp.New(tableOptions(cfg)),
+		recent:   newRecent(),
+		pending:  newPending(),
+		config:   cfg,
+		networks: map[vnet.ID]*network{},
+		own:      map[netip.Addr]struct{}{},
+		old:      map[netip.Addr]*oldHost{},
+		modern:   map[netip.Addr]int64{},
+		limits:   map[string]int64{},
+	}
+	e.mouth = newSpeaker(e, 0)
+	e.peers.configure(cfg.Peers, cfg.Port)
+	e.replicas = newReplicas(cfg.Replicate, cfg.Port, nil)
+	e.publishLocked()
+	return e, nil
 }
+
+// tableOptions are the bounds and times of the tables.
+func tableOptions(c Config) varp.Options {
+	o := varp.DefaultOptions()
+	o.TTL, o.MaxLocal, o.MaxRemote = c.EntryTTL, c.MaxMACs, c.MaxMACs
+	if o.HoldDown = c.HoldDown; o.HoldDown == 0 {
+		o.HoldDown = -1 // none
+	}
+	return o
+}
+
+// now is nanoseconds on the clock of all tables.
+func (e *Engine) now() int64 { return int64(time.Since(e.started)) }
 
 // String names the task.
 func (e *Engine) String() string { return "data plane" }
@@ -58,51 +146,509 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 // Events reports what happens. Events that nobody reads are dropped. The channel is never closed.
 func (e *Engine) Events() <-chan Event { return e.events }
 
-// Run moves frames until ctx ends. Devices stay as they are then, for the next daemon.
+// Run moves frames until ctx ends, and returns nil then. Devices stay as they are, for the next daemon.
 func (e *Engine) Run(ctx context.Context) error {
-	close(e.ready)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !e.config.Enabled { // never changes
+		e.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
+		close(e.ready)
+		<-ctx.Done()
+		return nil
+	}
+	watch, err := e.host.Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	defer e.close()
+	if err := e.open(); err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	var group errgroup.Group
+	for _, w := range e.workers {
+		group.Go(func() error {
+			defer cancel()
+			return w.run()
+		})
+	}
+	for _, f := range e.underlays {
+		if echo := f.sockets.Echo(); echo != nil {
+			group.Go(func() error { return echo.Run(ctx) })
+		}
+	}
+	group.Go(func() error { return e.control(ctx, watch) })
+	group.Go(func() error { return e.resolve(ctx) })
+	if err := e.addDefaults(); err != nil {
+		cancel()
+		err = fmt.Errorf("data plane: %w", err)
+		group.Go(func() error { return err })
+	} else {
+		close(e.ready)
+	}
 	<-ctx.Done()
-	return ctx.Err()
+	for _, w := range e.workers {
+		w.stop()
+	}
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// open opens the sockets and the ports of vnets that were added before.
+func (e *Engine) open() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.state != stateNew {
+		return ErrClosed
+	}
+	e.state = stateRunning
+	for i := range e.config.workers() {
+		w, err := newWorker(e, i)
+		if err != nil {
+			return err
+		}
+		e.workers = append(e.workers, w)
+	}
+	if err := e.openUnderlaysLocked(); err != nil {
+		return err
+	}
+	for _, n := range e.networks {
+		c := newNetwork(n.config, len(e.workers), n.salt)
+		c.devices = n.devices
+		c.limit = e.bumLimit()
+		if err := e.attachLocked(c); err != nil {
+			return err
+		}
+	}
+	e.nextSweep = e.now() + int64(e.config.SweepInterval)
+	e.publishLocked()
+	return nil
+}
+
+// close closes what open opened, after the workers have ended.
+func (e *Engine) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state = stateClosed
+	for _, n := range e.networks {
+		if n.port != nil {
+			n.port.Close()
+		}
+	}
+	for _, f := range e.underlays {
+		f.sockets.Close()
+	}
+	for _, w := range e.workers {
+		w.close()
+	}
+}
+
+// addDefaults makes the vnets that exist without being created.
+func (e *Engine) addDefaults() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.config.DefaultVnets {
+		return nil
+	}
+	var errs []error
+	for _, c := range vnet.DefaultVnets() {
+		if _, ok := e.networks[c.ID]; !ok {
+			errs = append(errs, e.addLocked(c))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("default vnets (default_vnets = false turns them off): %w", err)
+	}
+	return nil
+}
+
+// publishLocked gives the workers another view.
+func (e *Engine) publishLocked() {
+	c := &e.config
+	v := &view{
+		vnets:   make(map[vnet.ID]*network, len(e.networks)),
+		sources: map[int32]source{},
+		own:     e.own,
+		old:     make(map[netip.Addr]*oldHost, len(e.old)),
+		port:    c.Port,
+		ttl:     uint8(c.TTL),
+		etherip: c.Encapsulation == EtherIP,
+		pmtu:    c.MTUMode == MTUPath,
+	}
+	for id, n := range e.networks {
+		if n.port != nil {
+			v.vnets[id] = n
+			v.sources[n.token] = source{network: n}
+		}
+	}
+	for _, f := range e.underlays {
+		if f.link == nil {
+			continue
+		}
+		v.links[f.family] = f.link
+		for token, s := range f.tokens {
+			v.sources[token] = source{link: f.link, socket: s}
+		}
+	}
+	v.peers, v.peer = e.peers.list(e.own)
+	for _, r := range e.replicas {
+		if _, own := e.own[r.addr]; r.addr.IsValid() && !own {
+			v.replicas = append(v.replicas, netip.AddrPortFrom(r.addr, r.port))
+		}
+	}
+	for addr, h := range e.old {
+		v.old[addr] = h
+	}
+	e.view.Store(v)
+}
+
+// quiesceLocked waits until no worker uses an older view.
+func (e *Engine) quiesceLocked() {
+	for _, w := range e.workers {
+		w.quiesce()
+	}
 }
 
 // Add makes the devices of a vnet, or adopts those that are there, and carries its frames once Run runs.
 // A vnet that is there already is repaired where something is missing, without interrupting it. On an
 // error nothing is left behind.
-func (e *Engine) Add(ctx context.Context, c vnet.Config) error { return nil }
+func (e *Engine) Add(ctx context.Context, c vnet.Config) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.addLocked(c)
+}
+
+func (e *Engine) addLocked(c vnet.Config) error {
+	if e.state == stateClosed {
+		return ErrClosed
+	}
+	spec := e.spec(c)
+	devices, err := port.Ensure(e.host, spec)
+	if err != nil {
+		return err
+	}
+	before := e.networks[c.ID]
+	n := newNetwork(c, len(e.workers), e.recent.salt(c.ID))
+	n.devices = devices
+	n.bridge = devices.BridgeIndex
+	n.limit = e.bumLimit()
+	if before != nil {
+		n.shares = before.shares
+		if before.port != nil && before.devices.PeerIndex == devices.PeerIndex {
+			// Nothing of this is interrupted.
+			n.port, n.token, n.worker = before.port, before.token, before.worker
+		}
+	}
+	if e.state == stateRunning && n.port == nil {
+		if before != nil {
+			e.detachLocked(before)
+		}
+		if err := e.attachLocked(n); err != nil {
+			if devices.Created && before == nil {
+				err = errors.Join(err, port.Remove(e.host, spec))
+			}
+			return fmt.Errorf("vnet %s: %w", c.IDText, err)
+		}
+	} else {
+		e.networks[c.ID] = n
+		e.publishLocked()
+	}
+	if before == nil || before.port != n.port {
+		e.log.Info("vnet is up", "vnet", c.IDText, "vnif", devices.VnifName, "bridge", devices.Bridge,
+			"adopted", !devices.Created)
+	}
+	e.claimLearnedLocked(n)
+	return nil
+}
+
+// spec says which devices a vnet wants.
+func (e *Engine) spec(c vnet.Config) port.Spec {
+	return port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: e.config.MTU}
+}
+
+func (e *Engine) bumLimit() *bucket {
+	if e.config.BUMRate == 0 {
+		return nil
+	}
+	return newBucket(e.config.BUMRate, e.config.BUMRate)
+}
+
+// attachLocked opens a network's port and gives it to the worker that has fewest.
+func (e *Engine) attachLocked(n *network) error {
+	p, err := port.Open(n.devices, port.Options{})
+	if err != nil {
+		return err
+	}
+	count := make([]int, len(e.workers))
+	for _, other := range e.networks {
+		if other.port != nil {
+			count[other.worker]++
+		}
+	}
+	// From the last, since the first has the group's socket.
+	n.worker = len(count) - 1
+	for i := len(count) - 1; i >= 0; i-- {
+		if count[i] < count[n.worker] {
+			n.worker = i
+		}
+	}
+	n.port = p
+	n.token = e.tokenLocked()
+	before := e.networks[n.config.ID]
+	e.networks[n.config.ID] = n
+	e.publishLocked()
+	if err := e.workers[n.worker].watch(p.FD(), n.token); err != nil {
+		if delete(e.networks, n.config.ID); before != nil {
+			e.networks[n.config.ID] = before
+		}
+		e.publishLocked()
+		e.quiesceLocked()
+		p.Close()
+		return err
+	}
+	return nil
+}
+
+// tokenLocked returns an unused token for epoll.
+func (e *Engine) tokenLocked() int32 {
+	e.nextToken++
+	return e.nextToken
+}
+
+// detachLocked stops carrying a network's frames; its devices stay.
+func (e *Engine) detachLocked(n *network) {
+	if n.port == nil {
+		return
+	}
+	e.workers[n.worker].unwatch(n.port.FD())
+	p := n.port
+	// Workers may be using n.
+	c := newNetwork(n.config, len(e.workers), n.salt)
+	c.devices, c.shares, c.problem = n.devices, n.shares, n.problem
+	e.networks[n.config.ID] = c
+	e.publishLocked()
+	e.quiesceLocked()
+	p.Close()
+}
 
 // Remove stops carrying a vnet's frames and removes its devices; the bridge only if it is ours and no
 // other port is left on it. ErrUnknownVnet if it is not there.
-func (e *Engine) Remove(ctx context.Context, id vnet.ID) error { return nil }
-
-// AddPeer sends what is multicast here to another host by VFWD, and accepts the same from it; port 0 is
-// the protocol's. A peer that is there already gets the new port.
-func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) error { return nil }
-
-// RemovePeer undoes AddPeer, also for a peer of the configuration until the next Reload.
-func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error { return nil }
+func (e *Engine) Remove(ctx context.Context, id vnet.ID) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.state == stateClosed {
+		return ErrClosed
+	}
+	n := e.networks[id]
+	if n == nil {
+		return fmt.Errorf("%w: %s", ErrUnknownVnet, id)
+	}
+	e.detachLocked(n)
+	if err := port.Remove(e.host, e.spec(n.config)); err != nil {
+		e.networks[id].problem = "its devices could not be removed: " + err.Error()
+		return err // may be tried again
+	}
+	delete(e.networks, id)
+	e.publishLocked()
+	e.table.ForgetVnet(id)
+	e.log.Info("vnet is down", "vnet", n.config.IDText)
+	return nil
+}
 
 // AddVif notes that a MAC lives on this host, until RemoveVif, and announces it.
-func (e *Engine) AddVif(id vnet.ID, mac net.HardwareAddr) error { return nil }
-
-// RemoveVif undoes AddVif; it also forgets a MAC that was learned.
-func (e *Engine) RemoveVif(id vnet.ID, mac net.HardwareAddr) error { return nil }
+func (e *Engine) AddVif(id vnet.ID, mac net.HardwareAddr) error {
+	return e.vif(id, mac, e.table.AddVif)
+}
 
 // Announce tells the other hosts at once that a MAC lives here, as a vif script knows before the
 // first frame. The MAC ages like a learned one.
-func (e *Engine) Announce(id vnet.ID, mac net.HardwareAddr) error { return nil }
+func (e *Engine) Announce(id vnet.ID, mac net.HardwareAddr) error {
+	return e.vif(id, mac, e.table.LearnLocal)
+}
+
+// vif puts a MAC into the vif table by put, and announces it.
+func (e *Engine) vif(id vnet.ID, mac net.HardwareAddr, put func(varp.Key, int64) varp.Change) error {
+	m, err := unicastMAC(mac)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n, err := e.networkLocked(id)
+	if err != nil {
+		return err
+	}
+	switch put(varp.Key{Vnet: id, MAC: m}, e.now()).Kind {
+	case varp.Full:
+		return fmt.Errorf("vif %s: the vif table is full (%d MACs)", mac, e.config.MaxMACs)
+	case varp.Ignored, varp.Damped:
+		return fmt.Errorf("vif %s: the MAC moved to and fro too often, and stays where it is for a while", mac)
+	}
+	e.sayLocked(func(s *speaker) { s.announce(n, m) })
+	return nil
+}
+
+// RemoveVif undoes AddVif; it also forgets a MAC that was learned. ErrUnknownVif if it is not known.
+func (e *Engine) RemoveVif(id vnet.ID, mac net.HardwareAddr) error {
+	m, err := unicastMAC(mac)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, err := e.networkLocked(id); err != nil {
+		return err
+	}
+	if !e.table.RemoveVif(varp.Key{Vnet: id, MAC: m}) {
+		return fmt.Errorf("%w: %s", ErrUnknownVif, mac)
+	}
+	return nil
+}
 
 // Withdraw forgets that a MAC lives here. It succeeds if that is not known.
-func (e *Engine) Withdraw(id vnet.ID, mac net.HardwareAddr) error { return nil }
+func (e *Engine) Withdraw(id vnet.ID, mac net.HardwareAddr) error {
+	err := e.RemoveVif(id, mac)
+	if errors.Is(err, ErrUnknownVif) {
+		return nil
+	}
+	return err
+}
+
+// networkLocked finds a vnet that is there.
+func (e *Engine) networkLocked(id vnet.ID) (*network, error) {
+	switch {
+	case !e.config.Enabled:
+		return nil, ErrDisabled
+	case e.state == stateClosed:
+		return nil, ErrClosed
+	}
+	if n := e.networks[id]; n != nil {
+		return n, nil
+	}
+	return nil, fmt.Errorf("%w: %s", ErrUnknownVnet, id)
+}
+
+// unicastMAC checks that a MAC can be an interface's.
+func unicastMAC(mac net.HardwareAddr) (wire.MAC, error) {
+	if len(mac) != len(wire.MAC{}) {
+		return wire.MAC{}, fmt.Errorf("%q is not a MAC of six bytes", mac)
+	}
+	m := wire.MAC(mac)
+	if m.Multicast() || m.IsZero() {
+		return m, fmt.Errorf("%s is not the MAC of an interface", m)
+	}
+	return m, nil
+}
+
+// sayLocked lets the cold side speak to other hosts.
+func (e *Engine) sayLocked(say func(*speaker)) {
+	if e.state != stateRunning {
+		return
+	}
+	s := &e.mouth
+	s.view, s.now = e.view.Load(), e.now()
+	if s.view.links == [2]*link{} {
+		return
+	}
+	say(s)
+	s.flush()
+}
 
 // SetGroup changes the multicast group, of the family of addr.
-func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error { return nil }
+func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	addr = addr.Unmap()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.config
+	if underlay.Of(addr) == underlay.IPv4 {
+		c.Group = addr
+	} else {
+		c.Group6 = addr
+	}
+	if !addr.IsMulticast() {
+		return fmt.Errorf("%s is not a multicast address", addr)
+	}
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	e.config = c
+	e.refreshLocked()
+	return nil
+}
 
 // FlushVARP empties the VARP cache and returns the number of entries that it had.
-func (e *Engine) FlushVARP() int { return 0 }
+func (e *Engine) FlushVARP() int { return e.table.FlushRemote() }
 
-// Reload applies another configuration without interrupting what did not change. Fields that need a
-// restart (Enabled, Workers, Port) are reported as an error, the others applied nevertheless.
-func (e *Engine) Reload(cfg Config) error { return cfg.Validate() }
+// Reload applies another configuration without interrupting what did not change. What needs a restart
+// (enabled, workers, port, ipv6) is reported as an error, and everything else applied nevertheless.
+func (e *Engine) Reload(cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("data plane configuration: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.config
+	var errs []error
+	needsRestart := func(name string, changed bool) {
+		if changed {
+			errs = append(errs, fmt.Errorf("a change of %s needs a restart", name))
+		}
+	}
+	needsRestart("enabled", cfg.Enabled != old.Enabled)
+	needsRestart("port", cfg.Port != old.Port)
+	needsRestart("ipv6", cfg.IPv6 != old.IPv6)
+	needsRestart("workers", cfg.Workers != old.Workers)
+	cfg.Enabled, cfg.Port, cfg.IPv6, cfg.Workers = old.Enabled, old.Port, old.IPv6, old.Workers
+	e.config = cfg
 
-// Snapshot returns the state of everything.
-func (e *Engine) Snapshot() Snapshot { return Snapshot{} }
+	e.table.SetOptions(tableOptions(cfg))
+	e.nextSweep = min(e.nextSweep, e.now()+int64(cfg.SweepInterval))
+	e.peers.configure(cfg.Peers, cfg.Port)
+	e.replicas = newReplicas(cfg.Replicate, cfg.Port, e.replicas)
+	if cfg.TTL != old.TTL {
+		for _, f := range e.underlays {
+			errs = append(errs, f.sockets.SetTTL(cfg.TTL))
+		}
+	}
+	if e.state == stateRunning {
+		errs = append(errs, e.reloadNetworksLocked(old)...)
+		e.refreshLocked()
+	}
+	e.publishLocked()
+	e.lookAgain()
+	return errors.Join(errs...)
+}
+
+// reloadNetworksLocked applies what the configuration says about vnets.
+func (e *Engine) reloadNetworksLocked(old Config) (errs []error) {
+	cfg := e.config
+	for _, c := range vnet.DefaultVnets() {
+		n := e.networks[c.ID]
+		switch {
+		case cfg.DefaultVnets && n == nil:
+			errs = append(errs, e.addLocked(c))
+		case !cfg.DefaultVnets && old.DefaultVnets && n != nil && n.config.Bridge == "":
+			e.detachLocked(n)
+			delete(e.networks, c.ID)
+			e.table.ForgetVnet(c.ID)
+			errs = append(errs, port.Remove(e.host, e.spec(c)))
+		}
+	}
+	if cfg.MTU == old.MTU && cfg.BUMRate == old.BUMRate {
+		return errs
+	}
+	for _, n := range e.networks {
+		errs = append(errs, e.addLocked(n.config))
+	}
+	return errs
+}

@@ -1,10 +1,15 @@
 package dataplane
 
 import (
+	"cmp"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane/offload"
+	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -28,6 +33,8 @@ type Snapshot struct {
 	Peers []PeerState
 	// Replicate are the head-end hosts as configured, in that order.
 	Replicate []ReplicaState
+	// Hosts are the other hosts that are known, in order of their addresses.
+	Hosts []Host
 	// Underlays are one per address family, IPv4 first.
 	Underlays []Underlay
 	// Tables are the settings and sizes of the VARP cache and the vif table.
@@ -141,6 +148,20 @@ type Underlay struct {
 	Segmentation bool
 }
 
+// Host is another host, and what fits on the way to it.
+type Host struct {
+	Addr netip.Addr
+	// Encapsulation is how frames are sent to it.
+	Encapsulation Encapsulation
+	// Overhead is what stands in front of an inner frame in an outer IP packet, in bytes.
+	Overhead int
+	// MTU is that of the way to the host, Inner what an inner IP packet may have so that the outer fits, and
+	// MSS the same for TCP over IPv4; 0 where there is no underlay of the family.
+	MTU, Inner, MSS int
+	// MACs is the number of VARP cache entries behind it.
+	MACs int
+}
+
 // Tables are the settings and sizes of the VARP cache and the vif table.
 type Tables struct {
 	EntryTTL, SweepInterval, HoldDown time.Duration
@@ -156,4 +177,173 @@ type Tables struct {
 type Drop struct {
 	Reason Reason
 	Count  uint64
+}
+
+// Snapshot returns the state of everything.
+func (e *Engine) Snapshot() Snapshot {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.now()
+	c := &e.config
+	s := Snapshot{
+		Enabled: c.Enabled, Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
+		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: e.dropsLocked(), Tables: e.tablesLocked(),
+	}
+	for _, v := range e.table.Vifs(now) {
+		s.Vifs = append(s.Vifs, Vif{Vnet: v.Vnet, MAC: v.MAC, Age: v.Age, ByHand: v.ByHand})
+	}
+	for _, r := range e.table.Remote(now) {
+		s.Entries = append(s.Entries, Entry{
+			Vnet: r.Vnet, MAC: r.MAC, Addr: r.Addr, State: Reachable, Age: r.Age, Source: r.Source.String(), Damped: r.Damped,
+		})
+	}
+	s.Entries = append(s.Entries, e.pending.list(now)...)
+	slices.SortFunc(s.Entries, func(a, b Entry) int {
+		return cmp.Or(a.Vnet.Compare(b.Vnet), slices.Compare(a.MAC[:], b.MAC[:]))
+	})
+	for _, r := range e.replicas {
+		s.Replicate = append(s.Replicate, ReplicaState{Name: r.name, Addr: r.addr, Port: r.port, Problem: r.problem})
+	}
+	for _, f := range e.underlays {
+		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
+	}
+	s.Hosts = e.hostsLocked(s.Entries)
+	return s
+}
+
+func (e *Engine) vnetsLocked() []Vnet {
+	var out []Vnet
+	for _, n := range e.networks {
+		v := Vnet{
+			ID: n.config.ID, IDText: n.config.IDText, Bridge: n.config.Bridge, Vnetif: n.config.Vnetif,
+			Security: n.config.Security, Default: n.config.ID.Default() && n.config.Bridge == "",
+			Up: n.port != nil && n.problem == "", Problem: n.problem,
+			Header: wire.FrameLen + int(offload.VUDPv4), MTU: n.devices.MTU, MAC: n.devices.MAC,
+		}
+		if e.config.Encapsulation == EtherIP {
+			v.Header = wire.FrameLen + int(offload.EtherIPv4)
+		}
+		if n.port == nil && v.Problem == "" {
+			v.Problem = "the data plane does not run"
+			if !e.config.Enabled {
+				v.Problem = ErrDisabled.Error()
+			}
+		}
+		for i := range n.shares {
+			h := &n.shares[i]
+			v.Tx.Packets += h.txPackets.Load()
+			v.Tx.Frames += h.txFrames.Load()
+			v.Tx.Bytes += h.txBytes.Load()
+			v.Rx.Packets += h.rxPackets.Load()
+			v.Rx.Frames += h.rxFrames.Load()
+			v.Rx.Bytes += h.rxBytes.Load()
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })
+	return out
+}
+
+// dropsLocked sums the counters of all workers.
+func (e *Engine) dropsLocked() []Drop {
+	e.queueDropsLocked()
+	out := make([]Drop, reasons)
+	for r := range reasons {
+		out[r] = Drop{Reason: r, Count: e.mouth.drops[r].Load()}
+		for _, w := range e.workers {
+			out[r].Count += w.drops[r].Load()
+		}
+	}
+	return out
+}
+
+// queueDropsLocked fetches what the kernel dropped before workers could see it.
+func (e *Engine) queueDropsLocked() {
+	if e.state != stateRunning {
+		return
+	}
+	for _, n := range e.networks {
+		if n.port == nil {
+			continue
+		}
+		if dropped, err := n.port.Drops(); err == nil {
+			e.mouth.drops[DropVnifQueue].Add(uint64(dropped))
+		}
+	}
+	for _, f := range e.underlays {
+		total := f.sockets.Drops()
+		e.mouth.drops[DropSocketQueue].Add(total - f.drops)
+		f.drops = total
+	}
+}
+
+func (e *Engine) tablesLocked() Tables {
+	c, t := &e.config, e.table.Stats()
+	return Tables{
+		EntryTTL: c.EntryTTL, SweepInterval: c.SweepInterval, HoldDown: c.HoldDown, MaxMACs: c.MaxMACs,
+		Vifs: t.Local, Entries: t.Remote, Sweeps: t.Sweeps,
+		Moves: t.Moves, Damped: t.Damped, Held: t.Held, Evicted: t.Evicted,
+	}
+}
+
+func (e *Engine) underlayLocked(f *family, now int64) Underlay {
+	u := Underlay{
+		Family: f.family.String(), Up: f.link != nil, Problem: f.choice.problem,
+		Device: f.choice.device, Index: f.choice.index, Reason: f.choice.reason,
+		Address: f.choice.addr, Group: f.choice.group, Port: e.config.Port, MTU: f.choice.mtu,
+		Heard: -1, Silent: f.silent,
+	}
+	if at := f.heard.group.Load(); at > 0 {
+		u.Heard = time.Duration(now - at)
+	}
+	if f.link == nil {
+		return u
+	}
+	u.Inner = f.link.overhead(e.config.Encapsulation == EtherIP).InnerMTU(f.link.path.MTU)
+	u.Segmentation = f.link.path.Segmentation()
+	if f.family == underlay.IPv4 {
+		u.EtherIPHosts = slices.SortedFunc(maps.Keys(e.old), netip.Addr.Compare)
+	}
+	return u
+}
+
+// hostsLocked collects everybody who is known.
+func (e *Engine) hostsLocked(entries []Entry) []Host {
+	found := map[netip.Addr]int{}
+	for _, x := range entries {
+		if x.Addr.IsValid() {
+			found[x.Addr]++
+		}
+	}
+	for _, p := range e.peers.live {
+		found[p.addr.Addr()] += 0
+	}
+	for _, r := range e.replicas {
+		if r.addr.IsValid() {
+			found[r.addr] += 0
+		}
+	}
+	for addr := range e.old {
+		found[addr] += 0
+	}
+	var out []Host
+	links := e.view.Load().links
+	for addr, macs := range found {
+		h := Host{Addr: addr, Encapsulation: EtherIPInUDP, MACs: macs}
+		over := offload.VUDPv4
+		if fam := underlay.Of(addr); fam == underlay.IPv6 {
+			over = offload.VUDPv6
+		} else if e.config.Encapsulation == EtherIP || e.old[addr] != nil {
+			h.Encapsulation, over = EtherIP, offload.EtherIPv4
+		}
+		h.Overhead = int(over)
+		if l := links[underlay.Of(addr)]; l != nil {
+			const ipAndTCP = 40
+			h.MTU, h.Inner = l.path.MTU, over.InnerMTU(l.path.MTU)
+			h.MSS = h.Inner - ipAndTCP
+		}
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b Host) int { return a.Addr.Compare(b.Addr) })
+	return out
 }

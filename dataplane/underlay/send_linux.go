@@ -31,18 +31,12 @@ type Sender struct {
 	control [sendMsgs][sendControlLen]byte
 	iovs    [sendIovs]unix.Iovec
 	n, niov int
-	// refused is the path whose device takes no trains at all.
-	refused *Path
 	failed  int
 	err     error
 }
 
 // NewSender allocates a Sender.
 func NewSender() *Sender { return new(Sender) }
-
-// Segmentation reports whether trains are sent as such on a path: older kernels refuse them on devices
-// that cannot checksum.
-func (x *Sender) Segmentation(p *Path) bool { return x.refused != p }
 
 // Send sends messages in order. It returns how many packets the kernel did not take, and the last
 // reason; the others are sent nevertheless.
@@ -96,7 +90,7 @@ func (x *Sender) flush(s *Socket, p *Path, msgs []Msg) {
 	for i := 0; i < x.n; {
 		m := &msgs[i]
 		end := x.n
-		if x.refused == p {
+		if p.refusing.Load() {
 			if m.SegSize > 0 {
 				x.single(s, i, m)
 				i++
@@ -115,7 +109,7 @@ func (x *Sender) flush(s *Socket, p *Path, msgs []Msg) {
 			waited = true
 			s.waitWritable()
 		case m.SegSize > 0 && (errno == unix.EIO || errno == unix.EOPNOTSUPP):
-			x.refused = p
+			p.refusing.Store(true)
 		case m.SegSize > 0 && (errno == unix.EINVAL || errno == unix.EMSGSIZE):
 			// The route's MTU is smaller than the device's; udp(7).
 			x.single(s, i, m)

@@ -3,6 +3,7 @@ package underlay
 import (
 	"net/netip"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,4 +159,18 @@ func membership(fd, index int, group netip.Addr, join bool) error {
 		return nil // a member already
 	}
 	return err
+}
+
+// drops is how many packets the kernel dropped because the receive buffer was full: SK_MEMINFO_DROPS of
+// linux/sock_diag.h.
+func (s *Socket) drops() uint32 {
+	const index, count = 8, 9
+	var info [count]uint32
+	length := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&length)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return info[index]
 }

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -194,6 +195,18 @@ func (u *Underlay) SetTTL(ttl int) error {
 	return nil
 }
 
+// Drops returns how many packets the kernel dropped since Open because a receive buffer was full.
+func (u *Underlay) Drops() uint64 {
+	var sum uint64
+	for _, s := range u.udp {
+		sum += uint64(s.drops())
+	}
+	if u.etherip != nil {
+		sum += uint64(u.etherip.drops())
+	}
+	return sum
+}
+
 // Path is how packets leave this host. Take another Path when the device changes.
 type Path struct {
 	// Source is this host's address.
@@ -202,7 +215,14 @@ type Path struct {
 	Index int
 	// MTU is the device's, in bytes.
 	MTU int
+
+	// refusing: the kernel takes no trains for this device.
+	refusing atomic.Bool
 }
+
+// Segmentation reports whether trains are sent as such: older kernels refuse them for devices that
+// cannot checksum.
+func (p *Path) Segmentation() bool { return !p.refusing.Load() }
 
 // Msg is a packet to send, or a train of packets of one size to one host.
 type Msg struct {

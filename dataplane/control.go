@@ -1,0 +1,415 @@
+package dataplane
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane/varp"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+const netLoopback = net.FlagLoopback
+
+// notice is what a worker tells the cold side.
+type notice struct {
+	kind    noticeKind
+	network *network
+	mac     wire.MAC
+	addr    netip.Addr
+	change  varp.Change
+	err     error
+}
+
+type noticeKind uint8
+
+const (
+	noticeMoved noticeKind = iota
+	noticeFlapping
+	noticeLoop
+	noticeOldHost
+	noticeNewHost
+	noticeSendError
+)
+
+const (
+	// noticeQueue is how many notices wait; more are lost.
+	noticeQueue = 256
+	// tellEvery is how often the operator is told of one and the same thing.
+	tellEvery = int64(time.Minute)
+	// maxLimits bounds what is remembered for that.
+	maxLimits = 1024
+	// maxOldHosts bounds the hosts that speak only EtherIP, and oldHostTTL is after what silence they are
+	// forgotten; modernTTL is how long a host that spoke both is taken for a modern one.
+	maxOldHosts = 1024
+	oldHostTTL  = int64(10 * time.Minute)
+	modernTTL   = int64(10 * time.Minute)
+	// settle is the time that changes of the network are given to finish, since they come in bursts.
+	settle = 20 * time.Millisecond
+	// tickEvery is the longest time between two looks at the clock.
+	tickEvery = 5 * time.Second
+)
+
+// notify tells the cold side something; it never blocks.
+func (e *Engine) notify(n notice) {
+	select {
+	case e.notices <- n:
+	default:
+	}
+}
+
+// emit gives an event to whoever reads them.
+func (e *Engine) emit(ev Event) {
+	select {
+	case e.events <- ev:
+	default:
+	}
+}
+
+// control is the cold side's loop: changes of the network, notices of the workers, time.
+func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error {
+	ticker := time.NewTicker(e.tick())
+	defer ticker.Stop()
+	changed := time.NewTimer(0)
+	defer changed.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev, ok := <-watch:
+			if !ok {
+				return nil // ctx ended
+			}
+			if e.networkEvent(ev) {
+				changed.Reset(settle)
+			}
+		case <-changed.C:
+			e.mu.Lock()
+			e.refreshLocked()
+			e.mu.Unlock()
+		case n := <-e.notices:
+			e.mu.Lock()
+			e.noticeLocked(n)
+			e.mu.Unlock()
+		case <-ticker.C:
+			e.mu.Lock()
+			e.tickLocked()
+			e.mu.Unlock()
+			ticker.Reset(e.tick())
+		}
+	}
+}
+
+// tick is the time to the next look at the clock.
+func (e *Engine) tick() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	d := min(tickEvery, e.config.SweepInterval)
+	if e.config.GroupSilence > 0 {
+		d = min(d, e.config.GroupSilence/4)
+	}
+	return max(d, 10*time.Millisecond)
+}
+
+// tickLocked does what is due.
+func (e *Engine) tickLocked() {
+	now := e.now()
+	if now >= e.nextSweep {
+		e.nextSweep = now + int64(e.config.SweepInterval)
+		e.table.Sweep(now)
+		e.pending.sweep(now)
+		e.sweepHostsLocked(now)
+	}
+	for _, f := range e.underlays {
+		e.listenLocked(f, now)
+	}
+	e.queueDropsLocked()
+}
+
+// sweepHostsLocked forgets hosts that speak only EtherIP and have not for long, and what the operator
+// was told long ago.
+func (e *Engine) sweepHostsLocked(now int64) {
+	changed := false
+	for addr, h := range e.old {
+		if now-h.heard.Load() > oldHostTTL {
+			delete(e.old, addr)
+			changed = true
+		}
+	}
+	for addr, at := range e.modern {
+		if now-at > modernTTL {
+			delete(e.modern, addr)
+		}
+	}
+	for key, at := range e.limits {
+		if now-at > tellEvery {
+			delete(e.limits, key)
+		}
+	}
+	if changed {
+		e.publishLocked()
+	}
+}
+
+// listenLocked notices that a group has gone silent: nothing comes from it, though it did before, or
+// though hosts are there that send to this one directly.
+func (e *Engine) listenLocked(f *family, now int64) {
+	limit := int64(e.config.GroupSilence)
+	if f.link == nil || limit == 0 {
+		return
+	}
+	last, unicast := f.heard.group.Load(), f.heard.unicast.Load()
+	silentFor := now - max(last, f.since)
+	switch expected := last > 0 || unicast > 0 && now-unicast < limit; {
+	case f.silent && last > f.since && now-last < limit:
+		f.silent = false
+		e.log.Info("the group is heard again", "group", f.choice.group, "device", f.choice.device)
+		e.emit(Event{Kind: GroupHeard, Addr: f.choice.group, Text: fmt.Sprintf("group %s is heard again", f.choice.group)})
+	case !f.silent && expected && silentFor > limit:
+		f.silent = true
+		text := "nothing comes from the group any more; if other hosts run, look at multicast between them: " +
+			"IGMP snooping without a querier, a firewall, a router"
+		e.log.Warn(text, "group", f.choice.group, "device", f.choice.device, "silent", time.Duration(silentFor).Round(time.Second))
+		e.emit(Event{Kind: GroupSilent, Addr: f.choice.group, Text: text})
+	}
+}
+
+// tellLocked reports whether it is time to tell the operator of something again.
+func (e *Engine) tellLocked(key string) bool {
+	now := e.now()
+	if at, ok := e.limits[key]; ok && now-at < tellEvery {
+		return false
+	}
+	if len(e.limits) >= maxLimits {
+		return false
+	}
+	e.limits[key] = now
+	return true
+}
+
+// noticeLocked acts on a worker's word.
+func (e *Engine) noticeLocked(n notice) {
+	switch n.kind {
+	case noticeMoved:
+		from, to := n.change.From.String(), n.addr.String()
+		if !n.change.From.IsValid() {
+			from = "this host"
+		}
+		if !n.addr.IsValid() {
+			to = "this host"
+		}
+		text := fmt.Sprintf("MAC %s of vnet %s moved from %s to %s", n.mac, n.network.config.IDText, from, to)
+		level := e.log.Info
+		if n.change.Moves > 1 {
+			level = e.log.Debug // the first move is a migration, more are flapping, of which more is said
+		}
+		level("MAC moved", "vnet", n.network.config.IDText, "mac", n.mac, "from", from, "to", to)
+		e.emit(Event{Kind: MACMoved, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
+	case noticeFlapping:
+		text := fmt.Sprintf("MAC %s of vnet %s moves to and fro: two domains with one MAC, or a loop", n.mac, n.network.config.IDText)
+		e.emit(Event{Kind: MACFlapping, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
+		if e.tellLocked("flapping " + n.network.config.IDText + n.mac.String()) {
+			e.log.Warn("MAC moves to and fro: two domains with one MAC, or a loop; it stays where it is for a while",
+				"vnet", n.network.config.IDText, "mac", n.mac, "other", n.addr, "moves", n.change.Moves)
+		}
+	case noticeLoop:
+		text := fmt.Sprintf("a frame of vnet %s came back from %s: the vnet's bridges are joined by another way, too",
+			n.network.config.IDText, n.addr)
+		e.emit(Event{Kind: LoopSeen, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
+		if e.tellLocked("loop " + n.network.config.IDText) {
+			e.log.Warn("loop: a frame that this host sent came back; the vnet's bridges are joined by another way, too",
+				"vnet", n.network.config.IDText, "mac", n.mac, "from", n.addr)
+		}
+	case noticeOldHost:
+		e.oldHostLocked(n.addr)
+	case noticeNewHost:
+		e.modern[n.addr] = e.now()
+		if _, ok := e.old[n.addr]; ok {
+			delete(e.old, n.addr)
+			e.publishLocked()
+			e.log.Info("host speaks VUDP after all", "host", n.addr)
+		}
+	case noticeSendError:
+		if e.tellLocked("send") {
+			e.log.Warn("packets cannot be sent", "err", n.err)
+		}
+	}
+}
+
+// oldHostLocked notes that a host sent EtherIP.
+func (e *Engine) oldHostLocked(addr netip.Addr) {
+	now := e.now()
+	if at, ok := e.modern[addr]; ok && now-at < modernTTL {
+		return
+	}
+	if e.old[addr] != nil || len(e.old) >= maxOldHosts {
+		return
+	}
+	h := new(oldHost)
+	h.heard.Store(now)
+	e.old[addr] = h
+	e.publishLocked()
+	e.log.Info("host speaks EtherIP without UDP, as Xen up to 3.0.1: it is answered so", "host", addr)
+}
+
+// networkEvent acts on a change of the network and reports whether the underlay may be affected.
+func (e *Engine) networkEvent(ev hostnet.Event) bool {
+	switch ev := ev.(type) {
+	case hostnet.FDBEvent:
+		e.fdbEvent(ev)
+		return false
+	case hostnet.LinkEvent:
+		return e.linkEvent(ev)
+	case hostnet.ResyncEvent:
+		e.resync()
+	}
+	return true
+}
+
+// linkEvent acts on a device that changed. It reports whether that can concern an underlay: devices of
+// vnets and ports of their bridges come and go all the time.
+func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.networks {
+		switch ev.Link.Index {
+		case n.devices.PeerIndex:
+			if ev.Gone {
+				e.lostLocked(n)
+			}
+			return false
+		case n.devices.VnifIndex:
+			if !ev.Gone {
+				e.masterLocked(n, ev.Link.Master)
+			}
+			return false
+		}
+	}
+	if ev.Gone {
+		return true
+	}
+	for _, n := range e.networks {
+		if ev.Link.Master != 0 && ev.Link.Master == n.bridge {
+			return false
+		}
+	}
+	return true
+}
+
+// lostLocked stops carrying a network whose devices vanished.
+func (e *Engine) lostLocked(n *network) {
+	if n.problem == "" {
+		e.log.Warn("the devices of a vnet vanished", "vnet", n.config.IDText, "vnif", n.config.Vnetif)
+	}
+	n.problem = "its devices vanished"
+	e.detachLocked(n)
+	e.emit(Event{Kind: VnetLost, Vnet: n.config.ID, Text: fmt.Sprintf("the devices of vnet %s vanished", n.config.IDText)})
+}
+
+// masterLocked notes the bridge that a vnif is on now.
+func (e *Engine) masterLocked(n *network, bridge int) {
+	if bridge == n.bridge {
+		return
+	}
+	// An event may be older than what Add did since.
+	l, err := e.host.LinkByIndex(n.devices.VnifIndex)
+	if err != nil || l.Master == n.bridge {
+		return
+	}
+	bridge = l.Master
+	n.bridge = bridge
+	if n.config.Bridge == "" {
+		return // its owner's business
+	}
+	if bridge == n.devices.BridgeIndex {
+		n.problem = ""
+		return
+	}
+	n.problem = fmt.Sprintf("%s is not on bridge %s", n.config.Vnetif, n.config.Bridge)
+	e.log.Warn("the vnif of a vnet was taken off its bridge", "vnet", n.config.IDText, "vnif", n.config.Vnetif, "bridge", n.config.Bridge)
+	e.emit(Event{Kind: VnetLost, Vnet: n.config.ID, Text: n.problem})
+}
+
+// fdbEvent acts on a MAC that a bridge learned or forgot: a port that another program attached becomes
+// known so, also when its domain speaks to its neighbours only.
+func (e *Engine) fdbEvent(ev hostnet.FDBEvent) {
+	if ev.Entry.Local {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.networkOnLocked(ev.Entry.Bridge)
+	if n == nil || ev.Entry.Port == n.devices.VnifIndex {
+		return
+	}
+	key := varp.Key{Vnet: n.config.ID, MAC: ev.Entry.MAC}
+	if ev.Gone {
+		if entry, ok := e.table.Entry(key, e.now()); ok && !entry.ByHand && !entry.Addr.IsValid() {
+			e.table.RemoveVif(key)
+		}
+		return
+	}
+	switch c := e.table.Claim(key, e.now()); c.Kind {
+	case varp.Added, varp.MovedHere:
+		e.sayLocked(func(s *speaker) { s.announce(n, key.MAC) })
+		if c.Kind == varp.MovedHere {
+			e.noticeLocked(notice{kind: noticeMoved, network: n, mac: key.MAC, change: c})
+		}
+	case varp.Damped:
+		e.noticeLocked(notice{kind: noticeFlapping, network: n, mac: key.MAC, change: c})
+	}
+}
+
+// networkOnLocked finds the vnet that is on a bridge.
+func (e *Engine) networkOnLocked(bridge int) *network {
+	for _, n := range e.networks {
+		if bridge != 0 && n.bridge == bridge {
+			return n
+		}
+	}
+	return nil
+}
+
+// claimLearnedLocked takes over what a bridge knows already. It is not announced: others may know better
+// where a MAC went meanwhile, and where they don't, they still have the announces of before.
+func (e *Engine) claimLearnedLocked(n *network) {
+	if n.bridge == 0 || e.state != stateRunning {
+		return
+	}
+	list, err := e.host.FDB(n.bridge)
+	if err != nil {
+		e.log.Debug("forwarding database cannot be listed", "bridge", n.config.Bridge, "err", err)
+		return
+	}
+	now := e.now()
+	for _, f := range list {
+		key := varp.Key{Vnet: n.config.ID, MAC: f.MAC}
+		if f.Local || f.Port == n.devices.VnifIndex {
+			continue
+		}
+		if _, known := e.table.Entry(key, now); !known {
+			e.table.Claim(key, now)
+		}
+	}
+}
+
+// resync looks at everything again, since events were lost.
+func (e *Engine) resync() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.networks {
+		if n.port == nil {
+			continue
+		}
+		l, err := e.host.LinkByIndex(n.devices.VnifIndex)
+		if err != nil {
+			e.lostLocked(n)
+			continue
+		}
+		e.masterLocked(n, l.Master)
+		e.claimLearnedLocked(n)
+	}
+}

@@ -1,0 +1,265 @@
+package dataplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane/underlay"
+)
+
+// peers are the hosts that get VFWD: those of the configuration, by address or name, and those that
+// were added at run time. It is guarded by the engine's lock.
+type peers struct {
+	configured []*replica
+	added      map[netip.Addr]uint16 // address to port
+	// removed are peers of the configuration that were removed at run time.
+	removed map[netip.Addr]bool
+	live    map[netip.Addr]*peer
+}
+
+// replica is a host of the configuration, by address or name.
+type replica struct {
+	name    string
+	port    uint16
+	addr    netip.Addr // the zero Addr while it is not resolved
+	problem string
+}
+
+// newReplicas makes the list of hosts of the configuration; names that were resolved before keep their
+// address until they are looked up again.
+func newReplicas(list []Peer, port uint16, before []*replica) []*replica {
+	var out []*replica
+	for _, p := range list {
+		r := &replica{name: p.Addr, port: p.Port}
+		if r.port == 0 {
+			r.port = port
+		}
+		if a, err := netip.ParseAddr(p.Addr); err == nil {
+			r.addr = a.Unmap()
+		} else if i := slices.IndexFunc(before, func(b *replica) bool { return b.name == p.Addr }); i >= 0 {
+			r.addr, r.problem = before[i].addr, before[i].problem
+		} else {
+			r.problem = "the name was not looked up yet"
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (p *peers) configure(list []Peer, port uint16) {
+	p.configured = newReplicas(list, port, p.configured)
+	p.removed = nil
+}
+
+// list returns the peers in order of their addresses, without this host itself. Peers that stay keep
+// their counters.
+func (p *peers) list(own map[netip.Addr]struct{}) ([]*peer, map[netip.Addr]*peer) {
+	want := map[netip.Addr]*peer{}
+	want1 := func(name string, addr netip.Addr, port uint16) {
+		if _, isOwn := own[addr]; isOwn || !addr.IsValid() {
+			return
+		}
+		to := netip.AddrPortFrom(addr, port)
+		if have := p.live[addr]; have != nil && have.addr == to && have.name == name {
+			want[addr] = have
+			return
+		}
+		n := &peer{name: name, addr: to}
+		if have := p.live[addr]; have != nil {
+			n.tx.Store(have.tx.Load())
+			n.rx.Store(have.rx.Load())
+		}
+		want[addr] = n
+	}
+	for _, r := range p.configured {
+		if !p.removed[r.addr] {
+			want1(r.name, r.addr, r.port)
+		}
+	}
+	for addr, port := range p.added {
+		want1("", addr, port)
+	}
+	p.live = want
+	out := slices.SortedFunc(maps.Values(want), func(a, b *peer) int { return a.addr.Addr().Compare(b.addr.Addr()) })
+	return out, want
+}
+
+// AddPeer sends what is multicast here to another host by VFWD, and accepts the same from it; port 0 is
+// the protocol's. A peer that is there already gets the new port.
+func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	addr = addr.Unmap()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, own := e.own[addr]
+	switch {
+	case !e.config.Enabled:
+		return ErrDisabled
+	case !usableHost(addr):
+		return fmt.Errorf("peer %s is not the address of a host", addr)
+	case own:
+		return fmt.Errorf("peer %s is this host itself", addr)
+	case !addr.Is4():
+		return fmt.Errorf("peer %s: forwarding (VFWD) carries IPv4 only; use replicate in vnet.toml", addr)
+	}
+	if port == 0 {
+		port = e.config.Port
+	}
+	if e.peers.added == nil {
+		e.peers.added = map[netip.Addr]uint16{}
+	}
+	delete(e.peers.removed, addr)
+	e.peers.added[addr] = port
+	e.publishLocked()
+	e.log.Info("peer added: what is multicast here is forwarded to it; one host per segment should do that",
+		"peer", netip.AddrPortFrom(addr, port))
+	return nil
+}
+
+// RemovePeer undoes AddPeer, also for a peer of the configuration until the next Reload. ErrUnknownPeer
+// if there is no such peer.
+func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	addr = addr.Unmap()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, added := e.peers.added[addr]
+	delete(e.peers.added, addr)
+	for _, r := range e.peers.configured {
+		if r.addr == addr && !e.peers.removed[addr] {
+			if e.peers.removed == nil {
+				e.peers.removed = map[netip.Addr]bool{}
+			}
+			e.peers.removed[addr] = true
+			added = true
+		}
+	}
+	if !added {
+		return fmt.Errorf("%w: %s", ErrUnknownPeer, addr)
+	}
+	e.publishLocked()
+	e.log.Info("peer removed", "peer", addr)
+	return nil
+}
+
+// Peers returns the peers in order of their addresses.
+func (e *Engine) Peers() []PeerState {
+	var out []PeerState
+	for _, p := range e.view.Load().peers {
+		out = append(out, PeerState{
+			Name: p.name, Addr: p.addr.Addr(), Port: p.addr.Port(), TxPackets: p.tx.Load(), RxPackets: p.rx.Load(),
+		})
+	}
+	return out
+}
+
+const (
+	lookupTimeout = 5 * time.Second
+	// lookupRetry is the time to the next try while a name cannot be resolved.
+	lookupRetry = 5 * time.Second
+)
+
+// lookup asks the system's resolver.
+func lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+}
+
+// lookAgain makes the resolver look at once.
+func (e *Engine) lookAgain() {
+	select {
+	case e.kick <- struct{}{}:
+	default:
+	}
+}
+
+// resolve looks names of the configuration up, now and again, until ctx ends.
+func (e *Engine) resolve(ctx context.Context) error {
+	for {
+		wait := e.resolveAll(ctx)
+		var again <-chan time.Time // never, if there are no names
+		if wait > 0 {
+			again = time.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.kick:
+		case <-again:
+		}
+	}
+}
+
+// resolveAll looks every name up and returns when to do so again, 0 for never.
+func (e *Engine) resolveAll(ctx context.Context) time.Duration {
+	e.mu.Lock()
+	all := slices.Concat(e.peers.configured, e.replicas)
+	wait := e.config.ResolveInterval
+	e.mu.Unlock()
+	names := false
+	for _, r := range all {
+		if _, err := netip.ParseAddr(r.name); err == nil {
+			continue
+		}
+		names = true
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+		addrs, err := e.lookup(ctx, r.name)
+		cancel()
+		if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) && err != nil {
+			continue
+		}
+		if !e.resolved(r, addrs, err) {
+			wait = min(wait, lookupRetry)
+		}
+	}
+	if !names {
+		return 0
+	}
+	return wait
+}
+
+// resolved notes what a lookup brought. It is false if the name has no address.
+func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	forPeer := slices.Contains(e.peers.configured, r)
+	var usable []netip.Addr
+	for _, a := range addrs {
+		a = a.Unmap().WithZone("")
+		if usableHost(a) && (a.Is4() || !forPeer && e.config.IPv6) {
+			usable = append(usable, a)
+		}
+	}
+	if err == nil && len(usable) == 0 {
+		err = errors.New("it has no address that can be used")
+	}
+	if err != nil {
+		if problem := err.Error(); problem != r.problem {
+			r.problem = problem
+			e.log.Warn("host name cannot be resolved", "name", r.name, "keeping", r.addr, "err", err)
+		}
+		return r.addr.IsValid()
+	}
+	r.problem = ""
+	if slices.Contains(usable, r.addr) {
+		return true
+	}
+	// IPv4 first, since every vnet host has that.
+	best := slices.MinFunc(usable, func(a, b netip.Addr) int {
+		return cmp.Or(cmp.Compare(underlay.Of(a), underlay.Of(b)), a.Compare(b))
+	})
+	e.log.Info("host name resolved", "name", r.name, "address", best, "before", r.addr)
+	r.addr = best
+	e.publishLocked()
+	return true
+}

@@ -1,0 +1,363 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/xenvnet/xend/dataplane/offload"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/varp"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// From the underlay to the vnif.
+
+// How a packet came.
+const (
+	byUnicast byte = iota
+	byGroup
+	byPeer // VFWD
+)
+
+// arrival is where a packet came from.
+type arrival struct {
+	link *link
+	// from is the host that sent it; of VFWD, the original sender.
+	from netip.Addr
+	// outer is the host that it came from last.
+	outer netip.Addr
+	by    byte
+}
+
+// inbound is a frame for a vnif, and the next one for the same.
+type inbound struct {
+	frame []byte
+	next  int // index, -1 for none
+}
+
+// target is a vnif that frames are for.
+type target struct {
+	network     *network
+	first, last int // index in inbound
+	packets     int
+	bytes       int
+}
+
+// fromUDP moves a batch of packets from other hosts to vnifs.
+func (w *worker) fromUDP(l *link, s *underlay.Socket) {
+	count, err := s.Recv(w.packets)
+	if err != nil {
+		return // an error of the moment: a device that went down
+	}
+	for i := range count {
+		p := w.packets.Packet(i)
+		a, ok := w.admit(l, p)
+		if !ok {
+			continue
+		}
+		for data := p.Data; len(data) > 0; {
+			n := min(p.SegSize, len(data))
+			w.fromHost(data[:n:n], a)
+			data = data[n:]
+		}
+	}
+	w.deliver()
+	w.flush()
+}
+
+// fromEtherIP moves a batch of EtherIP packets to vnifs.
+func (w *worker) fromEtherIP(l *link, s *underlay.Socket) {
+	count, err := s.Recv(w.packets)
+	if err != nil {
+		return
+	}
+	for i := range count {
+		p := w.packets.Packet(i)
+		a, ok := w.admit(l, p)
+		if !ok {
+			continue
+		}
+		id, frame, err := wire.DecodeEtherIP(p.Data)
+		if err != nil {
+			w.refuse(err)
+			continue
+		}
+		w.frameIn(id, frame, a)
+		if h := w.view.old[a.from]; h != nil {
+			note(&h.heard, w.now)
+		} else {
+			w.engine.notify(notice{kind: noticeOldHost, addr: a.from})
+		}
+	}
+	w.deliver()
+	w.flush()
+}
+
+// admit looks at the outer addresses of a packet.
+func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
+	a := arrival{link: l, from: p.From.Addr(), outer: p.From.Addr()}
+	reason := reasons
+	_, own := w.view.own[a.from]
+	switch {
+	case p.Truncated:
+		reason = DropTruncated
+	case own:
+		reason = DropOwn
+	case p.Misdirected, p.Multicast && p.To != l.group.Addr():
+		reason = DropDestination
+	case !usableHost(a.from):
+		reason = DropMalformed
+	}
+	if reason != reasons {
+		w.drops[reason].Add(uint64((len(p.Data) + p.SegSize - 1) / p.SegSize))
+		return a, false
+	}
+	if p.Multicast {
+		a.by = byGroup
+		note(&l.heard.group, w.now)
+	} else {
+		note(&l.heard.unicast, w.now)
+	}
+	return a, true
+}
+
+// fromHost handles a UDP payload.
+func (w *worker) fromHost(b []byte, a arrival) {
+	id, _, err := wire.DecodeMessage(b)
+	if err != nil {
+		w.refuse(err)
+		return
+	}
+	pass := false
+	switch {
+	case id != wire.MessageVFWD:
+		pass = w.payload(id, b, a)
+	case a.by == byUnicast && a.link.Family() == underlay.IPv4:
+		w.forwarded(b, a)
+	default:
+		w.drop(DropMessage) // VFWD is unicast over IPv4
+	}
+	if pass && a.by == byGroup && len(w.view.peers) > 0 && a.link.Family() == underlay.IPv4 {
+		w.forward(a.link, a.from, b)
+	}
+}
+
+// payload handles a VUDP or VARP message. It reports whether other segments should get it, too.
+func (w *worker) payload(id wire.MessageID, b []byte, a arrival) bool {
+	if id == wire.MessageVARP {
+		m, err := wire.DecodeVARP(b)
+		if err != nil {
+			w.refuse(err)
+			return false
+		}
+		return w.varp(m, b, a)
+	}
+	vid, frame, err := wire.DecodeVUDP(b)
+	if err != nil {
+		w.refuse(err)
+		return false
+	}
+	if w.isOld(a.from) {
+		w.engine.notify(notice{kind: noticeNewHost, addr: a.from})
+	}
+	return w.frameIn(vid, frame, a)
+}
+
+// refuse counts a packet that could not be decoded.
+func (w *worker) refuse(err error) {
+	switch {
+	case errors.Is(err, wire.ErrVersion):
+		w.drop(DropVersion)
+	case errors.Is(err, wire.ErrMessage), errors.Is(err, wire.ErrOpcode):
+		w.drop(DropMessage)
+	default:
+		w.drop(DropMalformed)
+	}
+}
+
+// forwarded handles a VFWD message: what a peer heard on its segment.
+func (w *worker) forwarded(b []byte, a arrival) {
+	p := w.view.peer[a.outer]
+	if p == nil {
+		w.drop(DropNotPeer)
+		return
+	}
+	f, err := wire.DecodeVFWD(b)
+	if err != nil {
+		w.refuse(err)
+		return
+	}
+	p.rx.Add(1)
+	a.by = byPeer
+	if !f.Source.IsUnspecified() {
+		a.from = f.Source
+	}
+	if _, own := w.view.own[a.from]; own {
+		w.drop(DropOwn)
+		return
+	}
+	id, _, err := wire.DecodeMessage(f.Payload)
+	if err == nil && id == wire.MessageVFWD {
+		err = wire.ErrMessage
+	}
+	if err == nil && !usableHost(a.from) {
+		err = wire.ErrFamily
+	}
+	if err != nil {
+		w.refuse(err)
+		return
+	}
+	if !w.payload(id, f.Payload, a) || !f.Destination.IsMulticast() {
+		return
+	}
+	from := netip.AddrPortFrom(a.from, w.view.port)
+	if err := w.relay.Send(a.link.Underlay, a.link.path, from, a.link.group, w.view.ttl, f.Payload); err != nil {
+		w.sendFailed(1, err)
+	}
+}
+
+// frameIn takes a frame of another host. It reports whether other segments should get it, too: also
+// where this host does not have the vnet.
+func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
+	n := w.view.vnets[id]
+	source := wire.Source(frame)
+	switch {
+	case n == nil:
+		w.drop(DropUnknownVnet)
+		return w.first(w.engine.recent.salt(id), frame, a)
+	case n.config.Security != vnet.None:
+		w.drop(DropSecurity)
+		return false
+	case len(frame) > n.longest(frame):
+		w.drop(DropTooLong)
+		return false
+	case source.Multicast() || source.IsZero():
+		w.drop(DropSource)
+		return false
+	}
+	if a.by != byUnicast || frame[0]&1 != 0 || len(w.view.replicas) > 0 {
+		hash := w.engine.recent.hash(n.salt, frame)
+		if w.engine.recent.returned(hash, w.now) {
+			w.drop(DropLoop)
+			n.suspect.Store(w.now + loopAlarm)
+			w.engine.notify(notice{kind: noticeLoop, network: n, mac: source, addr: a.from})
+			return false
+		}
+		if w.engine.recent.arrived(hash, w.engine.recent.way(a.by, a.outer), w.now) {
+			w.drop(DropDuplicate)
+			return false
+		}
+	}
+	if !w.learnRemote(n, source, a.from, varp.Frame) {
+		w.drop(DropFlapping)
+		return false
+	}
+	if w.view.pmtu {
+		offload.ClampMSS(frame, wire.VnetHdr{}, a.link.maxFrame(false))
+	}
+	w.collect(n, frame)
+	return true
+}
+
+// first reports whether something that peers are to get has not come by another way already.
+func (w *worker) first(salt uint64, b []byte, a arrival) bool {
+	if len(w.view.peers) == 0 || a.by == byUnicast {
+		return false
+	}
+	r := w.engine.recent
+	return !r.arrived(r.hash(salt, b), r.way(a.by, a.outer), w.now)
+}
+
+// learnRemote notes that a MAC is behind a host. It is false if the MAC flaps and is held to live here.
+func (w *worker) learnRemote(n *network, mac wire.MAC, from netip.Addr, by varp.Source) bool {
+	key := varp.Key{Vnet: n.config.ID, MAC: mac}
+	if w.now < w.remoteCache.until && w.remoteCache.from == from && w.remoteCache.key == key {
+		return true
+	}
+	c := w.engine.table.LearnRemote(key, from, by, w.now)
+	switch c.Kind {
+	case varp.Known:
+		w.remoteCache = learned{key: key, from: from, until: w.now + cacheFor}
+	case varp.Added:
+		w.engine.pending.done(key)
+	case varp.MovedAway, varp.MovedThere:
+		w.localCache.until = 0
+		w.engine.notify(notice{kind: noticeMoved, network: n, mac: mac, addr: from, change: c})
+	case varp.Damped:
+		w.engine.notify(notice{kind: noticeFlapping, network: n, mac: mac, addr: from, change: c})
+		return !w.engine.table.Local(key, w.now)
+	case varp.Ignored:
+		return !w.engine.table.Local(key, w.now)
+	}
+	return true
+}
+
+// varp handles a VARP message; b is the whole of it. It reports whether other segments should get it, too.
+func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
+	pass := false
+	if len(w.view.peers) > 0 && a.by != byUnicast {
+		if pass = w.first(0, b, a); !pass {
+			w.drop(DropDuplicate)
+			return false
+		}
+	}
+	n := w.view.vnets[m.Vnet]
+	if n == nil {
+		w.drop(DropUnknownVnet)
+		return pass
+	}
+	if m.Opcode == wire.Request {
+		if w.engine.table.Local(varp.Key{Vnet: m.Vnet, MAC: m.MAC}, w.now) {
+			w.reply(n, m.MAC, a.from)
+		}
+		return pass
+	}
+	if _, own := w.view.own[m.CareOf]; own || !usableHost(m.CareOf) {
+		w.drop(DropMalformed)
+		return false
+	}
+	if !w.learnRemote(n, m.MAC, m.CareOf, varp.Announce) {
+		w.drop(DropFlapping)
+	}
+	return pass
+}
+
+// collect keeps a frame for its vnif until deliver.
+func (w *worker) collect(n *network, frame []byte) {
+	i := len(w.inbound)
+	w.inbound = append(w.inbound, inbound{frame, -1})
+	s := &n.shares[w.number]
+	if s.slot == 0 {
+		w.targets = append(w.targets, target{network: n, first: i, last: i})
+		s.slot = len(w.targets)
+	}
+	t := &w.targets[s.slot-1]
+	if t.last != i {
+		w.inbound[t.last].next = i
+		t.last = i
+	}
+	t.packets++
+	t.bytes += len(frame)
+}
+
+// deliver gives the collected frames to their vnifs.
+func (w *worker) deliver() {
+	for i := range w.targets {
+		t := &w.targets[i]
+		for at := t.first; at >= 0; at = w.inbound[at].next {
+			w.coalesce.Add(w.inbound[at].frame)
+		}
+		frames := w.coalesce.Flush()
+		sent, err := t.network.port.Send(frames)
+		if err != nil {
+			w.drops[DropPort].Add(uint64(len(frames) - sent))
+		}
+		s := &t.network.shares[w.number]
+		s.slot = 0
+		s.rxPackets.Add(uint64(t.packets))
+		s.rxBytes.Add(uint64(t.bytes))
+		s.rxFrames.Add(uint64(sent))
+	}
+	w.targets, w.inbound = w.targets[:0], w.inbound[:0]
+}

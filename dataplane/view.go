@@ -1,0 +1,165 @@
+package dataplane
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/xenvnet/xend/dataplane/offload"
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// view is what workers see of the world. It never changes: a cold operation publishes another one.
+type view struct {
+	// vnets are those that are carried.
+	vnets map[vnet.ID]*network
+	// links are the usable underlays by family, nil where there is none.
+	links [2]*link
+	// own are this host's addresses.
+	own map[netip.Addr]struct{}
+	// peers get VFWD; peer finds one by its address.
+	peers []*peer
+	peer  map[netip.Addr]*peer
+	// replicas get a unicast copy of every flooded frame.
+	replicas []netip.AddrPort
+	// old are the hosts that speak only EtherIP.
+	old map[netip.Addr]*oldHost
+	// sources are what workers wait for, by the token that epoll gives back.
+	sources map[int32]source
+
+	port    uint16
+	ttl     uint8
+	etherip bool // frames are sent as EtherIP without UDP
+	pmtu    bool
+}
+
+// source is a descriptor with packets for a worker: a vnif or a socket of an underlay.
+type source struct {
+	network *network
+	link    *link
+	socket  *underlay.Socket
+}
+
+// link is a usable underlay.
+type link struct {
+	*underlay.Underlay
+	path  *underlay.Path
+	group netip.AddrPort
+	heard *heard
+}
+
+// heard tells when something last came from the group; 0: never.
+type heard struct{ group, unicast atomic.Int64 }
+
+// heardStep is how stale, in nanoseconds, a heard may be: a store per packet would be wasted.
+const heardStep = int64(1e8)
+
+func note(at *atomic.Int64, now int64) {
+	if now-at.Load() > heardStep {
+		at.Store(now)
+	}
+}
+
+// maxFrame is the largest inner frame whose outer packet fits the link.
+func (l *link) maxFrame(etherip bool) int { return l.overhead(etherip).MaxFrame(l.path.MTU) }
+
+func (l *link) overhead(etherip bool) offload.Overhead {
+	switch {
+	case l.Family() == underlay.IPv6:
+		return offload.VUDPv6
+	case etherip:
+		return offload.EtherIPv4
+	}
+	return offload.VUDPv4
+}
+
+// network is a vnet that is carried.
+type network struct {
+	config  vnet.Config
+	devices port.Devices
+	port    *port.Port
+	// header is what stands in front of frames in UDP; its tail in front of them in EtherIP.
+	header []byte
+	// salt makes equal frames of two vnets differ in tables.
+	salt   uint64
+	token  int32
+	worker int // that reads the vnif
+	// limit is only used by that worker.
+	limit *bucket
+	// suspect is until when there may be a loop.
+	suspect atomic.Int64
+	// bridge is the index of the bridge that the vnif is on, 0 for none, and problem what is wrong, for a
+	// person; both are guarded by the engine's lock.
+	bridge  int
+	problem string
+	// shares are one element per worker.
+	shares []share
+}
+
+// share is what one worker has of a network.
+type share struct {
+	txPackets, txFrames, txBytes atomic.Uint64
+	rxPackets, rxFrames, rxBytes atomic.Uint64
+	// slot is one more than the index in the worker's targets, 0 for none; only used by the worker.
+	slot int
+	_    [8]byte // a cache line
+}
+
+func newNetwork(c vnet.Config, workers int, salt uint64) *network {
+	return &network{config: c, header: wire.AppendVUDP(nil, c.ID), salt: salt, shares: make([]share, workers)}
+}
+
+// etherIPHeader is what stands in front of frames in EtherIP.
+func (n *network) etherIPHeader() []byte { return n.header[wire.MessageLen:] }
+
+// tagLen is the length of a VLAN tag.
+const tagLen = 4
+
+// longest is the length of the longest frame that the vnif takes: its MTU, and room for the tags that
+// the frame has.
+func (n *network) longest(frame []byte) int {
+	return n.devices.MTU + wire.FrameLen + tags(frame)*tagLen
+}
+
+// isTag reports whether b begins with the type of a VLAN tag: 802.1Q or 802.1ad.
+func isTag(b []byte) bool { return b[0] == 0x81 && b[1] == 0 || b[0] == 0x88 && b[1] == 0xa8 }
+
+// peer is a host that gets VFWD.
+type peer struct {
+	name   string // as configured
+	addr   netip.AddrPort
+	tx, rx atomic.Uint64
+}
+
+// oldHost is a host that speaks only EtherIP.
+type oldHost struct{ heard atomic.Int64 }
+
+// bucket is a token bucket. It belongs to one goroutine.
+type bucket struct {
+	rate   int64 // tokens per second
+	burst  int64
+	tokens int64
+	last   int64 // nanoseconds
+}
+
+func newBucket(rate, burst int) *bucket {
+	return &bucket{rate: int64(rate), burst: int64(burst), tokens: int64(burst)}
+}
+
+// take takes a token if there is one.
+func (b *bucket) take(now int64) bool {
+	const second = int64(1e9)
+	if elapsed := min(now-b.last, second*b.burst/b.rate+second); elapsed > 0 {
+		if add := elapsed * b.rate / second; add > 0 {
+			b.tokens = min(b.burst, b.tokens+add)
+			b.last = now - elapsed*b.rate%second/b.rate
+		}
+	}
+	if b.tokens == 0 {
+		return false
+	}
+	b.tokens--
+	return true
+}
