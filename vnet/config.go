@@ -32,31 +32,49 @@ type FieldError struct {
 
 func (e *FieldError) Error() string { return "invalid vnet config: " + e.Field + ": " + e.Err.Error() }
 
+// Unwrap returns the reason.
 func (e *FieldError) Unwrap() error { return e.Err }
 
-// ErrTooMany is the error for a text with more than one form, in the words that
-// xend always had for it.
-var ErrTooMany = errors.New("Too many sxprs") //nolint:staticcheck // clients show it as it is
+// FormError says why a text or a value is not one (vnet …) form.
+type FormError struct {
+	Text string
+	Err  error // a *sxp.SyntaxError with the position, or nil
+}
+
+func (e *FormError) Error() string {
+	if e.Err == nil {
+		return e.Text
+	}
+	return e.Text + ": " + e.Err.Error()
+}
+
+// Unwrap returns what the parser said.
+func (e *FormError) Unwrap() error { return e.Err }
+
+// ErrTooMany is the error for a text with more than one form.
+var ErrTooMany error = &FormError{Text: "Too many sxprs"}
 
 // ParseConfig reads a configuration: exactly one (vnet …) form in the syntax of
-// xend.
+// xend. The error is a *FormError or a *FieldError; where xend always had words
+// for it, it begins with these.
 func ParseConfig(text []byte) (Config, error) {
 	forms, err := sxp.Parse(text, sxp.Xend)
 	switch {
 	case err != nil:
-		return Config{}, fmt.Errorf("Coercion to sxpr failed: %w", err) //nolint:staticcheck // xend's words
+		return Config{}, &FormError{"Coercion to sxpr failed", err}
 	case len(forms) == 0:
-		return Config{}, errors.New("invalid vnet config: it is empty, a (vnet ...) form is expected")
+		return Config{}, &FormError{Text: "invalid vnet config: it is empty, a (vnet ...) form is expected"}
 	case len(forms) > 1:
 		return Config{}, ErrTooMany
 	}
 	return ConfigFromSXP(forms[0])
 }
 
-// ConfigFromSXP reads a configuration that is parsed already: one (vnet …) form.
+// ConfigFromSXP reads a configuration that is parsed already. Its errors are those
+// of ParseConfig.
 func ConfigFromSXP(v sxp.Value) (Config, error) {
 	if v.Name() != "vnet" {
-		return Config{}, fmt.Errorf("invalid vnet config: %s is not a (vnet ...) form", describe(v))
+		return Config{}, &FormError{Text: fmt.Sprintf("invalid vnet config: %s is not a (vnet ...) form", describe(v))}
 	}
 	c := Config{Form: v}
 	given := map[string]string{}
@@ -65,7 +83,7 @@ func ConfigFromSXP(v sxp.Value) (Config, error) {
 		switch name {
 		case "id", "bridge", "vnetif", "security":
 		default:
-			c.Unknown = append(c.Unknown, describe(field))
+			c.Unknown = append(c.Unknown, unknownName(field))
 			continue
 		}
 		if _, ok := given[name]; ok {
@@ -94,21 +112,24 @@ func (c *Config) fill(given map[string]string) error {
 		return &FieldError{"id", err}
 	}
 	if id.Reserved() {
-		return &FieldError{"id", fmt.Errorf("vnet id %q is reserved for the physical network", text)}
+		return &FieldError{"id", &IDError{text, "id 1 is reserved for the physical network"}}
 	}
 	c.ID, c.IDText = id, text
 
 	c.Bridge, c.Vnetif = DefaultBridge(id, text), DefaultVnetif(id, text)
-	for field, name := range map[string]*string{"bridge": &c.Bridge, "vnetif": &c.Vnetif} {
-		if value, ok := given[field]; ok {
+	for _, f := range []struct {
+		field string
+		name  *string
+	}{{"bridge", &c.Bridge}, {"vnetif", &c.Vnetif}} {
+		if value, ok := given[f.field]; ok {
 			if err := CheckDeviceName(value); err != nil {
-				return &FieldError{field, err}
+				return &FieldError{f.field, err}
 			}
-			*name = value
+			*f.name = value
 		}
 	}
 	if c.Bridge == c.Vnetif {
-		return &FieldError{"vnetif", fmt.Errorf("the bridge and the interface can't both be named %q", c.Vnetif)}
+		return &FieldError{"vnetif", fmt.Errorf("the bridge and the interface are both named %q", c.Vnetif)}
 	}
 	if value, ok := given["security"]; ok {
 		if c.Security, err = ParseSecurity(value); err != nil {
@@ -132,22 +153,35 @@ func fieldValue(field sxp.Value) (string, error) {
 	return values[0].Text(), nil
 }
 
-// describe names a value in few words: the name of a list, or an atom.
+// unknownName names an element of a form for a warning.
+func unknownName(v sxp.Value) string {
+	if name := v.Name(); name != "" {
+		return shorten(name)
+	}
+	return describe(v)
+}
+
+// describe names a value in few words.
 func describe(v sxp.Value) string {
-	const limit = 40
-	text := v.Text()
-	if v.IsList() {
-		if text = v.Name(); text == "" {
-			return "a list without a name"
-		}
+	switch {
+	case v.IsAtom():
+		return fmt.Sprintf("%q", shorten(v.Text()))
+	case v.Len() == 0:
+		return "()"
+	case v.Items()[0].IsList():
+		return "(( ...) ...)"
 	}
-	if len(text) > limit {
-		text = text[:limit] + "..."
+	return fmt.Sprintf("(%s ...)", sxp.Atom(shorten(v.Name())))
+}
+
+// shorten cuts a text that somebody sent so that it fits into a message. Ids and
+// device names fit.
+func shorten(s string) string {
+	const limit = 64
+	if len(s) <= limit {
+		return s
 	}
-	if v.IsAtom() {
-		return sxp.Atom(text).String()
-	}
-	return "(" + sxp.Atom(text).String() + " ...)"
+	return s[:limit] + "..."
 }
 
 // DefaultVnets returns the vnets that exist without being created: ids 2 to 4

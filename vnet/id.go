@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -23,7 +24,7 @@ type IDError struct {
 }
 
 func (e *IDError) Error() string {
-	return fmt.Sprintf("invalid vnet id %q: %s", e.Text, e.Reason)
+	return fmt.Sprintf("invalid vnet id %q: %s", shorten(e.Text), e.Reason)
 }
 
 // ParseID reads an id: eight groups of 1–4 hexadecimal digits with colons
@@ -56,16 +57,9 @@ func parseGroups(s string) (ID, error) {
 			}
 			return ID{}, &IDError{s, fmt.Sprintf("group %d is empty", i+1)}
 		}
-		var field uint16
-		for _, r := range part {
-			digit := strings.IndexRune("0123456789abcdef", r|0x20)
-			if digit < 0 || r < '0' {
-				return ID{}, &IDError{s, fmt.Sprintf("%q in group %q is not a hexadecimal digit", r, part)}
-			}
-			field = field<<4 | uint16(digit)
-		}
-		if len(part) > 4 {
-			return ID{}, &IDError{s, fmt.Sprintf("group %q has more than 4 digits", part)}
+		field, err := strconv.ParseUint(part, 16, 16)
+		if err != nil || len(part) > 4 {
+			return ID{}, &IDError{s, fmt.Sprintf("group %q is not 1 to 4 hexadecimal digits", shorten(part))}
 		}
 		at := 2 * (groups - len(parts) + i)
 		id[at], id[at+1] = byte(field>>8), byte(field)

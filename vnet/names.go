@@ -40,11 +40,11 @@ func CheckDeviceName(name string) error {
 	case name == "":
 		return errors.New("the name is empty")
 	case len(name) > maxName:
-		return fmt.Errorf("the name %q is longer than %d characters", name, maxName)
+		return fmt.Errorf("the name %q is longer than %d characters", shorten(name), maxName)
 	// devinet_sysctl_register refuses all and default, which are directories of
 	// its own in /proc/sys/net/ipv4/conf.
 	case name == "." || name == ".." || name == "all" || name == "default":
-		return fmt.Errorf("a device can't be named %q", name)
+		return fmt.Errorf("a device cannot be named %q", name)
 	}
 	for i := range len(name) {
 		switch c := name[i]; {

@@ -20,7 +20,7 @@ func ParseSecurity(s string) (Security, error) {
 			return Security(level), nil
 		}
 	}
-	return None, fmt.Errorf("unknown security level %q: it must be none, auth or conf", s)
+	return None, fmt.Errorf("unknown security level %q: it must be none, auth or conf", shorten(s))
 }
 
 // String returns the level's name in configurations.
