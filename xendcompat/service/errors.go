@@ -50,6 +50,7 @@ func KindOf(err error) Kind {
 	var toolstack *domain.ToolstackError
 	var field *vnet.FieldError
 	var id *vnet.IDError
+	var form *vnet.FormError
 	switch {
 	case errors.As(err, &own):
 		return own.Kind
@@ -57,7 +58,7 @@ func KindOf(err error) Kind {
 		return NotFound
 	case errors.As(err, &cannot):
 		return Unsupported
-	case errors.As(err, &field), errors.As(err, &id), errors.Is(err, vnet.ErrTooMany):
+	case errors.As(err, &field), errors.As(err, &id), errors.As(err, &form):
 		return Invalid
 	case errors.As(err, &toolstack), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return Unavailable
