@@ -1,0 +1,177 @@
+package dataplane
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// soon bounds what takes milliseconds.
+func soon(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// testLog prints what an engine logs into the test's log.
+type testLog struct {
+	t    testing.TB
+	name string
+}
+
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Logf("%s: %s", l.name, b)
+	return len(b), nil
+}
+
+func logger(t testing.TB, name string) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testLog{t, name}, &slog.HandlerOptions{Level: slog.LevelDebug,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+}
+
+// testConfig is a configuration without the default vnets, which few tests want.
+func testConfig() Config {
+	c := DefaultConfig()
+	c.DefaultVnets = false
+	c.Workers = 2
+	return c
+}
+
+// testHost is a host of the lab with an engine.
+type testHost struct {
+	*lab.Host
+	*Engine
+	t    testing.TB
+	stop func()
+}
+
+// startEngine runs an engine on a host until the test ends or stop is called.
+func startEngine(t testing.TB, h *lab.Host, cfg Config) *testHost {
+	t.Helper()
+	e, err := New(cfg, h.Net, logger(t, h.Name))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	stopped := false
+	th := &testHost{Host: h, Engine: e, t: t, stop: func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		require.NoError(t, <-done)
+	}}
+	t.Cleanup(th.stop)
+	select {
+	case <-e.Ready():
+	case err := <-done:
+		stopped = true
+		cancel()
+		require.NoError(t, err)
+		t.Fatal("engine ended")
+	}
+	return th
+}
+
+// newLab makes a lab with one switch and hosts A, B, … that run engines.
+func newLab(t testing.TB, hosts int, cfg Config) (*lab.Lab, *lab.Switch, []*testHost) {
+	t.Helper()
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	return l, s, addHosts(t, s, hosts, cfg)
+}
+
+func addHosts(t testing.TB, s *lab.Switch, hosts int, cfg Config) (out []*testHost) {
+	t.Helper()
+	for i := range hosts {
+		h, err := s.Host(s.Name + string(rune('A'+i)))
+		require.NoError(t, err)
+		out = append(out, startEngine(t, h, cfg))
+	}
+	return out
+}
+
+// config97 is the configuration of a vnet with all defaults.
+func configOf(t testing.TB, id string) vnet.Config {
+	t.Helper()
+	c, err := vnet.ConfigFromSXP(sxp.List(sxp.Atom("vnet"), sxp.Pair("id", id)))
+	require.NoError(t, err)
+	return c
+}
+
+func idOf(t testing.TB, text string) vnet.ID {
+	t.Helper()
+	id, err := vnet.ParseID(text)
+	require.NoError(t, err)
+	return id
+}
+
+// add creates a vnet on hosts.
+func add(t testing.TB, id string, hosts ...*testHost) {
+	t.Helper()
+	for _, h := range hosts {
+		require.NoError(t, h.Add(soon(t), configOf(t, id)))
+	}
+}
+
+// domainMAC is the MAC of domain n.
+func domainMAC(n int) net.HardwareAddr {
+	return net.HardwareAddr{0x00, 0x16, 0x3e, 0, byte(n >> 8), byte(n)}
+}
+
+// domain starts domain number n, with address 10.97.0.n and fd97::n, on a host's vnet.
+func (h *testHost) domain(n int, id string) *lab.Domain {
+	h.t.Helper()
+	d, err := h.Domain(lab.DomainSpec{
+		Name: fmt.Sprintf("dom%d", n), Vif: fmt.Sprintf("vif%d.0", n), Bridge: "vnet" + id, MAC: domainMAC(n),
+		Addrs: []netip.Prefix{
+			netip.MustParsePrefix(fmt.Sprintf("10.97.%d.%d/16", n>>8, n&255)),
+			netip.MustParsePrefix(fmt.Sprintf("fd97::%x/64", n)),
+		},
+	})
+	require.NoError(h.t, err)
+	return d
+}
+
+// drops returns a host's counter.
+func (h *testHost) drops(r Reason) uint64 { return h.Snapshot().Drops[r].Count }
+
+// eventually waits for what has no event.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// ping makes sure that a domain reaches an address.
+func ping(t testing.TB, from *lab.Domain, to netip.Addr) {
+	t.Helper()
+	_, err := from.Ping(soon(t), to, lab.PingOptions{})
+	require.NoError(t, err)
+}
