@@ -167,7 +167,7 @@ func TestFlapping(t *testing.T) {
 	now := int64(0)
 	for i := range 4 {
 		now += second
-		c := varp.Change{}
+		var c varp.Change
 		if i%2 == 0 {
 			c = tab.LearnRemote(k, host(1), varp.Frame, now)
 		} else {
