@@ -178,7 +178,7 @@ func TestFlapping(t *testing.T) {
 	}
 	now += second
 	c := tab.LearnRemote(k, host(1), varp.Frame, now)
-	require.Equal(t, varp.Change{Kind: varp.Damped, Moves: 5, Idle: second2(1)}, c)
+	require.Equal(t, varp.Change{Kind: varp.Damped, Moves: 5, Idle: time.Second}, c)
 	require.True(t, tab.Local(k, now), "it stays where it is")
 	require.Equal(t, varp.Ignored, tab.LearnRemote(k, host(1), varp.Frame, now).Kind, "told once")
 	require.Equal(t, varp.Ignored, tab.LearnRemote(k, host(2), varp.Frame, now+30*second-1).Kind)
@@ -213,8 +213,6 @@ func TestFlapping(t *testing.T) {
 		require.NotEqual(t, varp.Damped, tab.LearnRemote(k, host(i&1), varp.Frame, now+300*second).Kind)
 	}
 }
-
-func second2(n int) time.Duration { return time.Duration(n) * time.Second }
 
 // TestNeverLearned: MACs and addresses that nobody can have.
 func TestNeverLearned(t *testing.T) {
@@ -304,7 +302,7 @@ func TestBounded(t *testing.T) {
 	require.True(t, ok)
 }
 
-// TestEvictsExpiredFirst: what is in use survives where something expired can go.
+// TestEvictsOldest: of a small table, the entry without news for longest goes.
 func TestEvictsOldest(t *testing.T) {
 	tab := varp.New(varp.Options{MaxRemote: 10, TTL: 60 * time.Second})
 	for i := range 10 {
