@@ -23,7 +23,7 @@ type Link struct {
 	Alias string           // free text, `ip link set … alias`; "" for none
 	MAC   net.HardwareAddr // nil for a device without addresses
 	MTU   int              // bytes, without the Ethernet header
-	Flags net.Flags        // FlagRunning means that there is carrier
+	Flags net.Flags        // FlagRunning means that it has carrier and is ready to send
 	NoARP bool             // IFF_NOARP
 	// Master is the index of the bridge or bond that the device is a port of; 0 for none.
 	Master int
@@ -36,6 +36,9 @@ type Link struct {
 
 // Up says whether the device is administratively up.
 func (l Link) Up() bool { return l.Flags&net.FlagUp != 0 }
+
+// Running says whether the device is up and has carrier, so that what is sent goes out.
+func (l Link) Running() bool { return l.Up() && l.Flags&net.FlagRunning != 0 }
 
 // String describes the device for a person: "vnif97 (veth, index 7, MAC aa:ff:…, alias …)".
 func (l Link) String() string {
@@ -77,8 +80,7 @@ func parseLink(b []byte) (Link, error) {
 	}{
 		{unix.IFF_UP, net.FlagUp}, {unix.IFF_BROADCAST, net.FlagBroadcast}, {unix.IFF_LOOPBACK, net.FlagLoopback},
 		{unix.IFF_POINTOPOINT, net.FlagPointToPoint}, {unix.IFF_MULTICAST, net.FlagMulticast},
-		// Carrier, rather than IFF_RUNNING, which is the operational state.
-		{unix.IFF_LOWER_UP, net.FlagRunning},
+		{unix.IFF_RUNNING, net.FlagRunning},
 	} {
 		if flags&f.bit != 0 {
 			l.Flags |= f.flag

@@ -67,6 +67,35 @@ func (h *Host) watch(ctx context.Context, buffer int) (<-chan Event, error) {
 	return w.events, nil
 }
 
+// AwaitRunning waits until a device is Running: after it was brought up, the kernel takes a moment to notice the
+// carrier, and drops what is sent meanwhile.
+func (h *Host) AwaitRunning(ctx context.Context, index int) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	events, err := h.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		l, err := h.LinkByIndex(index)
+		if err != nil || l.Running() {
+			return err
+		}
+		for about := false; !about; {
+			ev, open := <-events
+			if !open {
+				return wrap("wait for the link of", l.Name, ctx.Err())
+			}
+			switch ev := ev.(type) {
+			case LinkEvent:
+				about = ev.Link.Index == index
+			case ResyncEvent:
+				about = true
+			}
+		}
+	}
+}
+
 type watcher struct {
 	host   *Host
 	buffer int      // of the socket, in bytes

@@ -87,3 +87,18 @@ func TestWatchTellsOfLostEvents(t *testing.T) {
 	require.NoError(t, h.SetAlias(br.Index, "after"))
 	await(t, events, "a change after it", func(e LinkEvent) bool { return e.Link.Alias == "after" })
 }
+
+func TestAwaitRunning(t *testing.T) {
+	h := newHost(t)
+	_, err := h.EnsureVeth(Veth{Name: "a", Peer: "b"})
+	require.NoError(t, err)
+	a, b := link(t, h, "a"), link(t, h, "b")
+	require.NoError(t, h.SetUp(a.Index))
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, h.AwaitRunning(short, a.Index), context.DeadlineExceeded)
+	require.NoError(t, h.SetUp(b.Index))
+	require.NoError(t, h.AwaitRunning(t.Context(), a.Index))
+	require.True(t, link(t, h, "a").Running())
+	require.ErrorIs(t, h.AwaitRunning(t.Context(), 4711), ErrNotFound)
+}

@@ -92,7 +92,14 @@ func (d *Domain) connect() error {
 			return err
 		}
 	}
-	return n.SetUp(vif.Index)
+	if err := n.SetUp(vif.Index); err != nil {
+		return err
+	}
+	eth, err := d.Net.LinkByName(guestDevice)
+	if err != nil {
+		return err
+	}
+	return ready(end{n, vif.Index}, end{d.Net, eth.Index})
 }
 
 // Addr is the domain's first address.

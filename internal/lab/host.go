@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/xenvnet/xend/internal/hostnet"
 )
@@ -28,6 +30,8 @@ type Uplink struct {
 	host   *Host
 	port   int // index of the switch's end; 0 while there is no device
 	router bool
+	// unplugged says that the switch's end is down.
+	unplugged bool
 }
 
 // Host makes a host without a network card.
@@ -103,7 +107,7 @@ func (u *Uplink) create() error {
 	if err != nil {
 		return err
 	}
-	u.port = l.Index
+	u.port, u.unplugged = l.Index, false
 	if err := fabric.DisableIPv6(l.Index); err != nil {
 		return err
 	}
@@ -120,6 +124,27 @@ func (u *Uplink) create() error {
 	u.MAC = dev.MAC // the same after Delete and Create, as that of a card
 	return u.Up()
 }
+
+// ready waits until what is sent on a device goes out, and what comes in is forwarded.
+func ready(ends ...end) error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyWait)
+	defer cancel()
+	for _, e := range ends {
+		if err := e.net.AwaitRunning(ctx, e.index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end is one end of a pair.
+type end struct {
+	net   *hostnet.Host
+	index int
+}
+
+// readyWait is generous: the kernel takes milliseconds.
+const readyWait = 10 * time.Second
 
 // Link is the card as the host sees it.
 func (u *Uplink) Link() (hostnet.Link, error) { return u.host.Net.LinkByName(u.Device) }
@@ -160,7 +185,10 @@ func (u *Uplink) Up() error {
 			return err
 		}
 	}
-	return nil
+	if u.unplugged {
+		return nil
+	}
+	return ready(end{n, dev.Index}, end{u.Switch.lab.fabric.Net, u.port})
 }
 
 const noDAD = 0x02 // IFA_F_NODAD of linux/if_addr.h
@@ -175,10 +203,24 @@ func (u *Uplink) Down() error {
 }
 
 // Unplug pulls the cable: the device loses its carrier.
-func (u *Uplink) Unplug() error { return u.Switch.lab.fabric.Net.SetDown(u.port) }
+func (u *Uplink) Unplug() error {
+	u.unplugged = true
+	return u.Switch.lab.fabric.Net.SetDown(u.port)
+}
 
-// Plug puts the cable back.
-func (u *Uplink) Plug() error { return u.Switch.lab.fabric.Net.SetUp(u.port) }
+// Plug puts the cable back. If the device is up it has its carrier again afterwards.
+func (u *Uplink) Plug() error {
+	u.unplugged = false
+	fabric := u.Switch.lab.fabric.Net
+	dev, err := u.Link()
+	if err != nil {
+		return err
+	}
+	if err := fabric.SetUp(u.port); err != nil || !dev.Up() {
+		return err
+	}
+	return ready(end{u.host.Net, dev.Index}, end{fabric, u.port})
+}
 
 // Rename gives the device another name and configures it again.
 func (u *Uplink) Rename(name string) error {
