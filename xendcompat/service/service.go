@@ -1,12 +1,18 @@
-// Package service has the operations of the control plane, each written once; the front ends
-// translate between a wire format and these.
+// Package service has the operations of the control plane, each written once; the front ends only
+// translate between a wire format and these. It also is the task that brings what exists back to what
+// should: see Run.
 package service
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -17,59 +23,254 @@ import (
 type Options struct {
 	Registry *registry.Registry
 	Engine   Engine
-	Domains  *domain.Manager
+	// Host is the network that the engine works on.
+	Host    *hostnet.Host
+	Domains *domain.Manager
 	// Defaults are the vnets that the engine has without being asked.
 	Defaults []vnet.Config
-	// LogFile is the daemon's log; empty if it goes to the journal.
-	LogFile string
+	// LogFile tells where the daemon's log is; "" if it goes to the journal.
+	LogFile func() string
 	Log     *slog.Logger
+
+	// Step, if not nil, is called with a name after each step of a change; its error fails the change
+	// there. It is for tests.
+	Step func(step string) error
 }
 
 // Service has the operations. Its methods may be called concurrently.
 type Service struct {
-	o Options
+	o     Options
+	log   *slog.Logger
+	ready chan struct{}
 
-	// changing is held while vnets are created, deleted or restored, one at a time. It is a channel
-	// so that a caller who has gone does not wait for it.
+	// changing is held while vnets are created, deleted or restored: one change at a time. It is a
+	// channel so that a caller who has gone does not wait for it.
 	changing chan struct{}
 
-	mu        sync.RWMutex
-	transient []vnet.Config // in the order of creation
+	mu        sync.RWMutex  // for what follows; written only with changing held
+	transient []vnet.Config // in the order of their creation
+	defaults  []vnet.Config
 }
 
-// New returns a Service over its parts.
+// New returns a Service over its parts. It changes nothing until Run or an operation is called.
 func New(o Options) *Service {
-	return &Service{o: o, changing: make(chan struct{}, 1)}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.LogFile == nil {
+		o.LogFile = func() string { return "" }
+	}
+	return &Service{o: o, log: o.Log, ready: make(chan struct{}), changing: make(chan struct{}, 1), defaults: o.Defaults}
+}
+
+// begin waits until no other change is under way. end must be called.
+func (s *Service) begin(ctx context.Context) (end func(), err error) {
+	select {
+	case s.changing <- struct{}{}:
+		return func() { <-s.changing }, nil
+	case <-ctx.Done():
+		return nil, &Error{Kind: Unavailable, Text: "xend is busy", Err: ctx.Err()}
+	}
+}
+
+func (s *Service) step(name string) error {
+	if s.o.Step == nil {
+		return nil
+	}
+	return s.o.Step(name)
 }
 
 // Vnets returns the persistent vnets in the order of their creation.
-func (s *Service) Vnets() []vnet.Config { return nil }
+func (s *Service) Vnets() []vnet.Config { return s.o.Registry.List() }
 
 // Vnet returns a persistent vnet; an error of kind NotFound if there is none with that id.
-func (s *Service) Vnet(id vnet.ID) (vnet.Config, error) { return vnet.Config{}, noSuchVnet(id) }
+func (s *Service) Vnet(id vnet.ID) (vnet.Config, error) {
+	c, ok := s.o.Registry.Get(id)
+	if !ok {
+		return vnet.Config{}, noSuchVnet(id)
+	}
+	return c, nil
+}
 
-// FindVnet is Vnet for an id as a client spelled it: in a short or long form. A text that is no id
-// is a vnet that does not exist.
+// FindVnet is Vnet for an id as a client spelled it: in a short or the full form. A text that is no id
+// is that of a vnet that does not exist.
 func (s *Service) FindVnet(text string) (vnet.Config, error) {
-	return vnet.Config{}, NoSuchVnet(text)
+	id, err := vnet.ParseID(text)
+	if err != nil {
+		return vnet.Config{}, NoSuchVnet(text)
+	}
+	c, ok := s.o.Registry.Get(id)
+	if !ok {
+		return vnet.Config{}, NoSuchVnet(text)
+	}
+	return c, nil
+}
+
+// SetDefaults tells that the engine has these vnets now without being asked.
+func (s *Service) SetDefaults(ctx context.Context, defaults []vnet.Config) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.defaults = defaults
+	return nil
 }
 
 // CreateVnet makes a persistent vnet. When it returns nil, the vnet is durable and its devices exist;
 // after an error, whose text says which field and why, nothing has changed.
-func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error { return nil }
+func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	// From here on it is all or nothing, whether or not the client stays.
+	ctx = context.WithoutCancel(ctx)
+
+	if err := s.admit(c); err != nil {
+		return err
+	}
+	if err := s.o.Registry.Put(c); err != nil {
+		return failed("create vnet "+c.IDText, err)
+	}
+	err = s.step("stored")
+	if err == nil {
+		err = s.o.Engine.Add(ctx, c)
+	}
+	if err != nil {
+		if undo := s.forget(c.ID); undo != nil {
+			s.log.Error("a vnet that can't be made stays in the registry and will be tried again", "vnet", c.IDText, "error", undo)
+			err = errors.Join(err, undo)
+		}
+		return failed("create vnet "+c.IDText, err)
+	}
+	if len(c.Unknown) > 0 {
+		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.IDText, "fields", c.Unknown)
+	}
+	s.log.Info("vnet created", "vnet", c.IDText, "bridge", c.Bridge, "vnetif", c.Vnetif)
+	_ = s.step("created") // too late to fail
+	return nil
+}
+
+// forget takes a vnet out of the registry for good.
+func (s *Service) forget(id vnet.ID) error {
+	d, err := s.o.Registry.Delete(id)
+	if err == nil {
+		d.Commit()
+	}
+	return err
+}
 
 // DeleteVnet removes a persistent vnet, durably, and its devices; all or nothing.
-func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error { return noSuchVnet(id) }
+func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	ctx = context.WithoutCancel(ctx)
 
-// AddTransient makes a vnet that is gone when the daemon restarts. c.Bridge may be empty: on no bridge.
-func (s *Service) AddTransient(ctx context.Context, c vnet.Config) error { return nil }
+	c, err := s.Vnet(id)
+	if err != nil {
+		return err
+	}
+	deletion, err := s.o.Registry.Delete(id)
+	if err != nil {
+		return failed("delete vnet "+c.IDText, err)
+	}
+	err = s.step("unstored")
+	if err == nil {
+		err = s.remove(ctx, c)
+	}
+	if err == nil {
+		err = s.step("removed")
+	}
+	if err != nil {
+		undo := deletion.Restore()
+		if undo == nil {
+			undo = s.o.Engine.Add(ctx, c)
+		}
+		if undo != nil {
+			s.log.Error("a vnet that can't be deleted can't be restored either", "vnet", c.IDText, "error", undo)
+			err = errors.Join(err, undo)
+		}
+		return failed("delete vnet "+c.IDText, err)
+	}
+	deletion.Commit()
+	s.log.Info("vnet deleted", "vnet", c.IDText)
+	return nil
+}
 
-// DeleteTransient removes a vnet that AddTransient made; a persistent or a default one is an error of
+// remove takes a vnet out of the engine, or what is left of one that the engine could not add.
+func (s *Service) remove(ctx context.Context, c vnet.Config) error {
+	err := s.o.Engine.Remove(ctx, c.ID)
+	if errors.Is(err, dataplane.ErrUnknownVnet) {
+		return port.Remove(s.o.Host, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
+	}
+	return err
+}
+
+// AddTransient makes a vnet that is gone when the daemon restarts and that Vnets does not list.
+// c.Bridge may be empty: on no bridge.
+func (s *Service) AddTransient(ctx context.Context, c vnet.Config) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	ctx = context.WithoutCancel(ctx)
+
+	if err := s.admit(c); err != nil {
+		return err
+	}
+	if err := s.o.Engine.Add(ctx, c); err != nil {
+		return failed("create vnet "+c.IDText, err)
+	}
+	s.mu.Lock()
+	s.transient = append(s.transient, c)
+	s.mu.Unlock()
+	s.log.Info("vnet created until xend restarts", "vnet", c.IDText, "vnetif", c.Vnetif)
+	return nil
+}
+
+// DeleteTransient removes a vnet that AddTransient made. A persistent or a default one is an error of
 // kind Conflict that says how to get rid of it.
-func (s *Service) DeleteTransient(ctx context.Context, id vnet.ID) error { return noSuchVnet(id) }
+func (s *Service) DeleteTransient(ctx context.Context, id vnet.ID) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	ctx = context.WithoutCancel(ctx)
 
-// Dataplane returns the data plane, for the low-level control socket. vif.add on an unknown vnet is an
-// error of it.
+	i := slices.IndexFunc(s.transient, func(c vnet.Config) bool { return c.ID == id })
+	if i < 0 {
+		if c, err := s.Vnet(id); err == nil {
+			return errorf(Conflict, "vnet %s is persistent: delete it with 'xm vnet-delete %s'", c.IDText, c.IDText)
+		}
+		if slices.ContainsFunc(s.defaults, func(c vnet.Config) bool { return c.ID == id }) {
+			return errorf(Conflict, "vnet %s is a default vnet: %s", id, defaultsOff)
+		}
+		return noSuchVnet(id)
+	}
+	c := s.transient[i]
+	if err := s.remove(ctx, c); err != nil {
+		if undo := s.o.Engine.Add(ctx, c); undo != nil {
+			err = errors.Join(err, undo)
+		}
+		return failed("delete vnet "+c.IDText, err)
+	}
+	s.mu.Lock()
+	s.transient = slices.Delete(s.transient, i, i+1)
+	s.mu.Unlock()
+	s.log.Info("vnet deleted", "vnet", c.IDText)
+	return nil
+}
+
+// Dataplane returns the data plane, for the low-level control socket.
 func (s *Service) Dataplane() Dataplane { return s.o.Engine }
 
 // Domains returns the manager of domains.
@@ -77,9 +278,6 @@ func (s *Service) Domains() *domain.Manager { return s.o.Domains }
 
 // Node returns the (node (key value)…) form.
 func (s *Service) Node(ctx context.Context) (sxp.Value, error) { return s.o.Domains.Node(ctx) }
-
-// NodeLog returns the end of the daemon's log, 1 MiB at most.
-func (s *Service) NodeLog(ctx context.Context) ([]byte, error) { return nil, nil }
 
 // Dmesg returns the hypervisor's messages.
 func (s *Service) Dmesg(ctx context.Context) ([]byte, error) { return s.o.Domains.Dmesg(ctx) }

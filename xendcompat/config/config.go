@@ -1,0 +1,168 @@
+// Package config reads the two configuration files: xend-config.sxp, which has xend's own names, and
+// vnet.toml for what that file has no names for. Everything is validated before anything else
+// happens; what the daemon works with is one struct, Config.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/paths"
+)
+
+// Config is all configuration, validated. docs/configuration.md describes every key.
+type Config struct {
+	// UnixServer is the SXP/HTTP server on the socket UnixPath.
+	UnixServer bool
+	UnixPath   string
+	// HTTPServer is the SXP/HTTP server on TCP. HTTPAddress is a name or an IP address, never empty.
+	HTTPServer  bool
+	HTTPAddress string
+	HTTPPort    int
+	// XMLRPCUnixServer is the XML-RPC server on the socket XMLRPCPath.
+	XMLRPCUnixServer bool
+	XMLRPCPath       string
+	// XMLRPCServer is the XML-RPC server on TCP.
+	XMLRPCServer  bool
+	XMLRPCAddress string
+	XMLRPCPort    int
+
+	// NetworkScript is the name and the arguments of the script run at every start; empty for none.
+	NetworkScript string
+	// VifScript is the script of virtual interfaces that name none.
+	VifScript string
+	// LogFile is where the log goes, unless Journal.
+	LogFile  string
+	LogLevel slog.Level
+	// Journal sends the log to systemd's journal.
+	Journal bool
+
+	// StateDir is the directory of the vnets' files.
+	StateDir string
+	// ScriptsDir is where scripts are looked for first.
+	ScriptsDir string
+	// ScriptTimeout bounds the run of the network script.
+	ScriptTimeout time.Duration
+	// HotplugLog keeps what scripts write to standard error.
+	HotplugLog string
+	// ControlSocket is the low-level control socket's path.
+	ControlSocket string
+	// LegacyControlSocket is where the original listened; empty: not there.
+	LegacyControlSocket string
+	// AllowedHosts are names, besides the machine's own and loopback's, that a browser may have used
+	// to reach the TCP servers.
+	AllowedHosts []string
+
+	Limits Limits
+
+	Dataplane dataplane.Config
+
+	// Warnings say what is odd without being an error, each once.
+	Warnings []string
+}
+
+// Limits bound what clients can use up. All are positive.
+type Limits struct {
+	Connections    int           // open connections per listener
+	HeaderBytes    int           // of a request, with its first line
+	BodyBytes      int           // of a request
+	RequestTimeout time.Duration // for the arrival of a request and, again, the taking of its answer
+	IdleTimeout    time.Duration // between requests of a kept-alive connection
+}
+
+// Default returns the configuration without any file.
+func Default(p paths.Paths) Config {
+	return Config{
+		UnixServer:       true,
+		UnixPath:         p.Socket(),
+		HTTPAddress:      loopback,
+		HTTPPort:         8000,
+		XMLRPCUnixServer: true,
+		XMLRPCPath:       p.XMLRPCSocket(),
+		XMLRPCAddress:    loopback,
+		XMLRPCPort:       8006,
+		VifScript:        "vif-bridge",
+		LogFile:          p.LogFile(),
+		LogLevel:         slog.LevelDebug,
+		StateDir:         filepath.Join(p.State(), "vnets"),
+		ScriptsDir:       p.Scripts(),
+		ScriptTimeout:    60 * time.Second,
+		HotplugLog:       p.HotplugLog(),
+		ControlSocket:    p.ControlSocket(),
+		Limits: Limits{
+			Connections:    512,
+			HeaderBytes:    64 << 10,
+			BodyBytes:      1 << 20,
+			RequestTimeout: 30 * time.Second,
+			IdleTimeout:    60 * time.Second,
+		},
+		Dataplane: dataplane.DefaultConfig(),
+	}
+}
+
+// loopback is what an address means that the file leaves empty: the API knows no passwords.
+const loopback = "localhost"
+
+// Options say what the command line said.
+type Options struct {
+	// XendConfig is the path of xend-config.sxp; empty means $XEND_CONFIG or the default path, where
+	// the file need not exist.
+	XendConfig string
+}
+
+// FileError says which file is wrong.
+type FileError struct {
+	File string
+	Err  error
+}
+
+func (e *FileError) Error() string { return e.File + ": " + e.Err.Error() }
+
+// Unwrap returns what is wrong with it.
+func (e *FileError) Unwrap() error { return e.Err }
+
+// Load reads both files. The error names everything that is wrong with them, a line each.
+func Load(p paths.Paths, o Options) (*Config, error) {
+	c := Default(p)
+	if err := errors.Join(c.loadXend(p, o), c.loadVnet(p)); err != nil {
+		return nil, err
+	}
+	for _, s := range []struct {
+		on   bool
+		path string
+		key  string
+	}{
+		{c.UnixServer, c.UnixPath, "xend-unix-path"},
+		{c.XMLRPCUnixServer, c.XMLRPCPath, "[paths] xmlrpc_socket"},
+		{true, c.ControlSocket, "[paths] control_socket"},
+		{c.LegacyControlSocket != "", c.LegacyControlSocket, "[control] legacy_socket"},
+	} {
+		if s.on {
+			if err := checkSocketPath(s.path); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.key, err)
+			}
+		}
+	}
+	return &c, nil
+}
+
+// maxSocketPath is what fits into sockaddr_un with its terminating zero; unix(7).
+const maxSocketPath = 107
+
+func checkSocketPath(path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("socket path %q is not absolute", path)
+	}
+	if n := len(path); n > maxSocketPath {
+		return fmt.Errorf("socket path %s is too long: %d bytes, and the kernel takes %d", path, n, maxSocketPath)
+	}
+	return nil
+}
+
+func (c *Config) warn(format string, args ...any) {
+	c.Warnings = append(c.Warnings, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,376 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/paths"
+)
+
+// vnetFile is vnet.toml as it is written.
+type vnetFile struct {
+	Paths     pathsTable     `toml:"paths"`
+	Log       logTable       `toml:"log"`
+	Control   controlTable   `toml:"control"`
+	HTTP      httpTable      `toml:"http"`
+	Scripts   scriptsTable   `toml:"scripts"`
+	Limits    limitsTable    `toml:"limits"`
+	Dataplane dataplaneTable `toml:"dataplane"`
+}
+
+type pathsTable struct {
+	State         string `toml:"state"`
+	Scripts       string `toml:"scripts"`
+	ControlSocket string `toml:"control_socket"`
+	XMLRPCSocket  string `toml:"xmlrpc_socket"`
+	HotplugLog    string `toml:"hotplug_log"`
+}
+
+type logTable struct {
+	Target string `toml:"target"`
+}
+
+type controlTable struct {
+	LegacySocket bool `toml:"legacy_socket"`
+}
+
+type httpTable struct {
+	AllowedHosts []string `toml:"allowed_hosts"`
+}
+
+type scriptsTable struct {
+	Timeout duration `toml:"timeout"`
+}
+
+type limitsTable struct {
+	Connections    int64    `toml:"connections"`
+	HeaderBytes    int64    `toml:"header_bytes"`
+	BodyBytes      int64    `toml:"body_bytes"`
+	RequestTimeout duration `toml:"request_timeout"`
+	IdleTimeout    duration `toml:"idle_timeout"`
+}
+
+type dataplaneTable struct {
+	Enabled         bool     `toml:"enabled"`
+	DefaultVnets    bool     `toml:"default_vnets"`
+	Device          string   `toml:"device"`
+	Group           string   `toml:"group"`
+	IPv6            bool     `toml:"ipv6"`
+	Group6          string   `toml:"group6"`
+	Port            int64    `toml:"port"`
+	TTL             int64    `toml:"ttl"`
+	MTU             int64    `toml:"mtu"`
+	MTUMode         string   `toml:"mtu_mode"`
+	Encapsulation   string   `toml:"encapsulation"`
+	Peers           []string `toml:"peers"`
+	Replicate       []string `toml:"replicate"`
+	ResolveInterval duration `toml:"resolve_interval"`
+	EntryTTL        duration `toml:"entry_ttl"`
+	SweepInterval   duration `toml:"sweep_interval"`
+	HoldDown        duration `toml:"hold_down"`
+	GroupSilence    duration `toml:"group_silence"`
+	MaxMACs         int64    `toml:"max_macs"`
+	Workers         int64    `toml:"workers"`
+	BUMRate         int64    `toml:"bum_rate"`
+}
+
+// duration is written as "90s" or "5m".
+type duration time.Duration
+
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = duration(v)
+	return err
+}
+
+func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// fileOf writes c as the file that would say the same.
+func (c *Config) fileOf() vnetFile {
+	d := c.Dataplane
+	target := logFile
+	if c.Journal {
+		target = logJournal
+	}
+	return vnetFile{
+		Paths: pathsTable{
+			State:         c.StateDir,
+			Scripts:       c.ScriptsDir,
+			ControlSocket: c.ControlSocket,
+			XMLRPCSocket:  c.XMLRPCPath,
+			HotplugLog:    c.HotplugLog,
+		},
+		Log:     logTable{Target: target},
+		Control: controlTable{LegacySocket: c.LegacyControlSocket != ""},
+		HTTP:    httpTable{AllowedHosts: c.AllowedHosts},
+		Scripts: scriptsTable{Timeout: duration(c.ScriptTimeout)},
+		Limits: limitsTable{
+			Connections:    int64(c.Limits.Connections),
+			HeaderBytes:    int64(c.Limits.HeaderBytes),
+			BodyBytes:      int64(c.Limits.BodyBytes),
+			RequestTimeout: duration(c.Limits.RequestTimeout),
+			IdleTimeout:    duration(c.Limits.IdleTimeout),
+		},
+		Dataplane: dataplaneTable{
+			Enabled:         d.Enabled,
+			DefaultVnets:    d.DefaultVnets,
+			Device:          d.Device,
+			Group:           d.Group.String(),
+			IPv6:            d.IPv6,
+			Group6:          d.Group6.String(),
+			Port:            int64(d.Port),
+			TTL:             int64(d.TTL),
+			MTU:             int64(d.MTU),
+			MTUMode:         string(d.MTUMode),
+			Encapsulation:   string(d.Encapsulation),
+			Peers:           hostsOf(d.Peers),
+			Replicate:       hostsOf(d.Replicate),
+			ResolveInterval: duration(d.ResolveInterval),
+			EntryTTL:        duration(d.EntryTTL),
+			SweepInterval:   duration(d.SweepInterval),
+			HoldDown:        duration(d.HoldDown),
+			GroupSilence:    duration(d.GroupSilence),
+			MaxMACs:         int64(d.MaxMACs),
+			Workers:         int64(d.Workers),
+			BUMRate:         int64(d.BUMRate),
+		},
+	}
+}
+
+const (
+	logFile    = "file"
+	logJournal = "journal"
+)
+
+// loadVnet reads vnet.toml into c, which holds the defaults.
+func (c *Config) loadVnet(p paths.Paths) error {
+	file := p.VnetConfig()
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = c.parseVnet(b, p)
+	}
+	if err != nil {
+		var path *fs.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return &FileError{File: file, Err: err}
+	}
+	return nil
+}
+
+// parseVnet reads the text of vnet.toml over the defaults in c.
+func (c *Config) parseVnet(b []byte, p paths.Paths) error {
+	f := c.fileOf()
+	meta, err := toml.NewDecoder(bytes.NewReader(b)).Decode(&f)
+	if err != nil {
+		var syntax toml.ParseError
+		if errors.As(err, &syntax) {
+			return fmt.Errorf("line %d, column %d: %s", syntax.Position.Line, syntax.Position.Col, syntax.Message)
+		}
+		return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
+	}
+	v := validator{c: c}
+	for _, key := range unknownKeys(meta.Undecoded()) {
+		v.failf("%s: unknown key", keyName(key))
+	}
+	v.paths(f, p)
+	v.limits(f.Limits)
+	v.dataplane(f.Dataplane)
+	return errors.Join(v.errs...)
+}
+
+// unknownKeys leaves out what lies below a table that is unknown itself.
+func unknownKeys(keys []toml.Key) []toml.Key {
+	var out []toml.Key
+	for _, k := range keys {
+		if n := len(out); n > 0 && len(k) > len(out[n-1]) && toml.Key(k[:len(out[n-1])]).String() == out[n-1].String() {
+			continue
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+// keyName is how errors name a key: [table] key.
+func keyName(k toml.Key) string {
+	if len(k) == 1 {
+		return "[" + k[0] + "]"
+	}
+	return "[" + k[:len(k)-1].String() + "] " + k[len(k)-1]
+}
+
+// validator takes the values of a vnetFile over into c and collects what is wrong with them.
+type validator struct {
+	c    *Config
+	errs []error
+}
+
+func (v *validator) failf(format string, args ...any) {
+	v.errs = append(v.errs, fmt.Errorf(format, args...))
+}
+
+// number takes n over if it is in the range.
+func (v *validator) number(key string, n, low, high int64) int {
+	if n < low || n > high {
+		v.failf("%s: %d is not between %d and %d", key, n, low, high)
+	}
+	return int(n)
+}
+
+// span takes d over if it is positive.
+func (v *validator) span(key string, d duration) time.Duration {
+	if d <= 0 {
+		v.failf("%s: %q is not a positive duration", key, time.Duration(d))
+	}
+	return time.Duration(d)
+}
+
+func (v *validator) path(key, path string) string {
+	if !filepath.IsAbs(path) || strings.ContainsRune(path, 0) {
+		v.failf("%s: %q is not an absolute path", key, path)
+	}
+	return path
+}
+
+func (v *validator) paths(f vnetFile, p paths.Paths) {
+	c := v.c
+	c.StateDir = v.path("[paths] state", f.Paths.State)
+	c.ScriptsDir = v.path("[paths] scripts", f.Paths.Scripts)
+	c.ControlSocket = v.path("[paths] control_socket", f.Paths.ControlSocket)
+	c.XMLRPCPath = v.path("[paths] xmlrpc_socket", f.Paths.XMLRPCSocket)
+	c.HotplugLog = v.path("[paths] hotplug_log", f.Paths.HotplugLog)
+	switch f.Log.Target {
+	case logFile, logJournal:
+		c.Journal = f.Log.Target == logJournal
+	default:
+		v.failf("[log] target: %q is neither %q nor %q", f.Log.Target, logFile, logJournal)
+	}
+	c.LegacyControlSocket = ""
+	if f.Control.LegacySocket {
+		c.LegacyControlSocket = p.LegacyControlSocket()
+	}
+	c.AllowedHosts = f.HTTP.AllowedHosts
+	for i, h := range c.AllowedHosts {
+		if h == "" || strings.ContainsAny(h, "/ \t\r\n") {
+			v.failf("[http] allowed_hosts[%d]: %q is not the name of a host", i, h)
+		}
+	}
+	c.ScriptTimeout = v.span("[scripts] timeout", f.Scripts.Timeout)
+}
+
+func (v *validator) limits(t limitsTable) {
+	v.c.Limits = Limits{
+		Connections:    v.number("[limits] connections", t.Connections, 1, 1<<16),
+		HeaderBytes:    v.number("[limits] header_bytes", t.HeaderBytes, 1<<10, 1<<20),
+		BodyBytes:      v.number("[limits] body_bytes", t.BodyBytes, 1<<10, 64<<20),
+		RequestTimeout: v.span("[limits] request_timeout", t.RequestTimeout),
+		IdleTimeout:    v.span("[limits] idle_timeout", t.IdleTimeout),
+	}
+}
+
+func (v *validator) dataplane(t dataplaneTable) {
+	d := dataplane.Config{
+		Enabled:         t.Enabled,
+		DefaultVnets:    t.DefaultVnets,
+		Device:          t.Device,
+		Group:           v.address("[dataplane] group", t.Group),
+		IPv6:            t.IPv6,
+		Group6:          v.address("[dataplane] group6", t.Group6),
+		Port:            uint16(v.number("[dataplane] port", t.Port, 1, 65535)),
+		TTL:             v.number("[dataplane] ttl", t.TTL, 1, 255),
+		MTU:             int(t.MTU),
+		MTUMode:         dataplane.MTUMode(t.MTUMode),
+		Encapsulation:   dataplane.Encapsulation(t.Encapsulation),
+		Peers:           v.hosts("[dataplane] peers", t.Peers),
+		Replicate:       v.hosts("[dataplane] replicate", t.Replicate),
+		ResolveInterval: time.Duration(t.ResolveInterval),
+		EntryTTL:        time.Duration(t.EntryTTL),
+		SweepInterval:   time.Duration(t.SweepInterval),
+		HoldDown:        time.Duration(t.HoldDown),
+		GroupSilence:    time.Duration(t.GroupSilence),
+		MaxMACs:         int(t.MaxMACs),
+		Workers:         int(t.Workers),
+		BUMRate:         int(t.BUMRate),
+	}
+	v.c.Dataplane = d
+	if len(v.errs) > 0 {
+		return
+	}
+	if err := d.Validate(); err != nil {
+		for _, line := range strings.Split(err.Error(), "\n") {
+			v.failf("[dataplane] %s", line)
+		}
+	}
+}
+
+func (v *validator) address(key, s string) netip.Addr {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		v.failf("%s: %q is not an IP address", key, s)
+	}
+	return a
+}
+
+// hosts reads a list of "host", "host:port" and "[address]:port".
+func (v *validator) hosts(key string, list []string) []dataplane.Peer {
+	var peers []dataplane.Peer
+	for i, s := range list {
+		p, err := parseHost(s)
+		if err != nil {
+			v.failf("%s[%d]: %w", key, i, err)
+			continue
+		}
+		peers = append(peers, p)
+	}
+	return peers
+}
+
+func parseHost(s string) (dataplane.Peer, error) {
+	host, port := s, ""
+	if _, err := netip.ParseAddr(s); err != nil && strings.Contains(s, ":") {
+		if host, port, err = net.SplitHostPort(s); err != nil {
+			return dataplane.Peer{}, fmt.Errorf("%q is not host or host:port", s)
+		}
+	}
+	if host == "" || strings.ContainsAny(host, " \t\r\n/") {
+		return dataplane.Peer{}, fmt.Errorf("%q does not name a host", s)
+	}
+	p := dataplane.Peer{Addr: host}
+	if port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return dataplane.Peer{}, fmt.Errorf("%q: port %s is not between 1 and 65535", s, port)
+		}
+		p.Port = uint16(n)
+	}
+	return p, nil
+}
+
+// hostsOf is the inverse of hosts.
+func hostsOf(peers []dataplane.Peer) []string {
+	var list []string
+	for _, p := range peers {
+		if p.Port == 0 {
+			list = append(list, p.Addr)
+		} else {
+			list = append(list, net.JoinHostPort(p.Addr, strconv.Itoa(int(p.Port))))
+		}
+	}
+	return list
+}

@@ -1,0 +1,108 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// defaultsOff says how to be rid of the default vnets.
+const defaultsOff = "'default_vnets = false' in the table [dataplane] of vnet.toml turns the default vnets off"
+
+// refuse is an answer about one field of a configuration.
+func refuse(k Kind, field, format string, args ...any) *Error {
+	err := &vnet.FieldError{Field: field, Err: fmt.Errorf(format, args...)}
+	return &Error{Kind: k, Text: err.Error(), Err: err}
+}
+
+// failed is an operation that could not be done.
+func failed(op string, err error) *Error {
+	kind := KindOf(err)
+	var notOurs *hostnet.NotOursError
+	var other *port.ConflictError
+	if errors.As(err, &notOurs) || errors.As(err, &other) {
+		kind = Conflict
+	}
+	return &Error{Kind: kind, Text: "can't " + op + ": " + err.Error(), Err: err}
+}
+
+// admit finds everything that speaks against a new vnet, before anything is touched. changing is
+// held.
+func (s *Service) admit(c vnet.Config) error {
+	if c.Security != vnet.None {
+		return refuse(Unavailable, "security", "%s needs a key, and none is configured on this host", c.Security)
+	}
+	if err := s.checkID(c); err != nil {
+		return err
+	}
+	if err := s.checkNames(c); err != nil {
+		return err
+	}
+	return s.checkDevices(c)
+}
+
+func (s *Service) checkID(c vnet.Config) error {
+	if _, ok := s.o.Registry.Get(c.ID); ok {
+		return refuse(Exists, "id", "vnet %s exists already", c.IDText)
+	}
+	for _, o := range s.transient {
+		if o.ID == c.ID {
+			return refuse(Exists, "id", "vnet %s exists already, until xend restarts or 'vn vnet-delete %s'", c.IDText, c.IDText)
+		}
+	}
+	for _, o := range s.defaults {
+		if o.ID == c.ID {
+			return refuse(Exists, "id", "vnet %s is a default vnet and exists already; %s", c.IDText, defaultsOff)
+		}
+	}
+	return nil
+}
+
+// checkNames compares with the devices of all other vnets. A device has one name among bridges and
+// interfaces.
+func (s *Service) checkNames(c vnet.Config) error {
+	for _, f := range []struct{ field, name string }{{"bridge", c.Bridge}, {"vnetif", c.Vnetif}} {
+		if f.name == "" {
+			continue
+		}
+		for _, o := range s.wanted() {
+			if o.ID != c.ID && (f.name == o.Bridge || f.name == o.Vnetif) {
+				return refuse(Conflict, f.field, "%s belongs to vnet %s", f.name, o.IDText)
+			}
+		}
+	}
+	return nil
+}
+
+// checkDevices looks whether the names are taken by devices that xend did not make. A bridge that
+// exists is used.
+func (s *Service) checkDevices(c vnet.Config) error {
+	l, err := s.o.Host.LinkByName(c.Vnetif)
+	switch {
+	case err == nil && l.Alias != port.Alias(c.ID):
+		return refuse(Conflict, "vnetif", "%s is the name of a device that xend did not make for this vnet", l)
+	case err != nil && !errors.Is(err, hostnet.ErrNotFound):
+		return failed("look for "+c.Vnetif, err)
+	}
+	if c.Bridge == "" {
+		return nil
+	}
+	l, err = s.o.Host.LinkByName(c.Bridge)
+	switch {
+	case err == nil && l.Kind != "bridge":
+		return refuse(Conflict, "bridge", "%s is no bridge", l)
+	case err != nil && !errors.Is(err, hostnet.ErrNotFound):
+		return failed("look for "+c.Bridge, err)
+	}
+	return nil
+}
+
+// wanted returns all vnets that should exist. changing is held, or mu.
+func (s *Service) wanted() []vnet.Config {
+	list := s.o.Registry.List()
+	list = append(list, s.transient...)
+	return append(list, s.defaults...)
+}

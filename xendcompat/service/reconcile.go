@@ -1,0 +1,238 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Times of the reconciler.
+const (
+	// settle is how long changes are collected before they are looked at: a device that goes takes
+	// others with it, and whoever changes one is about to change another.
+	settle = 100 * time.Millisecond
+	// firstDelay is the pause before a vnet is restored once more. It doubles up to maxDelay each time
+	// that restoring fails, or is needed again within calm.
+	firstDelay = time.Second
+	maxDelay   = time.Minute
+	calm       = time.Minute
+)
+
+// String names the task.
+func (s *Service) String() string { return "reconciler" }
+
+// Ready is closed when Run has brought up every vnet that it could.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Run makes the devices be as they should, first at once and then whenever the kernel tells that one
+// vanished, was renamed or left its bridge, until ctx ends. It begins with taking away what a daemon
+// left that was killed: devices that bear xend's mark and belong to no vnet. A vnet that cannot be
+// brought up is tried again later, and keeps no other from coming up. Devices stay when it ends.
+func (s *Service) Run(ctx context.Context) error {
+	// What happens from here on is told, so nothing is missed between listing and listening.
+	events, err := s.o.Host.Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("reconciler: %w", err)
+	}
+	r := &reconciler{Service: s, pauses: map[vnet.ID]pause{}}
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	close(s.ready)
+	r.loop(ctx, events)
+	return nil
+}
+
+// reconciler is the state of one Run.
+type reconciler struct {
+	*Service
+	look   time.Time // when to look at the devices; zero: nothing to look for
+	pauses map[vnet.ID]pause
+}
+
+// pause is for how long a vnet that was restored is left alone.
+type pause struct {
+	since time.Time
+	delay time.Duration
+}
+
+func (p pause) until() time.Time { return p.since.Add(p.delay) }
+
+// start brings up all vnets.
+func (r *reconciler) start(ctx context.Context) error {
+	end, err := r.begin(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // the daemon is stopped already
+	}
+	defer end()
+	r.removeLeftovers()
+	for _, c := range r.o.Registry.List() {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the daemon is stopped already
+		}
+		if err := r.o.Engine.Add(ctx, c); err != nil {
+			r.log.Error("a vnet can't be brought up; it will be tried again", "vnet", c.IDText, "error", err)
+			r.lookAt(time.Now().Add(r.pause(c.ID, time.Now())))
+		}
+	}
+	return nil
+}
+
+// removeLeftovers takes away devices with xend's mark that belong to no vnet: what was being deleted
+// when a daemon was killed, and what was there until the restart.
+func (r *reconciler) removeLeftovers() {
+	left, err := port.Leftovers(r.o.Host)
+	if err != nil {
+		r.log.Error("can't look for leftovers", "error", err)
+		return
+	}
+	wanted := r.wanted()
+	for _, l := range left {
+		if slices.ContainsFunc(wanted, func(c vnet.Config) bool { return c.ID == l.ID }) {
+			continue
+		}
+		if err := port.Remove(r.o.Host, l.Spec()); err != nil {
+			r.log.Error("can't remove what is left of a vnet that is no more", "vnet", l.ID, "error", err)
+			continue
+		}
+		r.log.Info("removed what was left of a vnet that is no more", "vnet", l.ID, "vnetif", l.Vnetif, "bridge", l.Bridge)
+	}
+}
+
+// loop waits for events, and for the time to look.
+func (r *reconciler) loop(ctx context.Context, events <-chan hostnet.Event) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			if concerns(ev) {
+				r.lookAt(time.Now().Add(settle))
+			}
+		case <-timer.C:
+			if !r.look.IsZero() {
+				r.look = time.Time{}
+				r.restore(ctx, time.Now())
+			}
+		}
+		if !r.look.IsZero() {
+			timer.Reset(time.Until(r.look))
+		}
+	}
+}
+
+// lookAt has the devices looked at by then.
+func (r *reconciler) lookAt(t time.Time) {
+	if r.look.IsZero() || t.Before(r.look) {
+		r.look = t
+	}
+}
+
+// concerns tells whether an event may be about a vnet's device.
+func concerns(ev hostnet.Event) bool {
+	switch ev := ev.(type) {
+	case hostnet.ResyncEvent:
+		return true
+	case hostnet.LinkEvent:
+		return ev.Link.Kind == "veth" || ev.Link.Kind == "bridge"
+	}
+	return false
+}
+
+// pause leaves a vnet alone for a while, the longer the more often that is needed.
+func (r *reconciler) pause(id vnet.ID, now time.Time) time.Duration {
+	p, ok := r.pauses[id]
+	if ok && now.Before(p.until().Add(calm)) {
+		p.delay = min(2*p.delay, maxDelay)
+	} else {
+		p.delay = firstDelay
+	}
+	p.since = now
+	r.pauses[id] = p
+	return p.delay
+}
+
+// restore makes good what is not as it should be.
+func (r *reconciler) restore(ctx context.Context, now time.Time) {
+	end, err := r.begin(ctx)
+	if err != nil {
+		return
+	}
+	defer end()
+	list, err := r.o.Host.Links()
+	if err != nil {
+		r.log.Error("can't look at the devices of vnets", "error", err)
+		r.lookAt(now.Add(firstDelay))
+		return
+	}
+	maps.DeleteFunc(r.pauses, func(_ vnet.ID, p pause) bool { return now.After(p.until().Add(calm)) })
+	all := newDevices(list)
+	for _, c := range r.wanted() {
+		missing := all.missing(c)
+		if missing == "" {
+			continue
+		}
+		if p, ok := r.pauses[c.ID]; ok && now.Before(p.until()) {
+			r.lookAt(p.until())
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		err := r.o.Engine.Add(ctx, c)
+		delay := r.pause(c.ID, now)
+		if err != nil {
+			r.lookAt(now.Add(delay))
+			r.log.Error("a vnet can't be restored; it will be tried again", "vnet", c.IDText, "because", missing, "in", delay, "error", err)
+			continue
+		}
+		r.log.Warn("vnet restored", "vnet", c.IDText, "because", missing)
+	}
+}
+
+// devices are all devices at one moment.
+type devices struct {
+	byName  map[string]hostnet.Link
+	byIndex map[int]hostnet.Link
+}
+
+func newDevices(list []hostnet.Link) devices {
+	d := devices{make(map[string]hostnet.Link, len(list)), make(map[int]hostnet.Link, len(list))}
+	for _, l := range list {
+		d.byName[l.Name], d.byIndex[l.Index] = l, l
+	}
+	return d
+}
+
+// missing says what of a vnet is not there; "" if all is.
+func (d devices) missing(c vnet.Config) string {
+	vnif, ok := d.byName[c.Vnetif]
+	if !ok || vnif.Alias != port.Alias(c.ID) {
+		return "interface " + c.Vnetif + " is gone"
+	}
+	if _, ok := d.byIndex[vnif.Partner]; !ok {
+		return "the other end of " + c.Vnetif + " is gone"
+	}
+	if c.Bridge == "" {
+		return ""
+	}
+	bridge, ok := d.byName[c.Bridge]
+	switch {
+	case !ok:
+		return "bridge " + c.Bridge + " is gone"
+	case vnif.Master == 0:
+		return c.Vnetif + " left its bridge " + c.Bridge
+	case vnif.Master != bridge.Index:
+		return c.Vnetif + " is on " + d.byIndex[vnif.Master].Name + " instead of " + c.Bridge
+	}
+	return ""
+}
