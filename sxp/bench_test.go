@@ -2,6 +2,7 @@ package sxp_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -48,7 +49,7 @@ func BenchmarkDecode(b *testing.B) {
 		d := sxp.NewDecoder(bytes.NewReader(text), sxp.Xend)
 		for {
 			_, err := d.Decode()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			require.NoError(b, err)

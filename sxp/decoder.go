@@ -53,6 +53,10 @@ func (d *Decoder) Decode() (Value, error) {
 	}
 }
 
+// Buffered returns what was read ahead: after Decode returned a value, what
+// follows it as far as it has come.
+func (d *Decoder) Buffered() string { return d.p.src[d.p.pos:] }
+
 // read feeds the parser what the reader delivers next.
 func (d *Decoder) read() {
 	if d.chunk == nil {

@@ -224,10 +224,11 @@ func (p *parser) next() (v Value, ok bool, err error) {
 	for {
 		if p.state != between {
 			// In the middle of a token, of this chunk or of one before.
-			done := false
-			if i, done, err = p.resume(i); err != nil {
+			at, done, err := p.resume(i)
+			if err != nil {
 				return Value{}, false, err
 			}
+			i = at
 			if !done {
 				return Value{}, false, p.used(i)
 			}

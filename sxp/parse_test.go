@@ -158,7 +158,7 @@ func TestLimits(t *testing.T) {
 
 func TestDecoderAnswersAtOnce(t *testing.T) {
 	r, w := io.Pipe()
-	defer r.Close()
+	defer r.CloseWithError(io.ErrClosedPipe)
 	d := sxp.NewDecoder(r, sxp.C)
 	for _, form := range []string{"(vnet.list)", "(peer.list (a b))", "x "} {
 		go w.Write([]byte(form)) //nolint:errcheck // Decode sees what is wrong
@@ -166,7 +166,7 @@ func TestDecoderAnswersAtOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, strings.TrimSpace(form), v.String())
 	}
-	go w.CloseWithError(errors.New("gone")) //nolint:errcheck // never fails
+	go w.CloseWithError(errors.New("gone"))
 	for range 2 {
 		_, err := d.Decode()
 		require.EqualError(t, err, "gone")

@@ -132,10 +132,10 @@ func (p *parser) resume(i int) (int, bool, error) {
 			i++
 			// Inside the delimiter there is no <, so that what does not
 			// match can only be the beginning of it if it is a <.
-			switch {
-			case c == p.delim[p.match]:
+			switch c {
+			case p.delim[p.match]:
 				p.match++
-			case c == '<':
+			case '<':
 				p.match = 1
 			default:
 				p.match = 0
