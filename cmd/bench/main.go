@@ -1,0 +1,186 @@
+// Bench measures our tunnel against no tunnel, kernel VXLAN and the overlays that Debian has, in one
+// run, on one topology: domain – bridge – tunnel – bridge – domain, each host and each domain a network
+// namespace. Runs are interleaved; what counts are the ratios, round by round, and their medians.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/xenvnet/xend/internal/lab"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "role" {
+		if err := runRole(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 7, "interleaved rounds; medians are taken over these")
+	flag.Float64Var(&o.seconds, "time", 1, "seconds per measurement")
+	scenarioNames := flag.String("scenarios", "", "comma-separated scenarios (default all): "+names(scenarios))
+	systemNames := flag.String("systems", "", "comma-separated systems (default all): "+names(systems))
+	metricNames := flag.String("metrics", "", "comma-separated metrics (default all): "+names(metrics))
+	flag.StringVar(&o.json, "json", "build/bench.json", "file for all the figures")
+	flag.StringVar(&o.bin, "bin", "bin", "directory of the programs that `make build` made")
+	flag.Parse()
+	err := o.choose(*scenarioNames, *systemNames, *metricNames)
+	if err == nil {
+		err = o.run(os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	rounds    int
+	seconds   float64
+	json, bin string
+	scenarios []scenario
+	systems   []system
+	metrics   []metric
+}
+
+type named interface{ name() string }
+
+func names[T named](all []T) string {
+	var n []string
+	for _, x := range all {
+		n = append(n, x.name())
+	}
+	return strings.Join(n, ",")
+}
+
+// pick returns the elements of all that a comma-separated list names; all of them for an empty list.
+func pick[T named](all []T, list string) ([]T, error) {
+	if list == "" {
+		return all, nil
+	}
+	var picked []T
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(all, func(x T) bool { return x.name() == name })
+		if i < 0 {
+			return nil, fmt.Errorf("%q is none of %s", name, names(all))
+		}
+		picked = append(picked, all[i])
+	}
+	return picked, nil
+}
+
+func (o *options) choose(scenarioNames, systemNames, metricNames string) error {
+	var errs [3]error
+	o.scenarios, errs[0] = pick(scenarios, scenarioNames)
+	o.systems, errs[1] = pick(systems, systemNames)
+	o.metrics, errs[2] = pick(metrics, metricNames)
+	if o.rounds < 1 || o.seconds <= 0 {
+		return errors.New("-rounds and -time must be positive")
+	}
+	return errors.Join(errs[:]...)
+}
+
+// report is the JSON file.
+type report struct {
+	Machine   string                       `json:"machine"`
+	Rounds    int                          `json:"rounds"`
+	Seconds   float64                      `json:"seconds"`
+	Scenarios map[string]map[string]series `json:"scenarios"` // by scenario and system
+}
+
+// series are the samples of one system in one scenario, by figure, one per round; NaN-free: a run that
+// failed has none, and Failed says why.
+type series struct {
+	Samples map[string][]float64 `json:"samples"`
+	Failed  string               `json:"failed,omitempty"`
+}
+
+func (o *options) run(w io.Writer) error {
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return err
+	}
+	r := report{Machine: machine(), Rounds: o.rounds, Seconds: o.seconds, Scenarios: map[string]map[string]series{}}
+	fmt.Fprintln(w, r.Machine)
+	for _, sc := range o.scenarios {
+		// One lab per scenario: every system has its own two hosts and two domains in it, and all stay
+		// up, idle, while one of them is measured.
+		err := lab.Run(lab.Options{}, func(ctx context.Context, l *lab.Lab) error {
+			r.Scenarios[sc.label] = map[string]series{}
+			var up []*setup
+			for _, sys := range o.systems {
+				s, err := build(ctx, l, bin, sc, sys)
+				if err != nil {
+					if ctx.Err() != nil {
+						return ctx.Err()
+					}
+					r.Scenarios[sc.label][sys.label] = series{Failed: err.Error()}
+					fmt.Fprintf(w, "%s: %s left out: %v\n", sc.label, sys.label, err)
+					continue
+				}
+				r.Scenarios[sc.label][sys.label] = series{Samples: map[string][]float64{}}
+				up = append(up, s)
+			}
+			for range o.rounds {
+				for _, m := range o.metrics {
+					for _, s := range up {
+						figures, err := m.measure(ctx, s, o.seconds)
+						if ctx.Err() != nil {
+							return ctx.Err()
+						}
+						if err != nil {
+							fmt.Fprintf(w, "%s: %s: %s: %v\n", sc.label, s.sys.label, m.label, err)
+						}
+						samples := r.Scenarios[sc.label][s.sys.label].Samples
+						for _, f := range m.figures {
+							samples[f] = append(samples[f], figures[f]) // 0 where it failed
+						}
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", sc.label, err)
+		}
+		table(w, sc, o, r.Scenarios[sc.label])
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(o.json), 0o755); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nall figures: %s\n", o.json)
+	return os.WriteFile(o.json, append(b, '\n'), 0o644)
+}
+
+// machine describes where the figures are from.
+func machine() string {
+	first := func(file, prefix string) string {
+		b, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(b)) {
+			if strings.HasPrefix(line, prefix) {
+				_, v, _ := strings.Cut(line, ":")
+				return strings.TrimSpace(v)
+			}
+		}
+		return ""
+	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	cpus, _ := os.ReadFile("/sys/devices/system/cpu/online")
+	return fmt.Sprintf("machine: %s, processors %s, Linux %s", first("/proc/cpuinfo", "model name"),
+		strings.TrimSpace(string(cpus)), strings.TrimSpace(string(release)))
+}

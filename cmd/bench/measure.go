@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A metric is one measurement, which yields one or more figures.
+type metric struct {
+	label   string
+	figures []string
+	measure func(ctx context.Context, s *setup, seconds float64) (map[string]float64, error)
+}
+
+func (m metric) name() string { return m.label }
+
+var metrics = []metric{
+	{"tcp", []string{"tcp Gbit/s", "cpu s/Gbit"}, tcp("tcp Gbit/s", "cpu s/Gbit")},
+	{"tcp-r", []string{"tcp reverse"}, tcp("tcp reverse", "", "-R")},
+	{"tcp8", []string{"tcp x8"}, tcp("tcp x8", "", "-P", "8")},
+	{"tcp8-r", []string{"tcp x8 reverse"}, tcp("tcp x8 reverse", "", "-P", "8", "-R")},
+	{"pps", []string{"64-byte pps"}, pps},
+	{"tcp-rr", []string{"tcp rr/s", "tcp p50 us", "tcp p99 us"}, rr("tcp")},
+	{"udp-rr", []string{"udp rr/s", "udp p50 us", "udp p99 us"}, rr("udp")},
+}
+
+// grace is what a measurement may take beyond its time.
+const grace = 20 * time.Second
+
+func limit(ctx context.Context, seconds float64) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, time.Duration(seconds*float64(time.Second))+grace)
+}
+
+// tcp runs iperf3 and takes what the receiver counted.
+func tcp(figure, cpu string, args ...string) func(context.Context, *setup, float64) (map[string]float64, error) {
+	return func(ctx context.Context, s *setup, seconds float64) (map[string]float64, error) {
+		ctx, cancel := limit(ctx, seconds)
+		defer cancel()
+		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-O", "0.3", "-J", "-C", "cubic"}, args...)
+		before := busy()
+		out, err := s.one.Run(ctx, "iperf3", args...)
+		after := busy()
+		var r struct {
+			Error string `json:"error"`
+			End   struct {
+				Received struct {
+					Bits  float64 `json:"bits_per_second"`
+					Bytes float64 `json:"bytes"`
+				} `json:"sum_received"`
+			} `json:"end"`
+		}
+		if jsonErr := json.Unmarshal([]byte(out), &r); jsonErr == nil && r.Error != "" {
+			return nil, errors.New(r.Error)
+		}
+		if err != nil {
+			return nil, err
+		}
+		got := map[string]float64{figure: r.End.Received.Bits / 1e9}
+		if gbits := r.End.Received.Bits / 1e9 * (seconds + 0.3); cpu != "" && gbits > 0 {
+			got[cpu] = (after - before).Seconds() / gbits
+		}
+		return got, nil
+	}
+}
+
+// busy is the processor time that the machine has spent on anything but idling.
+func busy() time.Duration {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	var ticks int64
+	for i, f := range strings.Fields(line) {
+		n, _ := strconv.ParseInt(f, 10, 64)
+		if i >= 1 && i != 4 && i != 5 && i <= 7 { // user nice system, not idle iowait, irq softirq: proc_stat(5)
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100
+}
+
+// role runs one of our roles in a domain and reads what it printed.
+func role(ctx context.Context, run func(context.Context, string, ...string) (string, error), result any, args ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	out, err := run(ctx, self, append([]string{"role"}, args...)...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), result)
+}
+
+// pps counts at the receiver what arrives of a flood of small packets.
+func pps(ctx context.Context, s *setup, seconds float64) (map[string]float64, error) {
+	ctx, cancel := limit(ctx, seconds)
+	defer cancel()
+	type counted struct {
+		r   countResult
+		err error
+	}
+	done := make(chan counted, 1)
+	go func() {
+		var c counted
+		c.err = role(ctx, s.two.Run, &c.r, "count", fmt.Sprint(seconds+0.5))
+		done <- c
+	}()
+	var sent countResult
+	sendErr := role(ctx, s.one.Run, &sent, "send", s.two.Addr().String(), fmt.Sprint(seconds+0.3))
+	c := <-done
+	return map[string]float64{"64-byte pps": c.r.PerSecond}, errors.Join(sendErr, c.err)
+}
+
+// rr counts requests and responses, one at a time.
+func rr(network string) func(context.Context, *setup, float64) (map[string]float64, error) {
+	return func(ctx context.Context, s *setup, seconds float64) (map[string]float64, error) {
+		ctx, cancel := limit(ctx, seconds)
+		defer cancel()
+		var r rrResult
+		err := role(ctx, s.one.Run, &r, "rr", network, s.two.Addr().String(), fmt.Sprint(seconds))
+		return map[string]float64{network + " rr/s": r.PerSecond, network + " p50 us": r.P50, network + " p99 us": r.P99}, err
+	}
+}

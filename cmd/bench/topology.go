@@ -1,0 +1,338 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/lab"
+)
+
+// A scenario is a pair of MTUs and the kind of network card between the hosts.
+type scenario struct {
+	label, about string
+	underlay     int  // MTU between the hosts
+	inner        int  // MTU of the domains
+	plain        bool // a network card without tunnel and UDP segmentation offloads
+}
+
+func (s scenario) name() string { return s.label }
+
+var scenarios = []scenario{
+	{"untuned", "domains at 1500 on an underlay of 1500, nothing tuned", 1500, 1500, false},
+	{"fits", "domains at 1400 on an underlay of 1500", 1500, 1400, false},
+	{"jumbo", "domains at 8900 on an underlay of 9000", 9000, 8900, false},
+	{"plain", "domains at 1400 on an underlay of 1500 whose cards segment neither tunnels nor UDP", 1500, 1400, true},
+}
+
+// A system joins the bridges of two hosts.
+type system struct {
+	label string
+	join  func(ctx context.Context, s *setup) error
+}
+
+func (s system) name() string { return s.label }
+
+var systems = []system{
+	{"none", joinNone},
+	{reference, joinVXLAN},
+	{"xend", joinXend},
+	{"openvpn", joinOpenVPN},
+	{"tinc", joinTinc},
+	{"vde", joinVDE},
+}
+
+// setup is a system that is up: two hosts with a cable between them and a domain on each.
+type setup struct {
+	sc       scenario
+	sys      system
+	bin      string
+	hosts    [2]*lab.Host
+	one, two *lab.Domain
+}
+
+const (
+	bridge   = "vnet97"
+	cable    = "eth0"
+	overlay  = "vnif97" // device of the user-space overlays
+	settling = 20 * time.Second
+)
+
+func underlayAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, byte(i + 1)}) }
+
+// build makes a setup and waits until the domains reach each other.
+func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system) (*setup, error) {
+	s := &setup{sc: sc, sys: sys, bin: bin}
+	for i := range s.hosts {
+		h, err := l.Host(fmt.Sprintf("%s-%d", sys.label, i+1))
+		if err != nil {
+			return nil, err
+		}
+		s.hosts[i] = h
+	}
+	a, b := s.hosts[0].Net, s.hosts[1].Net
+	if _, err := a.EnsureVeth(hostnet.Veth{Name: cable, Peer: cable, PeerHost: b, MTU: sc.underlay}); err != nil {
+		return nil, err
+	}
+	for i, h := range s.hosts {
+		dev, err := h.Net.LinkByName(cable)
+		if err != nil {
+			return nil, err
+		}
+		if err := h.Net.SetUp(dev.Index); err != nil {
+			return nil, err
+		}
+		prefix := netip.PrefixFrom(underlayAddr(i), 24)
+		if err := h.Net.EnsureAddress(hostnet.Address{Index: dev.Index, Prefix: prefix}); err != nil {
+			return nil, err
+		}
+		if err := s.ip(ctx, i, "route", "add", "default", "dev", cable); err != nil {
+			return nil, err
+		}
+		if sc.plain {
+			_, err := h.Run(ctx, "ethtool", "-K", cable, "tx-udp_tnl-segmentation", "off",
+				"tx-udp_tnl-csum-segmentation", "off", "tx-udp-segmentation", "off", "gro", "on")
+			if err != nil {
+				return nil, err
+			}
+		}
+		if sys.label != "xend" { // which makes its own
+			if err := s.ip(ctx, i, "link", "add", bridge, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"); err != nil {
+				return nil, err
+			}
+			if err := s.ip(ctx, i, "link", "set", bridge, "up"); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := sys.join(ctx, s); err != nil {
+		return nil, err
+	}
+	for i, d := range []**lab.Domain{&s.one, &s.two} {
+		var err error
+		*d, err = s.hosts[i].Domain(lab.DomainSpec{
+			Name: fmt.Sprintf("%s-d%d", sys.label, i+1), Vif: "vif1.0", Bridge: bridge, MTU: sc.inner,
+			Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}), 24)},
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	settle, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	if _, err := s.one.Ping(settle, s.two.Addr(), lab.PingOptions{}); err != nil {
+		return nil, fmt.Errorf("the domains do not reach each other: %w", err)
+	}
+	if err := s.start(s.two.Node, "iperf3", "-s"); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(s.two.Node, self, "role", "echo"); err != nil {
+		return nil, err
+	}
+	return s, s.awaitServers(ctx)
+}
+
+// awaitServers returns when both servers accept.
+func (s *setup) awaitServers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	for _, port := range []int{5201, echoPort} { // iperf3(1)
+		for {
+			out, err := s.two.Run(ctx, "cat", "/proc/self/net/tcp", "/proc/self/net/tcp6")
+			if err != nil {
+				return err
+			}
+			if strings.Contains(out, fmt.Sprintf(":%04X ", port)) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// ip runs ip(8) on host i.
+func (s *setup) ip(ctx context.Context, i int, args ...string) error {
+	_, err := s.hosts[i].Run(ctx, "ip", args...)
+	return err
+}
+
+// plug puts a device into the bridge of host i.
+func (s *setup) plug(ctx context.Context, i int, device string) error {
+	return s.ip(ctx, i, "link", "set", device, "mtu", strconv.Itoa(s.sc.inner), "master", bridge, "up")
+}
+
+// start starts a command that runs until the lab closes.
+func (s *setup) start(n *lab.Node, name string, args ...string) error {
+	cmd := n.Command(context.Background(), name, args...)
+	if err := n.Start(cmd); err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }()
+	return nil
+}
+
+// joinNone makes the cable itself a port of both bridges.
+func joinNone(ctx context.Context, s *setup) error {
+	for i := range s.hosts {
+		if err := s.ip(ctx, i, "addr", "flush", "dev", cable); err != nil {
+			return err
+		}
+		if err := s.ip(ctx, i, "link", "set", cable, "master", bridge); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func joinVXLAN(ctx context.Context, s *setup) error {
+	for i := range s.hosts {
+		err := s.ip(ctx, i, "link", "add", "vxlan97", "type", "vxlan", "id", "97", "dstport", "4789",
+			"local", underlayAddr(i).String(), "remote", underlayAddr(1-i).String())
+		if err != nil {
+			return err
+		}
+		if err := s.plug(ctx, i, "vxlan97"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinXend does what a user does: a daemon on each host, and vnet 97.
+func joinXend(ctx context.Context, s *setup) error {
+	for _, h := range s.hosts {
+		etc := filepath.Join(h.Dir, "etc", "xen")
+		if err := os.MkdirAll(etc, 0o755); err != nil {
+			return err
+		}
+		config := fmt.Sprintf("[dataplane]\nmtu = %d\n", max(s.sc.inner, 1500))
+		if err := os.WriteFile(filepath.Join(etc, "vnet.toml"), []byte(config), 0o644); err != nil {
+			return err
+		}
+		file := filepath.Join(h.Dir, "vnet97.sxp")
+		if err := os.WriteFile(file, []byte("(vnet (id 97) (bridge "+bridge+") (vnetif "+overlay+"))\n"), 0o644); err != nil {
+			return err
+		}
+		if _, err := h.Run(ctx, filepath.Join(s.bin, "xend"), "start"); err != nil {
+			return err
+		}
+		if _, err := h.Run(ctx, filepath.Join(s.bin, "xm"), "vnet-create", file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *setup) tap(ctx context.Context, i int) error {
+	if err := s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap"); err != nil {
+		return err
+	}
+	if err := s.ip(ctx, i, "link", "set", overlay, "txqueuelen", "1000"); err != nil {
+		return err
+	}
+	return s.plug(ctx, i, overlay)
+}
+
+// joinOpenVPN uses neither cipher nor authentication: the least that it can do per packet.
+func joinOpenVPN(ctx context.Context, s *setup) error {
+	for i, h := range s.hosts {
+		if err := s.tap(ctx, i); err != nil {
+			return err
+		}
+		err := s.start(h.Node, "openvpn", "--dev", overlay, "--dev-type", "tap", "--local", underlayAddr(i).String(),
+			"--remote", underlayAddr(1-i).String(), "--port", "1194", "--tun-mtu", strconv.Itoa(s.sc.inner), "--mssfix", "0",
+			"--txqueuelen", "1000", "--cipher", "none", "--auth", "none", "--providers", "legacy", "default",
+			"--log", filepath.Join(h.Dir, "openvpn.log"))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinTinc uses neither cipher nor digest.
+func joinTinc(ctx context.Context, s *setup) error {
+	public := [2]string{}
+	dirs := [2]string{}
+	for i, h := range s.hosts {
+		dirs[i] = filepath.Join(h.Dir, "tinc")
+		if err := os.MkdirAll(filepath.Join(dirs[i], "hosts"), 0o755); err != nil {
+			return err
+		}
+		self, other := "h"+strconv.Itoa(i+1), "h"+strconv.Itoa(2-i)
+		files := map[string]string{
+			"tinc.conf": "Name=" + self + "\nMode=switch\nDeviceType=tap\nInterface=" + overlay + "\nDevice=/dev/net/tun\n" +
+				"BindToAddress=" + underlayAddr(i).String() + "\nConnectTo=" + other + "\n",
+			"hosts/" + self: "Address=" + underlayAddr(i).String() + "\nCipher=none\nDigest=none\nMACLength=0\n",
+			"tinc-up":       "#!/bin/sh\nip link set " + overlay + " mtu " + strconv.Itoa(s.sc.inner) + " master " + bridge + " up\n",
+		}
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(dirs[i], name), []byte(text), 0o755); err != nil {
+				return err
+			}
+		}
+		key := exec.CommandContext(ctx, "tincd", "-c", dirs[i], "-K2048") // no terminal: default file names
+		if out, err := key.CombinedOutput(); err != nil {
+			return fmt.Errorf("tincd -K: %w: %s", err, out)
+		}
+		b, err := os.ReadFile(filepath.Join(dirs[i], "hosts", self))
+		if err != nil {
+			return err
+		}
+		public[i] = string(b)
+	}
+	for i, h := range s.hosts {
+		other := "h" + strconv.Itoa(2-i)
+		if err := os.WriteFile(filepath.Join(dirs[i], "hosts", other), []byte(public[1-i]), 0o644); err != nil {
+			return err
+		}
+		if err := s.start(h.Node, "tincd", "-c", dirs[i], "-D", "--pidfile="+filepath.Join(dirs[i], "pid")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func joinVDE(ctx context.Context, s *setup) error {
+	for i, h := range s.hosts {
+		if err := s.tap(ctx, i); err != nil {
+			return err
+		}
+		plug := h.Command(context.Background(), "vde_plug", "tap://"+overlay, "udp://1800->"+underlayAddr(1-i).String()+":1800")
+		log, err := plug.StderrPipe()
+		if err != nil {
+			return err
+		}
+		if err := h.Start(plug); err != nil {
+			return err
+		}
+		failed := make(chan error, 1)
+		go func() {
+			sc := bufio.NewScanner(log)
+			var last string
+			for sc.Scan() {
+				last = sc.Text()
+			}
+			failed <- errors.Join(plug.Wait(), errors.New(last))
+		}()
+		select {
+		case err := <-failed:
+			return fmt.Errorf("vde_plug: %w", err)
+		default:
+		}
+	}
+	return nil
+}
