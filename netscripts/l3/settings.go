@@ -1,0 +1,185 @@
+package l3
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// settingDirs hold a device's own settings, a file each, below /proc/sys/net: ip-sysctl of the
+// kernel's documentation.
+var settingDirs = [...]string{"ipv6/conf", "ipv4/conf", "ipv4/neigh", "ipv6/neigh"}
+
+const procSysNet = "/proc/sys/net"
+
+// Settings that are not copied as files: the first is set by netlink, which does not make an
+// address at once as the file does, the second is the state of a routing daemon's socket.
+var uncopied = []string{"ipv6/conf/addr_gen_mode", "ipv6/conf/mc_forwarding"}
+
+// temporary creates temporary addresses beside those that are added to a device; see UseTemporary.
+const temporary = "ipv6/conf/use_tempaddr"
+
+// Settings are a device's settings of layer 3: relative file name, for example
+// "ipv4/conf/rp_filter", to content.
+type Settings map[string]string
+
+// ReadSettings reads the settings of a device. Those that cannot be read are left out.
+func ReadSettings(device string) (Settings, error) {
+	s := Settings{}
+	for _, dir := range settingDirs {
+		path := filepath.Join(procSysNet, dir, device)
+		files, err := os.ReadDir(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the family is switched off, or the MTU too small for it
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the settings of %s: %w", device, err)
+		}
+		for _, f := range files {
+			key := dir + "/" + f.Name()
+			if slices.Contains(uncopied, key) {
+				continue
+			}
+			// An unset stable_secret is EIO.
+			if b, err := os.ReadFile(filepath.Join(path, f.Name())); err == nil {
+				s[key] = strings.TrimSpace(string(b))
+			}
+		}
+	}
+	return s, nil
+}
+
+// Apply gives a device those settings in which it differs, but for the use of temporary addresses,
+// which is switched off until ApplyTemporary. It goes on after an error and returns all.
+func (s Settings) Apply(device string) error {
+	have, err := ReadSettings(device)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	set := func(key, value string) {
+		if old, ok := have[key]; ok && old != value {
+			errs = append(errs, writeSetting(device, key, value))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(s)) {
+		if key != temporary {
+			set(key, s[key])
+		}
+	}
+	if have[temporary] != "-1" { // as little as 0
+		set(temporary, "0")
+	}
+	return errors.Join(errs...)
+}
+
+// ApplyTemporary sets the use of temporary addresses. While it is on, each address with the flag
+// mngtmpaddr that is added brings a temporary one along, so it comes after the addresses.
+func (s Settings) ApplyTemporary(device string) error {
+	want, ok := s[temporary]
+	if !ok {
+		return nil
+	}
+	have, err := os.ReadFile(settingPath(device, temporary))
+	if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(have)) == want {
+		return nil
+	}
+	return writeSetting(device, temporary, want)
+}
+
+func settingPath(device, key string) string {
+	dir, name := filepath.Split(key)
+	return filepath.Join(procSysNet, dir, device, name)
+}
+
+func writeSetting(device, key, value string) error {
+	// Without O_CREATE and O_TRUNC: sysctl files know neither.
+	f, err := os.OpenFile(settingPath(device, key), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(value)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("set net/%s of %s to %s: %w", key, device, value, err)
+	}
+	return nil
+}
+
+// GenMode says how a device makes its own IPv6 addresses: IN6_ADDR_GEN_MODE_* of linux/if_link.h.
+type GenMode uint8
+
+const (
+	// GenNone makes a device take no IPv6 address by itself.
+	GenNone GenMode = 1
+	// GenAbsent is the mode of a device without IPv6.
+	GenAbsent GenMode = 255
+)
+
+// Layout and attributes of link messages: linux/if_link.h.
+const (
+	linkHead         = 16
+	inet6AddrGenMode = 8 // IFLA_INET6_ADDR_GEN_MODE
+)
+
+func linkMessage(index int) message {
+	head := make([]byte, linkHead)
+	binary.NativeEndian.PutUint32(head[4:], uint32(index))
+	return message{head: head}
+}
+
+// GenMode reads a device's mode.
+func (c *Conn) GenMode(index int) (GenMode, error) {
+	mode := GenAbsent
+	var bad error
+	err := c.request(unix.RTM_GETLINK, 0, linkMessage(index).bytes(), func(b []byte) {
+		m, err := parse(b, linkHead)
+		if err != nil {
+			bad = err
+			return
+		}
+		spec, _ := m.get(unix.IFLA_AF_SPEC)
+		byFamily, err := parseAttributes(spec)
+		if err != nil {
+			bad = err
+			return
+		}
+		for _, f := range byFamily {
+			if !f.is(unix.AF_INET6) {
+				continue
+			}
+			attrs, err := parseAttributes(f.data)
+			if err != nil {
+				bad = err
+				return
+			}
+			if v, ok := (message{attrs: attrs}).get(inet6AddrGenMode); ok && len(v) == 1 {
+				mode = GenMode(v[0])
+			}
+		}
+	})
+	if err = errors.Join(err, bad); err != nil {
+		return 0, fmt.Errorf("read how device %d makes its IPv6 addresses: %w", index, err)
+	}
+	return mode, nil
+}
+
+// SetGenMode sets a device's mode. It makes and removes no address.
+func (c *Conn) SetGenMode(index int, mode GenMode) error {
+	have, err := c.GenMode(index)
+	if err != nil || have == mode || have == GenAbsent || mode == GenAbsent {
+		return err
+	}
+	inner := appendAttributes(nil, []attribute{{inet6AddrGenMode, []byte{byte(mode)}}})
+	family := appendAttributes(nil, []attribute{{unix.AF_INET6 | unix.NLA_F_NESTED, inner}})
+	m := linkMessage(index)
+	m.attrs = []attribute{{unix.IFLA_AF_SPEC | unix.NLA_F_NESTED, family}}
+	return c.change(fmt.Sprintf("set how device %d makes its IPv6 addresses", index), unix.RTM_SETLINK, 0, m.bytes())
+}

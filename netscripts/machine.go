@@ -1,0 +1,255 @@
+package netscripts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/netscripts/filter"
+	"github.com/xenvnet/xend/netscripts/l3"
+)
+
+// machine is the network of the namespace that a script works in.
+type machine struct {
+	host   *hostnet.Host
+	l3     *l3.Conn
+	before func(what string) error
+}
+
+func (s *script) openMachine() (*machine, error) {
+	host, err := hostnet.New()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := l3.Open()
+	if err != nil {
+		host.Close()
+		return nil, err
+	}
+	conn.Before = s.Before
+	return &machine{host: host, l3: conn, before: s.Before}, nil
+}
+
+func (m *machine) close() {
+	m.l3.Close()
+	m.host.Close()
+}
+
+// change makes one change of the machine.
+func (m *machine) change(what string, fn func() error) error {
+	if m.before != nil {
+		if err := m.before(what); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return fn()
+}
+
+func (m *machine) setUp(l hostnet.Link) error {
+	if l.Up() {
+		return nil
+	}
+	return m.change("bring up "+l.Name, func() error { return m.host.SetUp(l.Index) })
+}
+
+func (m *machine) setDown(l hostnet.Link) error {
+	if !l.Up() {
+		return nil
+	}
+	return m.change("take down "+l.Name, func() error { return m.host.SetDown(l.Index) })
+}
+
+func (m *machine) setMaster(l hostnet.Link, master hostnet.Link) error {
+	if l.Master == master.Index {
+		return nil
+	}
+	what := "make " + l.Name + " a port of " + master.Name
+	if master.Index == 0 {
+		what = "take " + l.Name + " off its bridge"
+	}
+	return m.change(what, func() error { return m.host.SetMaster(l.Index, master.Index) })
+}
+
+func (m *machine) delete(l hostnet.Link) error {
+	return m.change("delete "+l.Name, func() error { return m.host.Delete(l.Index) })
+}
+
+// name is a device's name for a text.
+func (m *machine) name(index int) string {
+	if l, err := m.host.LinkByIndex(index); err == nil {
+		return l.Name
+	}
+	return fmt.Sprintf("device %d", index)
+}
+
+// rename gives a device another name. Kernels before 6.2 rename only a device that is down, and
+// what goes with that is brought back by revive. That is found out by trying: distributions carry
+// kernels that can do more than their version says.
+func (m *machine) rename(index int, name string, revive func() error) error {
+	l, err := m.host.LinkByIndex(index)
+	if err != nil || l.Name == name {
+		return err
+	}
+	rename := func() error { return m.host.Rename(index, name) }
+	what := "rename " + l.Name + " to " + name
+	err = m.change(what, rename)
+	if !errors.Is(err, hostnet.ErrBusy) || !l.Up() {
+		return err
+	}
+	if err := m.setDown(l); err != nil {
+		return err
+	}
+	err = m.change(what+" while it is down", rename)
+	return errors.Join(err, revive())
+}
+
+// above lists the devices that stand on a device, directly or not: VLANs, tunnels, macvlans.
+func (m *machine) above(index int) ([]hostnet.Link, error) {
+	links, err := m.host.Links()
+	if err != nil {
+		return nil, err
+	}
+	below := []int{index}
+	var list []hostnet.Link
+	for again := true; again; {
+		again = false
+		for _, l := range links {
+			if l.Kind != "veth" && l.Partner != 0 && slices.Contains(below, l.Partner) && !slices.Contains(below, l.Index) {
+				below, list, again = append(below, l.Index), append(list, l), true
+			}
+		}
+	}
+	return list, nil
+}
+
+func names(links []hostnet.Link) string {
+	list := make([]string, len(links))
+	for i, l := range links {
+		list[i] = l.Name
+	}
+	return strings.Join(list, ", ")
+}
+
+func indices(devices []device) []int {
+	list := make([]int, len(devices))
+	for i, d := range devices {
+		list[i] = d.Index
+	}
+	return list
+}
+
+// vnetAlias begins the alias of what xend makes for a vnet; the full id follows.
+const vnetAlias = "xend vnet "
+
+// vnets maps the index of each bridge that belongs to a vnet to that vnet's id: one that xend made,
+// or one that has a vnet's interface for a port.
+func (m *machine) vnets() (map[int]string, error) {
+	links, err := m.host.Links()
+	if err != nil {
+		return nil, err
+	}
+	ids := map[int]string{}
+	for _, l := range links {
+		id, ok := strings.CutPrefix(l.Alias, vnetAlias)
+		switch {
+		case !ok:
+		case l.Kind == "bridge":
+			ids[l.Index] = id
+		case l.Master != 0:
+			ids[l.Master] = id
+		}
+	}
+	return ids, nil
+}
+
+// bridges lists the bridges that are no vnet's, by name.
+func (m *machine) bridges() ([]hostnet.Link, error) {
+	vnets, err := m.vnets()
+	if err != nil {
+		return nil, err
+	}
+	links, err := m.host.Links()
+	if err != nil {
+		return nil, err
+	}
+	links = slices.DeleteFunc(links, func(l hostnet.Link) bool {
+		_, vnet := vnets[l.Index]
+		return l.Kind != "bridge" || vnet
+	})
+	slices.SortFunc(links, func(a, b hostnet.Link) int { return strings.Compare(a.Name, b.Name) })
+	return links, nil
+}
+
+// waitForLink waits until a device has carrier; false if it has none after a while.
+func (m *machine) waitForLink(ctx context.Context, index int, atMost time.Duration) (bool, error) {
+	waiting, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	err := poll(waiting, func() (bool, error) {
+		l, err := m.host.LinkByIndex(index)
+		return err == nil && l.Flags&running != 0, err
+	})
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// openFilter opens the packet filter; each change of it is one transaction of the kernel.
+func (m *machine) filter() *filter.Filter { return &filter.Filter{Before: m.before} }
+
+// up brings a device up.
+func (m *machine) up(index int) error {
+	l, err := m.host.LinkByIndex(index)
+	if err != nil {
+		return err
+	}
+	return m.setUp(l)
+}
+
+// down takes a device down.
+func (m *machine) down(index int) error {
+	l, err := m.host.LinkByIndex(index)
+	if err != nil {
+		return err
+	}
+	return m.setDown(l)
+}
+
+// existing runs fn if there is such a device.
+func (m *machine) existing(index int, fn func() error) error {
+	if _, err := m.host.LinkByIndex(index); err != nil {
+		if errors.Is(err, hostnet.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	return fn()
+}
+
+// revive makes a device, and those on it, what they were: up or down, with their layer 3.
+func (m *machine) revive(d device, state l3.State, t *transaction) error {
+	return m.existing(d.Index, func() error {
+		if !d.Up {
+			return m.down(d.Index)
+		}
+		if err := m.up(d.Index); err != nil {
+			return err
+		}
+		var errs []error
+		if d.Index == t.Device.Index {
+			for _, a := range t.Above {
+				if a.Up {
+					errs = append(errs, m.existing(a.Index, func() error { return m.up(a.Index) }))
+				}
+			}
+			if len(t.Above) > 0 {
+				errs = append(errs, m.l3.Restore(t.AboveL3, indices(t.Above)...))
+			}
+		}
+		return errors.Join(append(errs, m.l3.Restore(state, d.Index))...)
+	})
+}
