@@ -1,0 +1,163 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/sxp"
+)
+
+// prints makes a command of lists of one snapshot.
+func prints(lists ...func(*bytes.Buffer, dataplane.Snapshot)) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {
+	return func(s *Server, _ context.Context, _ sxp.Value, out *bytes.Buffer) error {
+		snapshot := s.svc.Dataplane().Snapshot()
+		for _, write := range lists {
+			write(out, snapshot)
+		}
+		return nil
+	}
+}
+
+// The layouts below are the original's, blanks included: scripts cut them with sed.
+
+func writeVnets(b *bytes.Buffer, s dataplane.Snapshot) {
+	for _, v := range s.Vnets {
+		fmt.Fprintf(b, "(vnet (id %s) (vnetif %s) (security %s) (header %d))\n", v.ID, atom(v.Vnetif), v.Security, v.Header)
+	}
+}
+
+func writeVifs(b *bytes.Buffer, s dataplane.Snapshot) {
+	fmt.Fprintf(b, "(viftable\n (table_ttl %d)\n (entry_ttl %d)\n (sweeps %d)\n)\n",
+		seconds(s.Tables.SweepInterval), seconds(s.Tables.EntryTTL), s.Tables.Sweeps)
+	for _, v := range s.Vifs {
+		fmt.Fprintf(b, "(vif\n (vnet %s)\n (vmac %s)\n (age %d)\n)\n", v.Vnet, v.MAC, seconds(v.Age))
+	}
+}
+
+// writeVARP writes the settings, once for each address family, and the cache. Without a data plane there is
+// neither.
+func writeVARP(b *bytes.Buffer, s dataplane.Snapshot) {
+	if !s.Enabled {
+		return
+	}
+	for _, u := range s.Underlays {
+		address := u.Address
+		if !address.IsValid() {
+			address = netip.IPv4Unspecified()
+			if u.Group.Is6() {
+				address = netip.IPv6Unspecified()
+			}
+		}
+		fmt.Fprintf(b, "(varp \n (device %s)\n (mcast_addr %s)\n (ucast_addr %s)\n (port %d)\n (encapsulation %s)\n (entry_ttl %d)\n)\n",
+			atom(u.Device), u.Group, address, u.Port, s.Encapsulation, seconds(s.Tables.EntryTTL))
+	}
+	for _, e := range s.Entries {
+		// One user, nothing waiting: the original's words for an entry at rest.
+		fmt.Fprintf(b, "(ventry \n (ref 1)\n (state %s)\n (flags -)\n (addr %s)\n (queue 0)\n (age %d)\n (vmac %s)\n (vnet %s)\n)\n",
+			e.State, e.Addr, seconds(e.Age), e.MAC, e.Vnet)
+	}
+}
+
+func writePeers(b *bytes.Buffer, s dataplane.Snapshot) {
+	for _, p := range s.Peers {
+		fmt.Fprintf(b, "(vnet_peer\n  (addr %s)\n  (port %d)\n  (tx_packets %d)\n  (rx_packets %d)\n)\n",
+			p.Addr, p.Port, p.TxPackets, p.RxPackets)
+	}
+}
+
+// writeStats writes (stats (drop (reason R) (packets N) (help TEXT))…).
+func writeStats(b *bytes.Buffer, s dataplane.Snapshot) {
+	items := []sxp.Value{sxp.Atom("stats")}
+	for _, d := range s.Drops {
+		items = append(items, sxp.List(sxp.Atom("drop"), sxp.Pair("reason", d.Reason.String()),
+			sxp.Pair("packets", fmt.Sprint(d.Count)), sxp.Pair("help", d.Reason.Help())))
+	}
+	writeForm(b, sxp.List(items...))
+}
+
+// writeMTU writes (mtu (mtu N) (mode M) (path (to T) (addr A) (device D) (mtu N) (ip N) (udp N) (header N))…):
+// what stands in front of a frame on the way to the group and to each host that is known. The vnifs' MTU
+// is the smallest of all.
+func writeMTU(b *bytes.Buffer, s dataplane.Snapshot) {
+	mtu := 0
+	for _, v := range s.Vnets {
+		if v.MTU > 0 && (mtu == 0 || v.MTU < mtu) {
+			mtu = v.MTU
+		}
+	}
+	items := []sxp.Value{sxp.Atom("mtu"), sxp.Pair("mtu", fmt.Sprint(mtu)), sxp.Pair("mode", string(s.MTUMode))}
+	for _, p := range paths(s) {
+		items = append(items, p)
+	}
+	writeForm(b, sxp.List(items...))
+}
+
+// paths are the (path …) forms of the ways that frames can take.
+func paths(s dataplane.Snapshot) []sxp.Value {
+	var out []sxp.Value
+	seen := map[netip.Addr]bool{}
+	old := map[netip.Addr]bool{}
+	for _, u := range s.Underlays {
+		for _, addr := range u.EtherIPHosts {
+			old[addr] = true
+		}
+	}
+	add := func(to string, addr netip.Addr) {
+		if !addr.IsValid() || seen[addr] {
+			return
+		}
+		seen[addr] = true
+		for _, u := range s.Underlays {
+			if u.Up && u.Group.Is4() == addr.Is4() {
+				out = append(out, path(to, addr, u, old[addr] || s.Encapsulation == dataplane.EtherIP && addr.Is4()))
+			}
+		}
+	}
+	for _, u := range s.Underlays {
+		add("group", u.Group)
+	}
+	for _, p := range s.Peers {
+		add("peer", p.Addr)
+	}
+	for _, r := range s.Replicate {
+		add("host", r.Addr)
+	}
+	for _, e := range s.Entries {
+		add("host", e.Addr)
+	}
+	return out
+}
+
+// path describes one way; EtherIP has no UDP header.
+func path(to string, addr netip.Addr, u dataplane.Underlay, etherip bool) sxp.Value {
+	ip := wire.IPv4Len
+	if addr.Is6() {
+		ip = wire.IPv6Len
+	}
+	udp, header := wire.UDPLen, wire.VUDPLen
+	if etherip {
+		udp, header = 0, wire.EtherIPLen
+	}
+	return sxp.List(sxp.Atom("path"), sxp.Pair("to", to), sxp.Pair("addr", addr.String()), sxp.Pair("device", u.Device),
+		sxp.Pair("mtu", fmt.Sprint(u.MTU)), sxp.Pair("ip", fmt.Sprint(ip)), sxp.Pair("udp", fmt.Sprint(udp)), sxp.Pair("header", fmt.Sprint(header)))
+}
+
+func writeForm(b *bytes.Buffer, v sxp.Value) {
+	b.Write(sxp.Append(b.AvailableBuffer(), v))
+	b.WriteByte('\n')
+}
+
+// atom writes a name; where there is none, nothing.
+func atom(s string) string {
+	if s == "" {
+		return ""
+	}
+	return sxp.Atom(s).String()
+}
+
+func seconds(d time.Duration) int64 { return int64(d / time.Second) }

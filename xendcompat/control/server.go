@@ -1,0 +1,173 @@
+// Package control serves the low-level control socket: commands for the data plane as S-expressions of
+// the C dialect, one connection for each request. Success is silent; a failure is (error "text").
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/xendcompat/accept"
+	"github.com/xenvnet/xend/xendcompat/service"
+)
+
+// Timeouts and bounds.
+const (
+	// readTimeout is how long a client may take to say all it wants.
+	readTimeout = 30 * time.Second
+	// writeTimeout is how long it may take to read the answer.
+	writeTimeout = 30 * time.Second
+	// lingerTimeout is for how long what it still sends is read after the answer, which closing a
+	// socket with unread data would destroy.
+	lingerTimeout = time.Second
+	// A client that wrote more than batch bytes may not have been able to write all at once: it gets
+	// pause to go on before the answer.
+	batch = 4 << 10
+	pause = 100 * time.Millisecond
+	// maxRequest bounds all commands of a connection, in bytes.
+	maxRequest = 16 << 20
+)
+
+// Options configure a Server.
+type Options struct {
+	// Log must be set.
+	Log *slog.Logger
+	// UIDs are users who may connect, besides root and the daemon's own user.
+	UIDs []int
+}
+
+// Server does commands.
+type Server struct {
+	svc  *service.Service
+	log  *slog.Logger
+	loop accept.Loop
+}
+
+// New returns a server of svc.
+func New(svc *service.Service, o Options) *Server {
+	s := &Server{svc: svc, log: o.Log}
+	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Handle: s.serve, Refuse: s.refuse}
+	return s
+}
+
+// Serve answers what comes over ln until ctx ends, and closes ln. It may be called for several listeners.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error { return s.loop.Run(ctx, ln) }
+
+// String names the server.
+func (s *Server) String() string { return "control" }
+
+// serve does the commands of one connection, in order up to the first that fails, and answers.
+func (s *Server) serve(ctx context.Context, c *accept.Conn) {
+	if c.SetReadDeadline(time.Now().Add(readTimeout)) != nil {
+		return
+	}
+	in := &counter{r: c, room: maxRequest}
+	d := sxp.NewDecoder(in, sxp.C)
+	var answer bytes.Buffer
+	for done := 0; ; done++ {
+		if done > 0 && strings.TrimSpace(d.Buffered()) == "" && !more(c, in.n > batch) {
+			break
+		}
+		command, err := d.Decode()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			c.Enter(accept.Working)
+			err = s.do(ctx, command, &answer)
+			c.Enter(accept.Reading)
+		}
+		if err != nil {
+			s.log.Info("command refused", "server", s.String(), "peer", c.Peer, "command", cut(command.String()), "error", err)
+			appendError(&answer, err)
+			break
+		}
+	}
+	s.reply(c, answer.Bytes())
+}
+
+// reply sends the answer and ends the connection. The client may have gone without reading.
+func (s *Server) reply(c *accept.Conn, answer []byte) {
+	c.Enter(accept.Writing)
+	if c.SetDeadline(time.Now().Add(writeTimeout)) != nil {
+		return
+	}
+	if _, err := c.Write(answer); err != nil {
+		s.log.Debug("cannot send the answer", "server", s.String(), "peer", c.Peer, "error", err)
+		return
+	}
+	if c.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, c) // the connection is closed next, whatever happens here
+}
+
+// refuse answers a client that may not connect.
+func (s *Server) refuse(c *accept.Conn, reason string) {
+	var answer bytes.Buffer
+	appendError(&answer, errors.New(reason))
+	s.reply(c, answer.Bytes())
+}
+
+var errTooMuch = errors.New("too many commands in one request")
+
+// counter counts and bounds what is read.
+type counter struct {
+	r    io.Reader
+	n    int
+	room int
+}
+
+func (r *counter) Read(b []byte) (int, error) {
+	if r.n >= r.room {
+		return 0, errTooMuch
+	}
+	n, err := r.r.Read(b)
+	r.n += n
+	return n, err
+}
+
+// more tells whether the client has said more than was read, without waiting for it to do so; wait gives it
+// a moment.
+func more(c *accept.Conn, wait bool) bool {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	if wait {
+		if c.SetReadDeadline(time.Now().Add(pause)) != nil {
+			return false
+		}
+	}
+	var peekErr error
+	err = raw.Read(func(fd uintptr) bool {
+		_, _, peekErr = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return !wait || !errors.Is(peekErr, syscall.EAGAIN)
+	})
+	if wait && c.SetReadDeadline(time.Now().Add(readTimeout)) != nil {
+		return false
+	}
+	// At the end there is one more thing to be read: the end.
+	return !errors.Is(peekErr, syscall.EAGAIN) && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// cut shortens a text that a client chose, for the log.
+func cut(s string) string {
+	const limit = 200
+	if len(s) > limit {
+		return s[:limit] + "..."
+	}
+	return s
+}
