@@ -9,7 +9,7 @@ import (
 
 // offloads are the features of a vnif that must be off: work that is left to the device but that the header
 // of a packet socket has no words for. With a feature off the kernel does that work itself before it
-// hands a frame over; with it on, the frame is dropped, or its checksum is completed wrongly. All
+// hands a frame over; with it on, the frame is dropped, or comes with metadata that say something else. All
 // others stay as they are: a new veth has them on, and whoever switches one off wants that.
 var offloads = sync.OnceValue(func() map[string]bool {
 	off := map[string]bool{

@@ -3,6 +3,7 @@ package port
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,4 +69,8 @@ func deviceNames(t testing.TB, h *hostnet.Host) (names []string) {
 		names = append(names, l.Name)
 	}
 	return names
+}
+
+func addressOn(index int, prefix string) hostnet.Address {
+	return hostnet.Address{Index: index, Prefix: netip.MustParsePrefix(prefix)}
 }
