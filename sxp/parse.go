@@ -3,6 +3,7 @@ package sxp
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Limits for what comes from outside.
@@ -50,6 +51,7 @@ func ParseLimited(b []byte, d Dialect, l Limits) ([]Value, error) {
 	p.tokens = make([]token, 0, min(len(b)/4+1, 128))
 	p.opens = make([]open, 0, 8)
 	var values []Value
+	read := 0
 	for {
 		v, ok, err := p.next()
 		switch {
@@ -61,10 +63,14 @@ func ParseLimited(b []byte, d Dialect, l Limits) ([]Value, error) {
 			return values, nil
 		default:
 			// In chunks, so that a value that is too large ends it early.
-			n := min(len(b), chunkSize)
-			p.feed(string(b[:n]))
-			b = b[n:]
-			p.final = len(b) == 0
+			n := min(len(b)-read, chunkSize)
+			if read > 0 {
+				// The rest may be like what was read.
+				values = slices.Grow(values, int(float64(len(values))*float64(len(b)-read)/float64(read)))
+			}
+			p.feed(string(b[read : read+n]))
+			read += n
+			p.final = read == len(b)
 		}
 	}
 }
@@ -159,10 +165,11 @@ func (p *parser) feed(s string) {
 	p.lineStart -= len(p.src)
 	p.start -= len(p.src)
 	p.src, p.pos = s, 0
-	if len(p.opens) > 0 {
-		p.chunk = int32(len(p.texts))
-		p.texts = append(p.texts, s)
+	if len(p.opens) == 0 {
+		p.texts = p.texts[:0]
 	}
+	p.chunk = int32(len(p.texts))
+	p.texts = append(p.texts, s)
 }
 
 // inValue tells whether a value has begun and not ended.
@@ -261,7 +268,7 @@ func (p *parser) next() (v Value, ok bool, err error) {
 			}
 			if len(p.opens) == 0 {
 				p.start = i
-				p.tokens, p.texts, p.chunk = append(p.tokens[:0], token{n: ^0}), append(p.texts[:0], s), 0
+				p.tokens = append(p.tokens[:0], token{n: ^0})
 			} else {
 				p.add(token{n: ^0})
 			}

@@ -5,6 +5,7 @@ import "fmt"
 // Security is the protection of a vnet's traffic between hosts.
 type Security uint8
 
+// The levels of protection.
 const (
 	None Security = iota // cleartext
 	Auth                 // authenticated

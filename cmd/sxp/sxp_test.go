@@ -43,7 +43,7 @@ func TestPrintsAtOnce(t *testing.T) {
 	done := make(chan int, 1)
 	go func() {
 		done <- run([]string{"-p"}, inR, outW, io.Discard)
-		outW.Close()
+		outW.CloseWithError(io.EOF)
 	}()
 	lines := bufio.NewReader(outR)
 	for _, form := range []string{"(vnet.list)\n", "(vnet (id 97))\n"} {
@@ -53,7 +53,7 @@ func TestPrintsAtOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, form, line)
 	}
-	inW.Close()
+	inW.CloseWithError(io.EOF)
 	require.Zero(t, <-done)
 }
 
