@@ -9,9 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/xenvnet/xend/sxp"
@@ -135,32 +133,13 @@ func (r *counter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// more tells whether the client has said more than was read, without waiting for it to do so; wait gives it
-// a moment.
-func more(c *accept.Conn, wait bool) bool {
-	sc, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return true
+// more tells whether the client has said more than was read, or ended; patient gives it a moment to do so.
+func more(c *accept.Conn, patient bool) bool {
+	if !patient {
+		return c.Pending(0)
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return true
-	}
-	if wait {
-		if c.SetReadDeadline(time.Now().Add(pause)) != nil {
-			return false
-		}
-	}
-	var peekErr error
-	err = raw.Read(func(fd uintptr) bool {
-		_, _, peekErr = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		return !wait || !errors.Is(peekErr, syscall.EAGAIN)
-	})
-	if wait && c.SetReadDeadline(time.Now().Add(readTimeout)) != nil {
-		return false
-	}
-	// At the end there is one more thing to be read: the end.
-	return !errors.Is(peekErr, syscall.EAGAIN) && !errors.Is(err, os.ErrDeadlineExceeded)
+	pending := c.Pending(pause)
+	return c.SetReadDeadline(time.Now().Add(readTimeout)) == nil && pending
 }
 
 // cut shortens a text that a client chose, for the log.

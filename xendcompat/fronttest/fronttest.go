@@ -1,0 +1,159 @@
+// Package fronttest runs a whole service for the tests of the front ends: a registry in a temporary
+// directory, and an engine on the bridges and interfaces of a network namespace of its own.
+package fronttest
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/domain"
+	"github.com/xenvnet/xend/xendcompat/registry"
+	"github.com/xenvnet/xend/xendcompat/service"
+)
+
+// soon bounds what takes milliseconds.
+const soon = 20 * time.Second
+
+// Daemon is a service and what it stands on.
+type Daemon struct {
+	*service.Service
+	Host *hostnet.Host
+	// Dir is where its files are.
+	Dir string
+	Log *slog.Logger
+}
+
+// New starts a service that runs until the test ends. With carry its data plane is on, and has the default
+// vnets; else there are devices only.
+func New(t testing.TB, carry bool) *Daemon {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	log := slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	host, err := hostnet.Unshare()
+	require.NoError(t, err)
+	t.Cleanup(host.Close)
+
+	// Socket paths are short.
+	dir, err := os.MkdirTemp("", "xend")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	reg, err := registry.Open(registry.Options{Dir: filepath.Join(dir, "vnets"), Log: log})
+	require.NoError(t, err)
+	t.Cleanup(func() { reg.Close() })
+
+	config := dataplane.DefaultConfig()
+	config.Enabled, config.DefaultVnets, config.Workers = carry, carry, 1
+	var defaults []vnet.Config
+	if carry {
+		defaults = vnet.DefaultVnets()
+	}
+	engine, err := dataplane.New(config, host, log)
+	require.NoError(t, err)
+	run(t, engine.Run)
+	select {
+	case <-engine.Ready():
+	case <-time.After(soon):
+		require.Fail(t, "the engine does not start")
+	}
+	logFile := filepath.Join(dir, "xend.log")
+	svc := service.New(service.Options{Registry: reg, Engine: engine, Host: host, Domains: domain.NewManager(domain.Options{Log: log}),
+		Defaults: defaults, LogFile: func() string { return logFile }, Log: log})
+	return &Daemon{Service: svc, Host: host, Dir: dir, Log: log}
+}
+
+// run runs a task until the test ends.
+func run(t testing.TB, task func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- task(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-time.After(soon):
+			require.Fail(t, "a task does not end")
+		}
+	})
+}
+
+// Server is a front end.
+type Server interface {
+	Serve(ctx context.Context, ln net.Listener) error
+}
+
+// Unix serves on a unix socket until the test ends, and returns its path.
+func (d *Daemon) Unix(t testing.TB, s Server) string {
+	t.Helper()
+	f, err := os.CreateTemp(d.Dir, "s")
+	require.NoError(t, err)
+	f.Close()
+	require.NoError(t, os.Remove(f.Name()))
+	ln, err := net.Listen("unix", f.Name())
+	require.NoError(t, err)
+	run(t, func(ctx context.Context) error { return s.Serve(ctx, ln) })
+	return f.Name()
+}
+
+// TCP serves on a port of the loopback address until the test ends, and returns host:port.
+func (d *Daemon) TCP(t testing.TB, s Server) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	run(t, func(ctx context.Context) error { return s.Serve(ctx, ln) })
+	return ln.Addr().String()
+}
+
+// Dial connects to a server; the connection is closed when the test ends.
+func Dial(t testing.TB, address string) net.Conn {
+	t.Helper()
+	network := "tcp"
+	if filepath.IsAbs(address) {
+		network = "unix"
+	}
+	c, err := net.DialTimeout(network, address, soon)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	require.NoError(t, c.SetDeadline(time.Now().Add(soon)))
+	return c
+}
+
+// Exchange sends a request on a connection of its own, and returns all that comes until the server closes it.
+func Exchange(t testing.TB, address string, request []byte) []byte {
+	t.Helper()
+	c := Dial(t, address)
+	_, err := c.Write(request)
+	require.NoError(t, err)
+	return ReadAll(t, c)
+}
+
+// ReadAll reads until the server closes the connection, and closes it.
+func ReadAll(t testing.TB, c net.Conn) []byte {
+	t.Helper()
+	b, err := io.ReadAll(c)
+	require.NoError(t, err, "after %q", b)
+	c.Close()
+	return b
+}
+
+// writer is the test's log.
+type writer struct{ t testing.TB }
+
+func (w writer) Write(b []byte) (int, error) {
+	w.t.Logf("%s", b)
+	return len(b), nil
+}
