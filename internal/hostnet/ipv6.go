@@ -42,11 +42,16 @@ func (h *Host) DisableIPv6(index int) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil // without the setting the kernel has no IPv6
 	}
-	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
-	const addrGenNone = 1 // IN6_ADDR_GEN_MODE_NONE
-	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(addrGenNone))
-	if errGen := h.set("set addrgenmode of", index, spec); errGen != nil {
+	if errGen := h.generateNoAddress(index); errGen != nil {
 		return errors.Join(err, errGen)
 	}
 	return nil
+}
+
+// generateNoAddress keeps the kernel from making a link-local address when the device comes up.
+func (h *Host) generateNoAddress(index int) error {
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	const none = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(none))
+	return h.set("set addrgenmode of", index, spec)
 }

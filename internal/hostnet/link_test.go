@@ -154,6 +154,20 @@ func TestDisableIPv6(t *testing.T) {
 	require.Equal(t, "1", v)
 }
 
+func TestGenerateNoAddress(t *testing.T) {
+	h := newHost(t)
+	_, err := h.EnsureVeth(Veth{Name: "a", Peer: "b"})
+	require.NoError(t, err)
+	a, b := link(t, h, "a"), link(t, h, "b")
+	require.NoError(t, h.generateNoAddress(a.Index))
+	require.NoError(t, h.SetUp(a.Index))
+	require.NoError(t, h.SetUp(b.Index))
+	require.NoError(t, h.AwaitRunning(t.Context(), a.Index))
+	got, err := h.Addresses(a.Index)
+	require.NoError(t, err)
+	require.Empty(t, got)
+}
+
 // Dumps are whole although devices come and go meanwhile.
 func TestLinksWhileTheyChange(t *testing.T) {
 	h := newHost(t)

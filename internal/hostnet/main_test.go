@@ -2,7 +2,9 @@ package hostnet
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,4 +41,12 @@ func pair(t *testing.T, h *Host, a, b string) (Link, Link) {
 	require.NoError(t, h.SetUp(link(t, h, a).Index))
 	require.NoError(t, h.SetUp(link(t, h, b).Index))
 	return link(t, h, a), link(t, h, b)
+}
+
+func run(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w", out, err)
+	}
+	return nil
 }
