@@ -198,6 +198,16 @@ func TestDecoderEnds(t *testing.T) {
 	require.Equal(t, io.ErrNoProgress, err)
 }
 
+func TestBuffered(t *testing.T) {
+	d := sxp.NewDecoder(strings.NewReader("(a) 'b\\n' c (d"), sxp.Xend)
+	require.Empty(t, d.Buffered())
+	for _, want := range []string{" 'b\\n' c (d", " c (d", " (d"} {
+		_, err := d.Decode()
+		require.NoError(t, err)
+		require.Equal(t, want, d.Buffered())
+	}
+}
+
 // stuck is a reader that never delivers anything.
 type stuck struct{}
 
