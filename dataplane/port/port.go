@@ -63,7 +63,7 @@ func Open(d Devices, o Options) (*Port, error) {
 		}
 		// Only a duplicate of the descriptor stays. The first one is known to the Go runtime's poller,
 		// which would wake up a thread for every frame; the workers have pollers of their own.
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		raw, err := conn.SyscallConn()
 		if err != nil {
 			return err
@@ -78,7 +78,7 @@ func Open(d Devices, o Options) (*Port, error) {
 	}
 	p.fd.Store(int64(p.number))
 	if err := p.configure(o); err != nil {
-		p.Close()
+		_ = p.Close()
 		return nil, fmt.Errorf("open port on %s: %w", d.PeerName, err)
 	}
 	return p, nil
@@ -255,7 +255,8 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 		}
 		failed := p.failure(errno)
 		err = first(err, failed)
-		if failed == ErrGone || failed == ErrDown || errno == unix.EAGAIN {
+		switch errno {
+		case unix.ENETDOWN, unix.ENXIO, unix.ENODEV, unix.EBADF, unix.EAGAIN:
 			return sent, true, err
 		}
 		msgs = msgs[1:] // the error is the first message's

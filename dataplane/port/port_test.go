@@ -175,7 +175,7 @@ func TestOffloadMetadata(t *testing.T) {
 	eth := link(t, a.domain.Net, "eth0")
 	guest, err := Open(Devices{PeerIndex: eth.Index, PeerName: eth.Name, host: a.domain.Net}, Options{})
 	require.NoError(t, err)
-	defer guest.Close()
+	defer func() { _ = guest.Close() }()
 	c, err := b.domain.Capture("eth0", func(f lab.Frame) bool { return bytes.HasPrefix(f.Data, broadcast) && f.Data[11] == 1 })
 	require.NoError(t, err)
 	for _, n := range []int{100, 60000} {
@@ -351,7 +351,7 @@ func TestDrops(t *testing.T) {
 	require.NoError(t, b.port.Close())
 	p, err := Open(b.devices, Options{ReceiveBuffer: 1})
 	require.NoError(t, err)
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	for range 50 {
 		require.NoError(t, b.domain.Send("eth0", testFrame(1, 1000)))
 	}

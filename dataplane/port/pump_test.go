@@ -171,12 +171,12 @@ func TestUDPSegments(t *testing.T) {
 			in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 0)))
 			return err
 		}))
-		defer in.Close()
+		defer func() { _ = in.Close() }()
 		require.NoError(t, a.domain.Do(func() (err error) {
 			out, err = net.DialUDP("udp", nil, in.LocalAddr().(*net.UDPAddr))
 			return err
 		}))
-		defer out.Close()
+		defer func() { _ = out.Close() }()
 		raw, err := out.SyscallConn()
 		require.NoError(t, err)
 		const size = 1000

@@ -75,7 +75,7 @@ func (h *Host) dropByProgram(at netlink.FilterAttrs) error {
 	if err != nil {
 		return fmt.Errorf("load program: %w", err)
 	}
-	defer prog.Close() // the filter keeps it
+	defer func() { _ = prog.Close() }() // the filter keeps it
 	return h.handle.FilterReplace(&netlink.BpfFilter{FilterAttrs: at, Fd: prog.FD(), Name: dropName, DirectAction: true})
 }
 

@@ -58,15 +58,6 @@ func (l Link) String() string {
 	return b.String()
 }
 
-// equal compares what Link shows.
-func (l Link) equal(m Link) bool {
-	mac := bytes.Equal(l.MAC, m.MAC)
-	l.MAC, m.MAC = nil, nil
-	return mac && l.Index == m.Index && l.Name == m.Name && l.Kind == m.Kind && l.Alias == m.Alias &&
-		l.MTU == m.MTU && l.Flags == m.Flags && l.NoARP == m.NoARP && l.Master == m.Master &&
-		l.Partner == m.Partner && l.PartnerAway == m.PartnerAway && l.Group == m.Group
-}
-
 // parseLink reads an RTM_NEWLINK or RTM_DELLINK message; rtnetlink(7).
 func parseLink(b []byte) (Link, error) {
 	if len(b) < unix.SizeofIfInfomsg {

@@ -114,8 +114,7 @@ func TestSetters(t *testing.T) {
 
 	ports, err := h.Ports(br.Index)
 	require.NoError(t, err)
-	require.Len(t, ports, 1)
-	require.True(t, ports[0].equal(got))
+	require.Equal(t, []Link{got}, ports)
 
 	for range 2 {
 		require.NoError(t, h.SetMaster(a.Index, 0))

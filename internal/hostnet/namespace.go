@@ -46,7 +46,7 @@ func identify() (namespaceID, error) {
 	if err := unix.Stat(threadNetns, &st); err != nil {
 		return namespaceID{}, &os.PathError{Op: "stat", Path: threadNetns, Err: err}
 	}
-	return namespaceID{dev: uint64(st.Dev), ino: st.Ino}, nil
+	return namespaceID{dev: st.Dev, ino: st.Ino}, nil
 }
 
 func (ns *namespace) close() {

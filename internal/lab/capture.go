@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -102,7 +103,7 @@ func (c *Capture) run() {
 		if err == nil {
 			err = errRecv
 		}
-		if err == unix.ENETDOWN { // it may come up again
+		if errors.Is(err, unix.ENETDOWN) { // it may come up again
 			err = nil
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -291,7 +292,7 @@ func victim() {
 	if err != nil {
 		panic(err)
 	}
-	os.Stdout.WriteString(strings.Join([]string{strconv.Itoa(child.Process.Pid), strings.TrimSpace(out), h.NetnsName(), h.Dir}, " ") + "\n")
+	fmt.Println(child.Process.Pid, strings.TrimSpace(out), h.NetnsName(), h.Dir)
 	_ = child.Wait()
 }
 

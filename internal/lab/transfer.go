@@ -64,7 +64,7 @@ func Connect(ctx context.Context, from, to *Node, addr netip.Addr) (*Stream, err
 		s.sender.Close()
 		return nil, fmt.Errorf("%s: %w", s.what, err)
 	}
-	from.lab.atClose(func() { _ = s.Close() })
+	from.lab.atClose(s.Close)
 	return s, nil
 }
 
@@ -163,13 +163,12 @@ func (s *Stream) wait(ctx context.Context, enough func() bool) error {
 }
 
 // Close ends the connection. Idempotent.
-func (s *Stream) Close() error {
+func (s *Stream) Close() {
 	s.once.Do(func() {
 		s.sender.Close()
 		s.receiver.Close()
 	})
 	s.done.Wait()
-	return nil
 }
 
 // Transfer sends so many bytes over TCP from one node to an address of another, checks them, and returns how long
