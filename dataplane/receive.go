@@ -52,6 +52,9 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 	}
 	for i := range count {
 		p := w.packets.Packet(i)
+		if p.Misdirected && s != l.UDP()[0] {
+			continue // all sockets get a copy of a broadcast
+		}
 		a, ok := w.admit(l, p)
 		if !ok {
 			continue
