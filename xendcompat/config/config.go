@@ -67,11 +67,8 @@ type Config struct {
 
 // Limits bound what clients can use up. All are positive.
 type Limits struct {
-	Connections    int           // open connections per listener
-	HeaderBytes    int           // of a request, with its first line
-	BodyBytes      int           // of a request
-	RequestTimeout time.Duration // for the arrival of a request and, again, the taking of its answer
-	IdleTimeout    time.Duration // between requests of a kept-alive connection
+	Connections int // open connections per listener
+	BodyBytes   int // of a request
 }
 
 // Default returns the configuration without any file.
@@ -94,11 +91,8 @@ func Default(p paths.Paths) Config {
 		HotplugLog:       p.HotplugLog(),
 		ControlSocket:    p.ControlSocket(),
 		Limits: Limits{
-			Connections:    512,
-			HeaderBytes:    64 << 10,
-			BodyBytes:      1 << 20,
-			RequestTimeout: 30 * time.Second,
-			IdleTimeout:    60 * time.Second,
+			Connections: 512,
+			BodyBytes:   1 << 20,
 		},
 		Dataplane: dataplane.DefaultConfig(),
 	}

@@ -55,11 +55,8 @@ type scriptsTable struct {
 }
 
 type limitsTable struct {
-	Connections    int64    `toml:"connections"`
-	HeaderBytes    int64    `toml:"header_bytes"`
-	BodyBytes      int64    `toml:"body_bytes"`
-	RequestTimeout duration `toml:"request_timeout"`
-	IdleTimeout    duration `toml:"idle_timeout"`
+	Connections int64 `toml:"connections"`
+	BodyBytes   int64 `toml:"body_bytes"`
 }
 
 type dataplaneTable struct {
@@ -117,11 +114,8 @@ func (c *Config) fileOf() vnetFile {
 		HTTP:    httpTable{AllowedHosts: c.AllowedHosts},
 		Scripts: scriptsTable{Timeout: duration(c.ScriptTimeout)},
 		Limits: limitsTable{
-			Connections:    int64(c.Limits.Connections),
-			HeaderBytes:    int64(c.Limits.HeaderBytes),
-			BodyBytes:      int64(c.Limits.BodyBytes),
-			RequestTimeout: duration(c.Limits.RequestTimeout),
-			IdleTimeout:    duration(c.Limits.IdleTimeout),
+			Connections: int64(c.Limits.Connections),
+			BodyBytes:   int64(c.Limits.BodyBytes),
 		},
 		Dataplane: dataplaneTable{
 			Enabled:         d.Enabled,
@@ -276,11 +270,8 @@ func (v *validator) paths(f vnetFile, p paths.Paths) {
 
 func (v *validator) limits(t limitsTable) {
 	v.c.Limits = Limits{
-		Connections:    v.number("[limits] connections", t.Connections, 1, 1<<16),
-		HeaderBytes:    v.number("[limits] header_bytes", t.HeaderBytes, 1<<10, 1<<20),
-		BodyBytes:      v.number("[limits] body_bytes", t.BodyBytes, 1<<10, 64<<20),
-		RequestTimeout: v.span("[limits] request_timeout", t.RequestTimeout),
-		IdleTimeout:    v.span("[limits] idle_timeout", t.IdleTimeout),
+		Connections: v.number("[limits] connections", t.Connections, 1, 1<<16),
+		BodyBytes:   v.number("[limits] body_bytes", t.BodyBytes, 1<<10, 64<<20),
 	}
 }
 
