@@ -345,6 +345,14 @@ func TestRunClosesAfterPanic(t *testing.T) {
 	require.ErrorIs(t, Run(Options{}, func(context.Context, *Lab) error { return context.Canceled }), context.Canceled)
 }
 
+func TestOrphan(t *testing.T) {
+	require.False(t, orphan(""))
+	require.False(t, orphan(maker()))
+	require.True(t, orphan("4194305.1."+pidNamespace()))
+	require.True(t, orphan(strconv.Itoa(os.Getpid())+".1."+pidNamespace()), "the id is another process's now")
+	require.False(t, orphan("4194305.1.pid:[1]"), "of another container")
+}
+
 func TestNames(t *testing.T) {
 	for name, want := range map[string]bool{
 		"lab1.1-A": false, "lab4194305.1-A": true, "lab4194305.1": false, "label": false, "lab.1-A": false, "other": false,

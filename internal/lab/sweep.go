@@ -23,11 +23,27 @@ const (
 	endWait = 3 * time.Second
 )
 
-// maker names this process: its id and, since those are used again, when it started.
+// maker names this process: its id, when it started, since ids are used again, and its process id
+// namespace, since those of other containers mean nothing here.
 var maker = sync.OnceValue(func() string {
 	pid := os.Getpid()
-	return fmt.Sprintf("%d.%s", pid, startTime(pid))
+	return strings.Join([]string{strconv.Itoa(pid), startTime(pid), pidNamespace()}, ".")
 })
+
+func pidNamespace() string {
+	target, _ := os.Readlink("/proc/self/ns/pid")
+	return target
+}
+
+// orphan says whether a process of a lab has outlived the lab's maker.
+func orphan(maker string) bool {
+	f := strings.SplitN(maker, ".", 3)
+	if len(f) != 3 || f[2] != pidNamespace() {
+		return false
+	}
+	pid, err := strconv.Atoi(f[0])
+	return err == nil && startTime(pid) != f[1]
+}
 
 // startTime is the 22nd field of /proc/PID/stat, in ticks since boot; "" if there is no such process.
 func startTime(pid int) string {
@@ -46,12 +62,7 @@ func startTime(pid int) string {
 
 // sweep removes what labs left whose makers were killed. What can't be removed is left for the next time.
 func sweep() {
-	_ = endProcesses(func(pid int) bool {
-		m := makerOf(pid)
-		id, started, _ := strings.Cut(m, ".")
-		n, err := strconv.Atoi(id)
-		return m != "" && err == nil && startTime(n) != started
-	})
+	_ = endProcesses(func(pid int) bool { return orphan(makerOf(pid)) })
 	for _, dir := range []string{netnsDir, os.TempDir()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
