@@ -78,6 +78,10 @@ func (s *Switch) Capture(filter func(Frame) bool) (*Capture, error) {
 	return capture(s.lab.fabric, s.bridge, "switch "+s.Name, filter)
 }
 
+// Device is where the switch is: the namespace of all switches, and the index of its bridge there, whose ports
+// are the far ends of the uplinks.
+func (s *Switch) Device() (n *Node, bridge int) { return s.lab.fabric, s.bridge }
+
 // Router joins switches: it forwards unicast between them, and no multicast.
 func (l *Lab) Router(name string, switches ...*Switch) (*Host, error) {
 	h, err := l.Host(name)
