@@ -121,10 +121,15 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 	defer stop()
 
 	var all sync.WaitGroup
-	err := r.accept(ctx, ln, func(c *Conn) {
+	err := r.accept(ctx, ln, func(c *Conn, refusal error) {
 		all.Go(func() {
 			defer r.remove(c)
-			r.serve(work, c)
+			if refusal != nil {
+				l.Log.Warn("refused a connection", "server", l.Name, "peer", c.Peer, "error", refusal)
+				l.Refuse(c, refusal.Error())
+				return
+			}
+			l.Handle(work, c)
 		})
 	})
 	ln.Close()
@@ -142,7 +147,7 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 }
 
 // accept hands out connections until the listener is closed.
-func (r *run) accept(ctx context.Context, ln net.Listener, serve func(*Conn)) error {
+func (r *run) accept(ctx context.Context, ln net.Listener, serve func(c *Conn, refusal error)) error {
 	var pause time.Duration
 	for {
 		nc, err := ln.Accept()
@@ -163,11 +168,15 @@ func (r *run) accept(ctx context.Context, ln net.Listener, serve func(*Conn)) er
 			nc.Close()
 			continue
 		}
-		c := &Conn{Conn: nc, run: r, since: time.Now()}
+		peer, err := peerOf(nc)
+		if err == nil {
+			err = peer.mayConnect(r.UIDs)
+		}
+		c := &Conn{Conn: nc, Peer: peer, run: r, since: time.Now()}
 		r.mu.Lock()
 		r.conns[c] = struct{}{}
 		r.mu.Unlock()
-		serve(c)
+		serve(c, err)
 	}
 }
 
@@ -242,19 +251,4 @@ func (r *run) closeAll() {
 	for c := range r.conns {
 		c.Close()
 	}
-}
-
-// serve finds out who is there and serves or refuses them.
-func (r *run) serve(ctx context.Context, c *Conn) {
-	peer, err := peerOf(c.Conn)
-	c.Peer = peer
-	if err == nil {
-		err = peer.mayConnect(r.UIDs)
-	}
-	if err != nil {
-		r.Log.Warn("refused a connection", "server", r.Name, "peer", peer, "error", err)
-		r.Refuse(c, err.Error())
-		return
-	}
-	r.Handle(ctx, c)
 }
