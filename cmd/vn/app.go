@@ -75,7 +75,7 @@ func (a *app) do(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	a.control = client.NewControl(p.ControlSocket())
+	a.control = client.OpenControl(p)
 	return c.Run(ctx, in)
 }
 

@@ -11,7 +11,7 @@
 //	 (drop …)
 //	)
 //
-// What fits where: how full frames are carried (mode: fragment or pmtu), the MTU of the vnifs, and a
+// What fits where: how full frames are carried (mode: fragment or pmtu), the MTU of the vnifs (0: none), and a
 // path for the group and for each peer and each host in the VARP cache; mtu is that of the path, and
 // ip, udp and header are the bytes that each layer adds to a frame (EtherIP without UDP: udp 0):
 //

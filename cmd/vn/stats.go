@@ -62,7 +62,6 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 		a.print(formWidth, mtu)
 		return nil
 	}
-	device := number(mtu, "mtu")
 	for _, p := range mtu.Children("path") {
 		path, ip, udp, header := number(p, "mtu"), number(p, "ip"), number(p, "udp"), number(p, "header")
 		fits := path - ip - udp - header - ethernetHeader
@@ -76,7 +75,10 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 		fmt.Fprintf(a.stdout, "  - %6d  Ethernet header of the frame inside\n", ethernetHeader)
 		fmt.Fprintf(a.stdout, "  = %6d  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)\n\n", fits)
 	}
-	fmt.Fprintf(a.stdout, "The vnifs have MTU %d. %s\n", device, modeText(mtu.ChildValue("mode", "")))
+	if device := number(mtu, "mtu"); device != 0 {
+		fmt.Fprintf(a.stdout, "The vnifs have MTU %d. ", device)
+	}
+	fmt.Fprintln(a.stdout, modeText(mtu.ChildValue("mode", "")))
 	return nil
 }
 

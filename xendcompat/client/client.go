@@ -13,12 +13,14 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/xendcompat/config"
 )
 
 // Timeouts of a call.
@@ -113,7 +115,7 @@ func isTimeout(err error) bool {
 
 // Open returns the way to the daemon that the environment asks for: $XM_SERVER names an XML-RPC
 // server (httpu:///path or http://host:port), $XEND an SXP/HTTP server (host:port); without them
-// it is the unix socket of this machine's configuration. It does not connect yet.
+// it is what this machine's configuration says. It does not connect yet.
 func Open(p paths.Paths) (Xend, error) {
 	if server := os.Getenv("XM_SERVER"); server != "" {
 		network, address, path, err := parseServer(server, p)
@@ -129,25 +131,31 @@ func Open(p paths.Paths) (Xend, error) {
 		}
 		return NewHTTP("tcp", address), nil
 	}
-	return NewHTTP("unix", SocketPath(p)), nil
+	return NewHTTP(local(p)), nil
 }
 
-// SocketPath is where the daemon's SXP/HTTP socket is: what xend-config.sxp says, and where that
-// can't be read or doesn't say, the default. Of a repeated option the first counts.
-func SocketPath(p paths.Paths) string {
-	b, err := os.ReadFile(p.XendConfig())
+// configuration is that of this machine. A file that is not valid did not start the daemon, and what
+// another one said is not known any more: the defaults are the best guess.
+func configuration(p paths.Paths) config.Config {
+	c, err := config.Load(p, config.Options{})
 	if err != nil {
-		return p.Socket()
+		return config.Default(p)
 	}
-	forms, err := sxp.Parse(b, sxp.Xend)
-	if err != nil {
-		return p.Socket()
-	}
-	if path := sxp.List(append([]sxp.Value{sxp.Atom("config")}, forms...)...).ChildValue("xend-unix-path", ""); path != "" {
-		return path
-	}
-	return p.Socket()
+	return *c
 }
+
+// local is where the daemon of this machine serves SXP/HTTP. The unix socket is the better way, and
+// the one that an error names if there is none at all.
+func local(p paths.Paths) (network, address string) {
+	c := configuration(p)
+	if !c.UnixServer && c.HTTPServer {
+		return "tcp", net.JoinHostPort(c.HTTPAddress, strconv.Itoa(c.HTTPPort))
+	}
+	return "unix", c.UnixPath
+}
+
+// OpenControl returns the way to the control socket of this machine's daemon.
+func OpenControl(p paths.Paths) *Control { return NewControl(configuration(p).ControlSocket) }
 
 // parseServer reads $XM_SERVER and returns network, address and the path to post to.
 func parseServer(server string, p paths.Paths) (network, address, path string, err error) {
@@ -161,7 +169,7 @@ func parseServer(server string, p paths.Paths) (network, address, path string, e
 			return "", "", "", fmt.Errorf("%q: a socket is written with three slashes: httpu:///path", server)
 		}
 		if u.Path == "" || u.Path == "/" {
-			return "unix", p.XMLRPCSocket(), "/RPC2", nil
+			return "unix", configuration(p).XMLRPCPath, "/RPC2", nil
 		}
 		return "unix", u.Path, "/RPC2", nil
 	case "http":

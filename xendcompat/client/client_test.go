@@ -73,22 +73,30 @@ func TestParseHostPort(t *testing.T) {
 	}
 }
 
-func TestSocketPath(t *testing.T) {
+func TestLocal(t *testing.T) {
 	t.Setenv("XEND_CONFIG", "")
 	p := paths.Paths{Prefix: t.TempDir()}
-	require.Equal(t, p.Socket(), SocketPath(p))
 	require.NoError(t, os.MkdirAll(p.EtcXen(), 0o755))
-	for config, want := range map[string]string{
-		"(xend-unix-path /x/y)":                     "/x/y",
-		"(xend-unix-path '/x y')(xend-unix-path z)": "/x y",
-		"(xend-unix-server yes)":                    p.Socket(),
-		"(xend-unix-path)":                          p.Socket(),
-		"(xend-unix-path /x":                        p.Socket(),
-		"":                                          p.Socket(),
+	for text, want := range map[string]string{
+		"":                        "unix " + p.Socket(),
+		"(xend-unix-path /x/y)":   "unix /x/y",
+		"(xend-unix-path /x/y":    "unix " + p.Socket(),
+		"(xend-unix-server what)": "unix " + p.Socket(),
+		"(xend-unix-server no)":   "unix " + p.Socket(),
+		"(xend-http-server yes)":  "unix " + p.Socket(),
+		"(xend-unix-server no)(xend-http-server yes)(xend-port 8001)": "tcp localhost:8001",
 	} {
-		require.NoError(t, os.WriteFile(p.XendConfig(), []byte(config), 0o644))
-		require.Equal(t, want, SocketPath(p), "%q", config)
+		require.NoError(t, os.WriteFile(p.XendConfig(), []byte(text), 0o644))
+		network, address := local(p)
+		require.Equal(t, want, network+" "+address, text)
 	}
+	require.Equal(t, NewControl(p.ControlSocket()), OpenControl(p))
+	require.NoError(t, os.WriteFile(p.XendConfig(), nil, 0o644))
+	require.NoError(t, os.WriteFile(p.VnetConfig(), []byte("[paths]\ncontrol_socket = '/a'\nxmlrpc_socket = '/b'\n"), 0o644))
+	require.Equal(t, NewControl("/a"), OpenControl(p))
+	_, address, _, err := parseServer("httpu:///", p)
+	require.NoError(t, err)
+	require.Equal(t, "/b", address)
 }
 
 func TestConnectError(t *testing.T) {
