@@ -318,7 +318,7 @@ func (b *bridgeScript) plan(t *transaction, dev hostnet.Link) error {
 		if err != nil {
 			return err
 		}
-		d.Settings = nil // nothing changes them
+		d.Settings = d.Settings.Temporary() // nothing changes the others
 		t.Above = append(t.Above, d)
 	}
 	if t.AboveL3, err = b.m.l3.Capture(indices(t.Above)...); err != nil {
@@ -357,6 +357,9 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 		do:   func(context.Context) error { return b.enslave(t) },
 		undo: func() error { return b.release(t) },
 	}, {
+		text: fmt.Sprintf("wait for the link of %s, at most %s", t.Port, b.LinkTimeout),
+		do:   func(ctx context.Context) error { return b.waitForLink(ctx, t.Device.Index, t.Bridge.Index) },
+	}, {
 		text: fmt.Sprintf("give %s the addresses and routes of %s", t.Bridge.Name, t.Port),
 		do: func(context.Context) error {
 			if t.WasDown { // what the kernel makes for a device that is up was not there
@@ -374,13 +377,9 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 		do:   func(context.Context) error { return m.l3.Clear(t.Device.Index) },
 		undo: deviceUp,
 	}, {
-		text: fmt.Sprintf("wait for the link of %s, at most %s", t.Port, b.LinkTimeout),
-		do:   func(ctx context.Context) error { return b.waitForLink(ctx, t) },
-	}, {
 		text: fmt.Sprintf("check the addresses and routes of %s", t.Bridge.Name),
 		do: func(ctx context.Context) error {
-			b.settle(t.Bridge.Index, t.Device)
-			return b.check(ctx, moved(), t.Bridge.Index)
+			return errors.Join(b.settle(t.Bridge.Index, t.Device), b.check(ctx, moved(), t.Bridge.Index))
 		},
 	}}
 	if t.Antispoof {
@@ -488,22 +487,29 @@ func (b *bridgeScript) release(t *transaction) error {
 	return m.l3.SetGenMode(port.Index, t.Device.GenMode)
 }
 
-func (b *bridgeScript) waitForLink(ctx context.Context, t *transaction) error {
-	ok, err := b.m.waitForLink(ctx, t.Device.Index, b.LinkTimeout)
-	if err == nil && !ok {
-		b.warn("%s has no link after %s; going on without (is the cable in?)", b.m.name(t.Device.Index), b.LinkTimeout)
+// waitForLink waits until devices are ready to send. A bridge is so a moment after its port.
+func (b *bridgeScript) waitForLink(ctx context.Context, devices ...int) error {
+	waiting, cancel := context.WithTimeout(ctx, b.LinkTimeout)
+	defer cancel()
+	for _, index := range devices {
+		err := poll(waiting, kernelPoll, func() (bool, error) { return b.m.l3.Operational(index) })
+		switch {
+		case err != nil && waiting.Err() != nil && ctx.Err() == nil:
+			b.warn("%s has no link after %s; going on without (is the cable in?)", b.m.name(index), b.LinkTimeout)
+			return nil
+		case err != nil:
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
-// settle gives a device the last of the settings of another.
-func (b *bridgeScript) settle(index int, of device) {
-	err := errors.Join(
-		b.m.l3.SetGenMode(index, of.GenMode),
-		of.Settings.ApplyTemporary(b.m.name(index)))
-	if err != nil {
+// settle gives a device the last of the settings of another: those that make addresses.
+func (b *bridgeScript) settle(index int, of device) error {
+	if err := of.Settings.ApplyTemporary(b.m.name(index)); err != nil {
 		b.warn("not all settings of %s were carried over: %v", of.Name, err)
 	}
+	return b.m.l3.SetGenMode(index, of.GenMode)
 }
 
 // check makes sure that a device has what it should, waiting for what the kernel does in the
@@ -512,7 +518,7 @@ func (b *bridgeScript) check(ctx context.Context, want l3.State, index int) erro
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	var missing []string
-	err := poll(ctx, func() (bool, error) {
+	err := poll(ctx, kernelPoll, func() (bool, error) {
 		have, err := b.m.l3.Capture(index)
 		missing = l3.Missing(want, have)
 		return len(missing) == 0, err

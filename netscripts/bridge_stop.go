@@ -173,12 +173,11 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 		undo: bridgeUp,
 	}, {
 		text: fmt.Sprintf("wait for the link of %s, at most %s", t.Device.Name, b.LinkTimeout),
-		do:   func(ctx context.Context) error { return b.waitForLink(ctx, t) },
+		do:   func(ctx context.Context) error { return b.waitForLink(ctx, t.Device.Index) },
 	}, {
 		text: fmt.Sprintf("check the addresses and routes of %s", t.Device.Name),
 		do: func(ctx context.Context) error {
-			b.settle(t.Device.Index, t.Bridge)
-			return b.check(ctx, moved(), t.Device.Index)
+			return errors.Join(b.settle(t.Device.Index, t.Bridge), b.check(ctx, moved(), t.Device.Index))
 		},
 	}}
 	if t.Antispoof {

@@ -14,6 +14,7 @@ import (
 )
 
 func TestStartStop(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	before := h.dump()
 	r := h.must("network-bridge", "start")
@@ -35,11 +36,11 @@ func TestStartStop(t *testing.T) {
 	once := h.dump()
 	r = h.must("network-bridge", "start")
 	require.Equal(t, "network-bridge: nothing to do: eth0 is a bridge over peth0 already\n", r.stdout)
-	require.Equal(t, once, h.dump())
+	same(t, once, h.dump(), "second start")
 
 	r = h.must("network-bridge", "stop")
 	require.Equal(t, "network-bridge: the bridge eth0 is gone; eth0 has its name and addresses again\n", r.stdout)
-	require.Equal(t, before, h.dump())
+	same(t, before, h.dump(), "stop")
 	r = h.must("network-bridge", "stop")
 	require.Equal(t, "network-bridge: nothing to do: there is no bridge eth0\n", r.stdout)
 
@@ -83,6 +84,7 @@ func newRichHost(t *testing.T) *host {
 	h.Sysctl("ipv6/conf/eth0/use_tempaddr", "2")
 	h.Sysctl("ipv4/neigh/eth0/gc_stale_time", "77")
 	h.IP("addr add 2001:db8:2::1/64 dev eth0 nodad mngtmpaddr valid_lft 1000 preferred_lft 500")
+	h.waitForAddresses()
 	return h
 }
 
@@ -100,10 +102,13 @@ func (h *host) oldKernel(what string) error {
 
 // kernels runs a test as the kernel is and as one before 6.2 would be.
 func kernels(t *testing.T, test func(t *testing.T, h *host, before func(what string) error)) {
+	t.Parallel()
 	t.Run("this kernel", func(t *testing.T) {
+		t.Parallel()
 		test(t, newRichHost(t), func(string) error { return nil })
 	})
 	t.Run("before 6.2", func(t *testing.T) {
+		t.Parallel()
 		h := newRichHost(t)
 		test(t, h, h.oldKernel)
 	})
@@ -121,7 +126,7 @@ func TestRichStartStop(t *testing.T) {
 		require.Empty(t, h.Show("-6", "route", "show", "table", "all", "dev", "peth0"))
 		r = h.runWith(context.Background(), Env{Before: before}, "network-bridge", "stop")
 		require.Equal(t, result{0, r.stdout, ""}, r)
-		require.Equal(t, was, h.dump())
+		same(t, was, h.dump(), "stop")
 	})
 }
 
@@ -146,8 +151,9 @@ func TestFailureAtEachChange(t *testing.T) {
 					changes += n
 					break
 				}
-				if strings.HasPrefix(failed, "add neighbour") && r.status == 0 {
+				if r.status == 0 {
 					// Only a help; begin again.
+					require.True(t, strings.HasPrefix(failed, "add neighbour"), failed)
 					back := map[string]string{"start": "stop", "stop": "start"}[command]
 					require.Equal(t, 0, h.run("network-bridge", back, "antispoof=yes").status)
 					continue
@@ -155,10 +161,10 @@ func TestFailureAtEachChange(t *testing.T) {
 				require.Equal(t, 1, r.status, failed)
 				require.Contains(t, r.stderr, "injected")
 				require.Contains(t, r.stderr, "everything was put back as it was")
-				require.Equal(t, was, h.dump(), "%s at change %d, %s\n%s", command, n, failed, r.stderr)
+				same(t, was, h.dump(), fmt.Sprintf("%s at change %d, %s: %s", command, n, failed, r.stderr))
 			}
 		}
-		require.Equal(t, plain, h.dump())
+		same(t, plain, h.dump(), "stop")
 		require.Greater(t, changes, 60)
 	})
 }

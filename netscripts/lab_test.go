@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -35,20 +36,25 @@ type host struct {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
-	h := &host{Host: nstest.New(t), far: nstest.New(t), t: t, prefix: t.TempDir()}
+	prefix, err := os.MkdirTemp("", "xv") // short: sockets' paths are limited
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(prefix) })
+	h := &host{Host: nstest.New(t), far: nstest.New(t), t: t, prefix: prefix}
 	h.IP("link add eth0 type veth peer name wire")
 	require.NoError(t, h.Do(func() error { return moveTo(h.Host, "wire", h.far) }))
 	h.far.IP(`link set wire name eth0
 link set eth0 up
 addr add 192.0.2.254/24 dev eth0
-addr add 2001:db8::254/64 dev eth0 nodad`)
+addr add 2001:db8::254/64 dev eth0 nodad
+route add default via 192.0.2.1
+route add default via 2001:db8::1`)
 	h.IP(`link set eth0 address 02:00:00:00:00:01
 link set eth0 up
 addr add 192.0.2.1/24 dev eth0
 addr add 2001:db8::1/64 dev eth0 nodad
 route add default via 192.0.2.254
 route add default via 2001:db8::254`)
-	h.waitForLinkLocal("eth0")
+	h.waitForAddresses()
 	return h
 }
 
@@ -73,14 +79,34 @@ func moveTo(h *nstest.Host, name string, to *nstest.Host) error {
 	return nil
 }
 
-// waitForLinkLocal waits until the kernel has found its own address unique, so that a comparison
-// with a later state is not disturbed.
-func (h *host) waitForLinkLocal(dev string) {
+// waitForAddresses waits until eth0 has a link-local address and the kernel has found all addresses
+// unique, so that a comparison with a later state is not disturbed.
+func (h *host) waitForAddresses() {
 	h.t.Helper()
 	h.eventually(func() bool {
-		out := h.Show("-6", "addr", "show", "dev", dev, "scope", "link")
+		out := h.Show("-6", "addr", "show")
 		return strings.Contains(out, "fe80") && !strings.Contains(out, "tentative")
 	})
+}
+
+// same wants two dumps to be equal and shows the lines that are not.
+func same(t testing.TB, want, have, why string) {
+	t.Helper()
+	if want == have {
+		return
+	}
+	var b strings.Builder
+	only := func(sign string, of, not []string) {
+		for _, line := range of {
+			if !slices.Contains(not, line) {
+				b.WriteString(sign + line + "\n")
+			}
+		}
+	}
+	w, h := strings.Split(want, "\n"), strings.Split(have, "\n")
+	only("- ", w, h)
+	only("+ ", h, w)
+	t.Fatalf("the network is not what it was: %s\n%s", why, b.String())
 }
 
 // eventually waits for what has no event to wait for.
@@ -127,36 +153,35 @@ func (h *host) must(argv ...string) result {
 func (h *host) dump() string {
 	h.t.Helper()
 	var b strings.Builder
-	section := func(title string, keep func(map[string]any) bool, args ...string) {
-		fmt.Fprintf(&b, "== %s\n", title)
-		out := h.Show(append([]string{"-j", "-d"}, args...)...)
-		var list []map[string]any
-		if strings.TrimSpace(out) != "" {
-			require.NoError(h.t, json.Unmarshal([]byte(out), &list), out)
-		}
-		for _, o := range list {
-			if len(o) == 0 || (keep != nil && !keep(o)) {
-				continue
+	show := func(batch string, args ...string) {
+		cmd := exec.Command("ip", append(args, "-j", "-d", "-batch", "-")...)
+		cmd.Stdin = strings.NewReader(batch)
+		out, err := h.Output(cmd)
+		require.NoError(h.t, err, out)
+		for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
+			var list []map[string]any
+			require.NoError(h.t, d.Decode(&list), out)
+			for _, o := range list {
+				if len(o) == 0 {
+					continue
+				}
+				steady(o)
+				line, err := json.Marshal(o)
+				require.NoError(h.t, err)
+				b.Write(line)
+				b.WriteByte('\n')
 			}
-			steady(o)
-			line, err := json.Marshal(o)
-			require.NoError(h.t, err)
-			b.Write(line)
-			b.WriteByte('\n')
+			b.WriteString("--\n")
 		}
 	}
-	section("devices and addresses", nil, "addr", "show")
-	section("routes", nil, "-4", "route", "show", "table", "all")
-	section("routes of IPv6", nil, "-6", "route", "show", "table", "all")
-	section("next hops", nil, "nexthop", "show")
-	section("rules", nil, "-4", "rule", "show")
-	section("rules of IPv6", nil, "-6", "rule", "show")
-	section("neighbours", nil, "neigh", "show", "nud", "permanent")
-	section("proxied neighbours", nil, "neigh", "show", "proxy")
-	b.WriteString("== settings\n")
+	show("addr show\nroute show table all\nnexthop show\nrule show\nneigh show nud permanent\nneigh show proxy\n")
+	show("route show table all\nrule show\n", "-6")
 	require.NoError(h.t, h.Do(func() error {
 		for _, family := range []string{"ipv4/conf", "ipv6/conf", "ipv4/neigh"} {
 			for _, dev := range readDir("/proc/sys/net/" + family) {
+				if dev == "all" || dev == "default" || dev == "lo" {
+					continue
+				}
 				for _, key := range readDir("/proc/sys/net/" + family + "/" + dev) {
 					v, _ := os.ReadFile("/proc/sys/net/" + family + "/" + dev + "/" + key)
 					fmt.Fprintf(&b, "%s/%s/%s=%s\n", family, dev, key, strings.TrimSpace(string(v)))

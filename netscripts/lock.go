@@ -22,7 +22,7 @@ const (
 	lockIPTables      = "iptables"
 	lockHotplug       = "xenbus_hotplug_global"
 
-	lockPoll = 50 * time.Millisecond
+	lockPoll = 20 * time.Millisecond
 	// A directory without an owner is one whose maker was killed before it could write its name,
 	// unless it is young.
 	ownerGrace = 10 * time.Second
@@ -52,7 +52,7 @@ func (s *script) lock(ctx context.Context, name string) (release func(), err err
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	err = poll(ctx, func() (bool, error) {
+	err = poll(ctx, lockPoll, func() (bool, error) {
 		err := unix.Flock(int(gate.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
 			return false, nil
@@ -60,7 +60,7 @@ func (s *script) lock(ctx context.Context, name string) (release func(), err err
 		return true, err
 	})
 	if err == nil {
-		err = poll(ctx, func() (bool, error) { return claim(path, s.argv0) })
+		err = poll(ctx, lockPoll, func() (bool, error) { return claim(path, s.argv0) })
 	}
 	if err != nil {
 		gate.Close()
@@ -75,10 +75,10 @@ func (s *script) lock(ctx context.Context, name string) (release func(), err err
 	}, nil
 }
 
-// poll calls try until it says done or fails, or ctx ends. There is no event to wait for: the
-// others may be shell scripts.
-func poll(ctx context.Context, try func() (done bool, err error)) error {
-	tick := time.NewTicker(lockPoll)
+// poll calls try until it says done or fails, or ctx ends. It is for what has no event to wait for:
+// other people's shell scripts, or the end of what the kernel does in the background.
+func poll(ctx context.Context, every time.Duration, try func() (done bool, err error)) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if done, err := try(); done || err != nil {

@@ -1,7 +1,6 @@
 package netscripts
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -184,21 +183,10 @@ func (m *machine) bridges() ([]hostnet.Link, error) {
 	return links, nil
 }
 
-// waitForLink waits until a device has carrier; false if it has none after a while.
-func (m *machine) waitForLink(ctx context.Context, index int, atMost time.Duration) (bool, error) {
-	waiting, cancel := context.WithTimeout(ctx, atMost)
-	defer cancel()
-	err := poll(waiting, func() (bool, error) {
-		l, err := m.host.LinkByIndex(index)
-		return err == nil && l.Flags&running != 0, err
-	})
-	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-		return false, nil
-	}
-	return err == nil, err
-}
+// kernelPoll is how often the kernel is asked whether it has done something.
+const kernelPoll = 10 * time.Millisecond
 
-// openFilter opens the packet filter; each change of it is one transaction of the kernel.
+// filter is the packet filter; each change of it is one transaction of the kernel.
 func (m *machine) filter() *filter.Filter { return &filter.Filter{Before: m.before} }
 
 // up brings a device up.
@@ -230,26 +218,38 @@ func (m *machine) existing(index int, fn func() error) error {
 	return fn()
 }
 
-// revive makes a device, and those on it, what they were: up or down, with their layer 3.
+// revive makes a device, and those on it, what they were: up or down, with their layer 3. Meanwhile
+// the kernel makes no addresses for them by itself, which it would test for uniqueness first.
 func (m *machine) revive(d device, state l3.State, t *transaction) error {
-	return m.existing(d.Index, func() error {
-		if !d.Up {
-			return m.down(d.Index)
+	if !d.Up {
+		return m.existing(d.Index, func() error { return m.down(d.Index) })
+	}
+	above := t.Above
+	if d.Index != t.Device.Index {
+		above = nil
+	}
+	var errs []error
+	each := func(fn func(d device) error) {
+		for _, d := range append([]device{d}, above...) {
+			errs = append(errs, m.existing(d.Index, func() error { return fn(d) }))
 		}
-		if err := m.up(d.Index); err != nil {
-			return err
-		}
-		var errs []error
-		if d.Index == t.Device.Index {
-			for _, a := range t.Above {
-				if a.Up {
-					errs = append(errs, m.existing(a.Index, func() error { return m.up(a.Index) }))
-				}
-			}
-			if len(t.Above) > 0 {
-				errs = append(errs, m.l3.Restore(t.AboveL3, indices(t.Above)...))
-			}
-		}
-		return errors.Join(append(errs, m.l3.Restore(state, d.Index))...)
+	}
+	each(func(d device) error {
+		l3.SuspendTemporary(m.name(d.Index))
+		return m.l3.SetGenMode(d.Index, l3.GenNone)
 	})
+	each(func(d device) error {
+		if !d.Up {
+			return nil
+		}
+		return m.up(d.Index)
+	})
+	if len(above) > 0 {
+		errs = append(errs, m.l3.Restore(t.AboveL3, indices(above)...))
+	}
+	errs = append(errs, m.existing(d.Index, func() error { return m.l3.Restore(state, d.Index) }))
+	each(func(d device) error {
+		return errors.Join(m.l3.SetGenMode(d.Index, d.GenMode), d.Settings.ApplyTemporary(m.name(d.Index)))
+	})
+	return errors.Join(errs...)
 }

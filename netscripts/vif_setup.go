@@ -58,9 +58,14 @@ func (s *script) find(name string) (string, error) {
 		}
 	}
 	for _, path := range places {
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		if isProgram(path) {
 			return path, nil
 		}
 	}
 	return "", errors.New("there is no script " + strings.Join(places, " nor "))
+}
+
+func isProgram(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }

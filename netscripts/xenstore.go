@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -39,8 +40,8 @@ func (x xenstore) run(ctx context.Context, tool string, args ...string) (string,
 	if x.path == "" {
 		return "", os.ErrNotExist
 	}
-	program, err := exec.LookPath(tool)
-	if err != nil {
+	program := x.s.program(tool)
+	if program == "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, xenstoreTimeout)
@@ -50,4 +51,14 @@ func (x xenstore) run(ctx context.Context, tool string, args ...string) (string,
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	return string(out), err
+}
+
+// program finds a program in $PATH; "" if there is none.
+func (s *script) program(name string) string {
+	for _, dir := range filepath.SplitList(s.Getenv("PATH")) {
+		if path := filepath.Join(dir, name); isProgram(path) {
+			return path
+		}
+	}
+	return ""
 }

@@ -24,7 +24,7 @@ const procSysNet = "/proc/sys/net"
 // address at once as the file does, the second is the state of a routing daemon's socket.
 var uncopied = []string{"ipv6/conf/addr_gen_mode", "ipv6/conf/mc_forwarding"}
 
-// temporary creates temporary addresses beside those that are added to a device; see UseTemporary.
+// temporary creates temporary addresses beside those that are added to a device; see ApplyTemporary.
 const temporary = "ipv6/conf/use_tempaddr"
 
 // Settings are a device's settings of layer 3: relative file name, for example
@@ -75,10 +75,24 @@ func (s Settings) Apply(device string) error {
 			set(key, s[key])
 		}
 	}
-	if have[temporary] != "-1" { // as little as 0
-		set(temporary, "0")
-	}
+	SuspendTemporary(device)
 	return errors.Join(errs...)
+}
+
+// SuspendTemporary switches the use of temporary addresses off, as far as that is possible.
+func SuspendTemporary(device string) {
+	b, err := os.ReadFile(settingPath(device, temporary))
+	if v := strings.TrimSpace(string(b)); err == nil && v != "0" && v != "-1" {
+		_ = writeSetting(device, temporary, "0")
+	}
+}
+
+// Temporary is the part of the settings that ApplyTemporary needs.
+func (s Settings) Temporary() Settings {
+	if v, ok := s[temporary]; ok {
+		return Settings{temporary: v}
+	}
+	return nil
 }
 
 // ApplyTemporary sets the use of temporary addresses. While it is on, each address with the flag
@@ -126,6 +140,7 @@ const (
 // Layout and attributes of link messages: linux/if_link.h.
 const (
 	linkHead         = 16
+	linkFlags        = 8
 	inet6AddrGenMode = 8 // IFLA_INET6_ADDR_GEN_MODE
 )
 
@@ -135,40 +150,51 @@ func linkMessage(index int) message {
 	return message{head: head}
 }
 
+// link reads a link message.
+func (c *Conn) link(index int) (message, error) {
+	m, err := message{}, errMalformed
+	reqErr := c.request(unix.RTM_GETLINK, 0, linkMessage(index).bytes(), func(b []byte) { m, err = parse(b, linkHead) })
+	return m, errors.Join(reqErr, err)
+}
+
+// Operational tells whether a device sends: it is up, has carrier, and its queues are set up, which
+// happens in the background after the carrier came.
+func (c *Conn) Operational(index int) (bool, error) {
+	m, err := c.link(index)
+	if err != nil {
+		return false, fmt.Errorf("read the state of device %d: %w", index, err)
+	}
+	return binary.NativeEndian.Uint32(m.head[linkFlags:])&unix.IFF_RUNNING != 0, nil
+}
+
 // GenMode reads a device's mode.
 func (c *Conn) GenMode(index int) (GenMode, error) {
-	mode := GenAbsent
-	var bad error
-	err := c.request(unix.RTM_GETLINK, 0, linkMessage(index).bytes(), func(b []byte) {
-		m, err := parse(b, linkHead)
-		if err != nil {
-			bad = err
-			return
-		}
-		spec, _ := m.get(unix.IFLA_AF_SPEC)
-		byFamily, err := parseAttributes(spec)
-		if err != nil {
-			bad = err
-			return
-		}
-		for _, f := range byFamily {
-			if !f.is(unix.AF_INET6) {
-				continue
-			}
-			attrs, err := parseAttributes(f.data)
-			if err != nil {
-				bad = err
-				return
-			}
-			if v, ok := (message{attrs: attrs}).get(inet6AddrGenMode); ok && len(v) == 1 {
-				mode = GenMode(v[0])
-			}
-		}
-	})
-	if err = errors.Join(err, bad); err != nil {
+	mode, err := c.genMode(index)
+	if err != nil {
 		return 0, fmt.Errorf("read how device %d makes its IPv6 addresses: %w", index, err)
 	}
 	return mode, nil
+}
+
+func (c *Conn) genMode(index int) (GenMode, error) {
+	m, err := c.link(index)
+	if err != nil {
+		return 0, err
+	}
+	spec, _ := m.get(unix.IFLA_AF_SPEC)
+	byFamily, err := parseAttributes(spec)
+	if err != nil {
+		return 0, err
+	}
+	six, _ := message{attrs: byFamily}.get(unix.AF_INET6)
+	attrs, err := parseAttributes(six)
+	if err != nil {
+		return 0, err
+	}
+	if v, ok := (message{attrs: attrs}).get(inet6AddrGenMode); ok && len(v) == 1 {
+		return GenMode(v[0]), nil
+	}
+	return GenAbsent, nil
 }
 
 // SetGenMode sets a device's mode. It makes and removes no address.
