@@ -220,6 +220,25 @@ func TestSocketPaths(t *testing.T) {
 	require.EqualError(t, err, `xend-unix-path: socket path "s" is not absolute`)
 }
 
+func TestNeedRestart(t *testing.T) {
+	a, b := Default(paths.Paths{}), Default(paths.Paths{})
+	require.Empty(t, a.NeedRestart(&b))
+	b.HTTPPort, b.StateDir, b.Limits.Connections, b.LogFile, b.Dataplane.MTU = 1, "/x", 2, "/y", 9000
+	require.Equal(t, []string{"xend-port", "[paths] state", "[limits] connections"}, a.NeedRestart(&b))
+	for _, o := range xendOptions {
+		b := Default(paths.Paths{})
+		for _, value := range []string{"no", "yes", "7", "/other"} { // one of them is right, and not the default
+			if o.set(&b, value) == nil && !reflect.DeepEqual(a, b) {
+				break
+			}
+		}
+		require.NotEqual(t, a, b, o.name)
+		if o.name != "logfile" && o.name != "loglevel" {
+			require.Equal(t, []string{o.name}, a.NeedRestart(&b))
+		}
+	}
+}
+
 // TestEveryFieldOfTheDataPlane has a key: a new field needs one.
 func TestEveryFieldOfTheDataPlane(t *testing.T) {
 	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField(), reflect.TypeFor[dataplaneTable]().NumField())

@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -102,7 +103,12 @@ func (s *Service) checkDevices(c vnet.Config) error {
 
 // wanted returns all vnets that should exist. changing is held, or mu.
 func (s *Service) wanted() []vnet.Config {
-	list := s.o.Registry.List()
-	list = append(list, s.transient...)
-	return append(list, s.defaults...)
+	list := append(s.o.Registry.List(), s.transient...)
+	for _, c := range s.defaults {
+		// A vnet of that id that was made while the defaults were off stays what it is.
+		if !slices.ContainsFunc(list, func(o vnet.Config) bool { return o.ID == c.ID }) {
+			list = append(list, c)
+		}
+	}
+	return list
 }

@@ -1,0 +1,154 @@
+// Command xend is the daemon behind xm, and the tool that starts and stops it.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/xenvnet/xend/internal/daemon"
+	"github.com/xenvnet/xend/internal/paths"
+	"github.com/xenvnet/xend/internal/version"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// notRunning is the exit status of status for a daemon that does not run, as init scripts have it.
+const notRunning = 3
+
+const usage = `usage: xend [--prefix DIR] [--config FILE] start|stop|restart|reload|status
+       xend [--prefix DIR] [--config FILE] --foreground
+`
+
+// command is the command line.
+type command struct {
+	name       string // start, …; empty with foreground
+	foreground bool
+	prefix     string
+	config     string // absolute, or empty
+}
+
+// parse reads the command line. Flags may stand before and after the command.
+func parse(args []string) (command, error) {
+	var c command
+	var showVersion bool
+	f := flag.NewFlagSet("xend", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.prefix, "prefix", "", "")
+	f.StringVar(&c.config, "config", "", "")
+	f.BoolVar(&c.foreground, "foreground", false, "")
+	f.BoolVar(&showVersion, "version", false, "")
+	for first := true; first || len(args) > 0; first = false {
+		if err := f.Parse(args); err != nil {
+			return c, err
+		}
+		if args = f.Args(); len(args) > 0 {
+			if c.name != "" || c.foreground {
+				return c, fmt.Errorf("not an option: %s", args[0])
+			}
+			c.name, args = args[0], args[1:]
+		}
+	}
+	if showVersion {
+		c.name = "version"
+	}
+	if c.config == "" {
+		return c, absolute("XEND_CONFIG")
+	}
+	var err error
+	c.config, err = filepath.Abs(c.config)
+	return c, err
+}
+
+// absolute makes a path in the environment independent of the working directory, which the daemon changes.
+func absolute(variable string) error {
+	path := os.Getenv(variable)
+	if path == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	return os.Setenv(variable, abs)
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	fail := func(err error) int {
+		fmt.Fprintf(stderr, "Error: %v\n", err)
+		return 1
+	}
+	c, err := parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, err)
+		return 1
+	case c.name == "" && !c.foreground:
+		fmt.Fprint(stdout, usage)
+		return 1
+	case c.name == "version":
+		fmt.Fprintln(stdout, "xend", version.Version)
+		return 0
+	case os.Geteuid() != 0:
+		fmt.Fprintln(stderr, "Xend must be run as root.")
+		return 1
+	case c.foreground == (c.name != ""), !c.foreground && commands[c.name] == nil:
+		fmt.Fprintf(stderr, "not an option: %s\n", c.name)
+		return 1
+	}
+	o := daemon.Options{}
+	if o.Paths, err = paths.New(c.prefix); err != nil {
+		return fail(err)
+	}
+	o.Config.XendConfig = c.config
+
+	if c.foreground {
+		o.Ready = func() error { return nil }
+		if ready, ok := daemon.Background(); ok {
+			o.Ready, o.Background = ready, true
+		}
+		err = daemon.Run(context.Background(), o)
+	} else {
+		err = commands[c.name](c, o, stdout)
+	}
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, daemon.ErrNotRunning) && c.name == "status":
+		return notRunning
+	case err == daemon.ErrNotReady: //nolint:errorlint // wrapped, it has something to say
+		return 1
+	}
+	return fail(err)
+}
+
+// commands are what can be done with a daemon.
+var commands = map[string]func(c command, o daemon.Options, stdout io.Writer) error{
+	"start":  func(c command, o daemon.Options, _ io.Writer) error { return daemon.Start(o, c.foregroundArgs(o)) },
+	"stop":   func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Stop(o) },
+	"reload": func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Reload(o) },
+	"status": func(_ command, o daemon.Options, stdout io.Writer) error { return daemon.Status(o, stdout) },
+	"restart": func(c command, o daemon.Options, _ io.Writer) error {
+		if err := daemon.Stop(o); err != nil {
+			return err
+		}
+		return daemon.Start(o, c.foregroundArgs(o))
+	},
+}
+
+// foregroundArgs are the arguments by which this program is the daemon.
+func (c command) foregroundArgs(o daemon.Options) []string {
+	args := []string{"--foreground", "--prefix", cmp.Or(o.Paths.Prefix, "/")}
+	if c.config != "" {
+		args = append(args, "--config", c.config)
+	}
+	return args
+}

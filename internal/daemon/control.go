@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/internal/version"
+	"github.com/xenvnet/xend/xendcompat/config"
+	"github.com/xenvnet/xend/xendcompat/registry"
+)
+
+// ErrNotRunning means that there is no daemon to talk to.
+var ErrNotRunning = errors.New("xend is not running")
+
+// How long Stop waits, in milliseconds: for the daemon to end in order, which takes it stopTimeout at
+// most, and then for the kernel to end it.
+const (
+	orderly = 20_000
+	killed  = 10_000
+)
+
+// Stop ends the daemon and returns when it has ended. None running is no error.
+func Stop(o Options) error {
+	p, err := findProcess(o.Paths.PidFile())
+	if err != nil || p == nil {
+		return err
+	}
+	defer p.close()
+	for _, how := range []struct {
+		signal unix.Signal
+		wait   int
+	}{{unix.SIGTERM, orderly}, {unix.SIGKILL, killed}} {
+		if err := p.signal(how.signal); err != nil {
+			return err
+		}
+		if ended, err := p.wait(how.wait); ended || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("process %d does not end", p.pid)
+}
+
+// Reload has the daemon read its configuration again and open its log anew. A mistake in the
+// configuration is an error here, too: the daemon keeps the old one then.
+func Reload(o Options) error {
+	p, err := findProcess(o.Paths.PidFile())
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return ErrNotRunning
+	}
+	defer p.close()
+	_, mistake := config.Load(o.Paths, o.Config)
+	return errors.Join(p.signal(unix.SIGHUP), mistake)
+}
+
+// Status prints whether the daemon runs, and what should be looked at. It returns ErrNotRunning if it does
+// not.
+func Status(o Options, w io.Writer) error {
+	pid, err := runningPID(o.Paths.PidFile())
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(o.Paths, o.Config)
+	if err != nil {
+		fmt.Fprintf(w, "the configuration has a mistake: %v\n", err)
+		c := config.Default(o.Paths)
+		cfg = &c
+	}
+	if pid == 0 {
+		fmt.Fprintln(w, ErrNotRunning)
+	} else {
+		vnets, err := filepath.Glob(filepath.Join(cfg.StateDir, "[0-9a-f]*.sxp"))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "xend is running, pid %d, version %s, %s\n", pid, version.Version, count(len(vnets), "vnet"))
+	}
+	corrupt, err := registry.CorruptFiles(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range corrupt {
+		fmt.Fprintf(w, "cannot be read and was set aside, the log says why: %s\n", filepath.Join(cfg.StateDir, name))
+	}
+	if pid == 0 {
+		return ErrNotRunning
+	}
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,272 @@
+// Package daemon runs xend: it builds the parts, runs their tasks in order, and ends them in order. It
+// also has what the commands start, stop, reload and status do to a running daemon.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/paths"
+	"github.com/xenvnet/xend/internal/version"
+	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/config"
+	"github.com/xenvnet/xend/xendcompat/domain"
+	"github.com/xenvnet/xend/xendcompat/registry"
+	"github.com/xenvnet/xend/xendcompat/service"
+)
+
+// stopTimeout is how long the tasks may take to end.
+const stopTimeout = 15 * time.Second
+
+// Options say which daemon is meant.
+type Options struct {
+	Paths paths.Paths
+	// Config is what the command line said about configuration files.
+	Config config.Options
+	// Ready is called when all vnets are up and the sockets accept, with standard output and error
+	// going to the log already if Background; its error ends the daemon.
+	Ready func() error
+	// Background: nobody looks at standard output and error once the daemon is ready.
+	Background bool
+}
+
+// Daemon is one run of xend.
+type Daemon struct {
+	o        Options
+	cfg      *config.Config
+	warned   map[string]bool // warnings that were logged
+	log      *slog.Logger
+	level    *slog.LevelVar
+	file     *logFile // nil with the journal
+	engine   *dataplane.Engine
+	svc      *service.Service
+	registry *registry.Registry
+	closers  []func()
+}
+
+// Run is the daemon: it works until ctx ends, or a signal ends it. All configuration is read and checked
+// before anything on the machine is changed.
+func Run(ctx context.Context, o Options) error {
+	cfg, err := config.Load(o.Paths, o.Config)
+	if err != nil {
+		return err
+	}
+	d := &Daemon{o: o, cfg: cfg, warned: map[string]bool{}, level: &slog.LevelVar{}}
+	defer d.close()
+	if err := d.openLog(); err != nil {
+		return err
+	}
+	signals := newSignals(d)
+	defer signals.stop()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	signals.end = stop
+
+	d.log.Info("xend starts", "version", version.Version, "pid", os.Getpid(), "prefix", o.Paths.Prefix)
+	d.warn(cfg)
+	if err = d.build(); err == nil {
+		err = d.serve(ctx, signals)
+	}
+	if err != nil {
+		d.log.Error("xend ends with an error", "error", err)
+		return err
+	}
+	d.log.Info("xend ends")
+	return nil
+}
+
+// onClose has f called when the daemon ends, the last first.
+func (d *Daemon) onClose(f func()) { d.closers = append(d.closers, f) }
+
+func (d *Daemon) close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		d.closers[i]()
+	}
+}
+
+func (d *Daemon) openLog() error {
+	d.level.Set(d.cfg.LogLevel)
+	if d.cfg.Journal {
+		d.log = slog.New(newJournalHandler(d.level))
+		return nil
+	}
+	f, err := openLog(d.cfg.LogFile)
+	if err != nil {
+		return err
+	}
+	d.file = f
+	d.log = slog.New(newFileHandler(f, d.level))
+	return nil
+}
+
+// warn logs what is odd about a configuration, each thing once.
+func (d *Daemon) warn(cfg *config.Config) {
+	for _, w := range cfg.Warnings {
+		if !d.warned[w] {
+			d.warned[w] = true
+			d.log.Warn(w)
+		}
+	}
+}
+
+// build makes the parts. It takes the locks first, so that a second daemon changes nothing.
+func (d *Daemon) build() error {
+	if err := d.prepareDirs(); err != nil {
+		return err
+	}
+	pid, err := writePIDFile(d.o.Paths.PidFile())
+	if err != nil {
+		return err
+	}
+	d.onClose(pid.remove)
+	if d.registry, err = registry.Open(registry.Options{Dir: d.cfg.StateDir, Log: d.log}); err != nil {
+		return err
+	}
+	d.onClose(func() { d.registry.Close() }) //nolint:errcheck // all is on the disk
+	host, err := hostnet.New()
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	d.onClose(host.Close)
+	if d.engine, err = dataplane.New(d.cfg.Dataplane, host, d.log); err != nil {
+		return err
+	}
+	d.svc = service.New(service.Options{
+		Registry: d.registry,
+		Engine:   d.engine,
+		Host:     host,
+		Domains:  domain.NewManager(domain.Options{Log: d.log}),
+		Defaults: defaults(d.cfg),
+		LogFile:  d.logPath,
+		Log:      d.log,
+	})
+	return nil
+}
+
+func (d *Daemon) logPath() string {
+	if d.file == nil {
+		return ""
+	}
+	return d.file.path()
+}
+
+// defaults are the vnets that the engine has without being asked.
+func defaults(cfg *config.Config) []vnet.Config {
+	if !cfg.Dataplane.Enabled || !cfg.Dataplane.DefaultVnets {
+		return nil
+	}
+	return vnet.DefaultVnets()
+}
+
+// prepareDirs makes the directories of run-time files, and with a prefix the link at their legacy
+// place, which on a real machine is the distribution's.
+func (d *Daemon) prepareDirs() error {
+	p := d.o.Paths
+	if err := os.MkdirAll(p.RunRoot(), 0o755); err != nil {
+		return err
+	}
+	if p.Prefix == "" {
+		return nil
+	}
+	link := p.VarRun()
+	if _, err := os.Lstat(link); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	target, err := filepath.Rel(filepath.Dir(link), p.RunRoot())
+	if err != nil {
+		return err
+	}
+	return os.Symlink(target, link)
+}
+
+// serve runs the tasks until ctx ends.
+func (d *Daemon) serve(ctx context.Context, signals *signals) error {
+	fronts, err := d.frontEnds()
+	if err != nil {
+		return err
+	}
+	d.runNetworkScript(ctx)
+	if ctx.Err() != nil {
+		return nil // stopped while it ran
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() {
+		done <- runStages(ctx, func() {
+			if err := d.ready(); err != nil {
+				cancel(err)
+			}
+		}, []task{d.engine}, []task{d.svc}, append(fronts, signals))
+	}()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		d.log.Info("xend is stopping")
+		select {
+		case err = <-done:
+		case <-time.After(stopTimeout):
+			err = fmt.Errorf("some tasks did not end within %s", stopTimeout)
+		}
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// ready tells everybody who waits for it that the daemon is.
+func (d *Daemon) ready() error {
+	d.log.Info("xend is ready", "vnets", d.registry.Len())
+	if d.o.Background {
+		if err := d.takeStdio(); err != nil {
+			return err
+		}
+	}
+	notifySystemd(d, daemon.SdNotifyReady)
+	return d.o.Ready()
+}
+
+// takeStdio sends standard output and error to the log file, or nowhere with the journal.
+func (d *Daemon) takeStdio() error {
+	if d.file != nil {
+		return d.file.takeStdio()
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	return redirect(null)
+}
+
+// runNetworkScript connects this host's domains to its network.
+func (d *Daemon) runNetworkScript(ctx context.Context) {
+	if d.cfg.NetworkScript == "" {
+		return
+	}
+	beside := ""
+	if exe, err := os.Executable(); err == nil {
+		beside = filepath.Dir(exe)
+	}
+	script{
+		command: d.cfg.NetworkScript,
+		dir:     d.cfg.ScriptsDir,
+		beside:  beside,
+		timeout: d.cfg.ScriptTimeout,
+		log:     d.cfg.HotplugLog,
+		prefix:  d.o.Paths.Prefix,
+	}.start(ctx, d.log)
+}

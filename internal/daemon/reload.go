@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/xenvnet/xend/xendcompat/config"
+)
+
+// reload reads the configuration again and applies what can be applied to a running daemon. With a
+// mistake in it everything stays as it is, but for the log, which is opened anew in any case.
+func (d *Daemon) reload(ctx context.Context) {
+	cfg, err := config.Load(d.o.Paths, d.o.Config)
+	if err != nil {
+		d.reopenLog(d.logPath())
+		d.log.Error("the configuration has a mistake; the old one stays", "error", err)
+		return
+	}
+	d.reopenLog(cfg.LogFile)
+	d.level.Set(cfg.LogLevel)
+	d.warn(cfg)
+	for _, name := range d.cfg.NeedRestart(cfg) {
+		d.log.Warn("a change of the configuration needs a restart of xend", "of", name)
+	}
+	if err := d.engine.Reload(cfg.Dataplane); err != nil {
+		d.log.Error("the data plane could not take over all of its configuration", "error", err)
+	}
+	cfg.Dataplane.Enabled = d.cfg.Dataplane.Enabled // which needs a restart
+	if err := d.svc.SetDefaults(ctx, defaults(cfg)); err != nil {
+		d.log.Error("can't change the default vnets", "error", err)
+	}
+	d.log.Info("configuration read again")
+}
+
+func (d *Daemon) reopenLog(path string) {
+	if d.file == nil {
+		return
+	}
+	if err := d.file.reopen(path); err != nil {
+		d.log.Error("can't open the log anew; it goes on as it was", "error", err)
+	}
+}

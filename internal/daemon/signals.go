@@ -1,0 +1,70 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// signals is the task that obeys signals: SIGTERM and SIGINT end the daemon, from its beginning on;
+// SIGHUP has it read its configuration again, as soon as it runs.
+type signals struct {
+	d    *Daemon
+	end  func() // ends the daemon; set before anything runs
+	term chan os.Signal
+	hup  chan os.Signal
+	quit chan struct{}
+	all  sync.WaitGroup
+}
+
+func newSignals(d *Daemon) *signals {
+	s := &signals{d: d, term: make(chan os.Signal, 1), hup: make(chan os.Signal, 1), quit: make(chan struct{})}
+	signal.Notify(s.term, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(s.hup, unix.SIGHUP)
+	s.all.Go(func() {
+		select {
+		case sig := <-s.term:
+			d.log.Info("signal received", "signal", sig)
+			notifySystemd(d, daemon.SdNotifyStopping)
+			s.end()
+		case <-s.quit:
+		}
+	})
+	return s
+}
+
+func (s *signals) stop() {
+	signal.Stop(s.term)
+	signal.Stop(s.hup)
+	close(s.quit)
+	s.all.Wait()
+}
+
+// Run reloads at each SIGHUP.
+func (s *signals) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-s.hup:
+			s.d.reload(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Ready is told at once: signals that come before Run wait for it.
+func (s *signals) Ready() <-chan struct{} { return closed }
+
+func (s *signals) String() string { return "signals" }
+
+// notifySystemd tells the service manager, if there is one; sd_notify(3).
+func notifySystemd(d *Daemon, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		d.log.Warn("can't tell systemd", "state", state, "error", err)
+	}
+}

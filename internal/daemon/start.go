@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// readyEnv tells a process in the background by its value, a file descriptor, where to say that it is
+// ready.
+const readyEnv = "XEND_READY_FD"
+
+// readyText is said there.
+const readyText = "ready"
+
+// Start starts a daemon in the background, as this program with these arguments, and returns when its
+// sockets accept. One that runs already is left alone. A daemon that fails says why on standard error.
+func Start(o Options, args []string) error {
+	// Of two that are started at the same time one waits for the other.
+	unlock, err := lockStart(filepath.Join(o.Paths.Run(), "start.lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	running, err := runningPID(o.Paths.PidFile())
+	if err != nil || running != 0 {
+		return err
+	}
+	return spawn(args)
+}
+
+// lockStart waits for its turn.
+func lockStart(path string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil //nolint:errcheck // nothing was written
+}
+
+// ErrNotReady means that a daemon ended before it was ready, and has said why.
+var ErrNotReady = errors.New("xend did not start")
+
+// spawn runs this program in a session of its own and waits until it is ready or has ended.
+func spawn(args []string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command(exe, args...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Dir = "/"
+	cmd.Stderr = os.Stderr // until it is ready
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env = append(os.Environ(), readyEnv+"=3") // after standard error
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	// Who gives up waiting does not want the daemon.
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, unix.SIGINT, unix.SIGTERM)
+	defer signal.Stop(interrupt)
+	said := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(r)
+		said <- string(b)
+	}()
+	for {
+		select {
+		case sig := <-interrupt:
+			_ = cmd.Process.Signal(sig) // it may have ended
+		case text := <-said:
+			if text == readyText {
+				return cmd.Process.Release()
+			}
+			var exit *exec.ExitError
+			if err := cmd.Wait(); err != nil && !(errors.As(err, &exit) && exit.Exited()) {
+				return fmt.Errorf("%w: %w", ErrNotReady, err) // killed: it could not say why
+			}
+			return ErrNotReady
+		}
+	}
+}
+
+// Background tells whether Start runs this process, and returns how to say that it is ready.
+func Background() (ready func() error, ok bool) {
+	fd, err := strconv.Atoi(os.Getenv(readyEnv))
+	if err != nil {
+		return nil, false
+	}
+	os.Unsetenv(readyEnv) //nolint:errcheck // the name is valid
+	unix.CloseOnExec(fd)
+	w := os.NewFile(uintptr(fd), "ready")
+	return func() error {
+		_, err := io.WriteString(w, readyText)
+		return errors.Join(err, w.Close())
+	}, true
+}
