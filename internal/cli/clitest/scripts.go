@@ -2,6 +2,7 @@ package clitest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,13 +59,18 @@ func stop(t *testing.T, bin, prefix string) {
 // eth0 makes the network device of a host. br_netfilter would pass bridged frames through the
 // firewall of the namespace, on machines that have it built in.
 func eth0(ctx context.Context) error {
-	return exec.CommandContext(ctx, "sh", "-ec", `
+	cmd := exec.CommandContext(ctx, "sh", "-ec", `
 		ip link set lo up
-		ip link add eth0 address 02:00:00:00:00:01 type dummy
+		ip link add eth0 address 02:00:00:00:00:01 type veth peer name wire0
+		ip link set wire0 up
 		ip address add 192.0.2.1/24 dev eth0
 		ip link set eth0 up
 		ip route add default via 192.0.2.254
-		for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 >$f; done`).Run()
+		for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 >$f; done`)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // hostT runs each script on a thread in a network namespace of its own, which the programs that it
