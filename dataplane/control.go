@@ -20,6 +20,7 @@ type notice struct {
 	network *network
 	mac     wire.MAC
 	addr    netip.Addr
+	other   netip.Addr
 	change  varp.Change
 	err     error
 }
@@ -32,6 +33,7 @@ const (
 	noticeLoop
 	noticeOldHost
 	noticeNewHost
+	noticeTwins
 	noticeSendError
 )
 
@@ -47,6 +49,9 @@ const (
 	maxOldHosts = 1024
 	oldHostTTL  = int64(10 * time.Minute)
 	modernTTL   = int64(10 * time.Minute)
+	// maxTwins bounds the hosts known to have both families; twinTTL is how long that is believed.
+	maxTwins = 4096
+	twinTTL  = int64(60 * time.Second)
 	// settle is the time that changes of the network are given to finish, since they come in bursts.
 	settle = 20 * time.Millisecond
 	// tickEvery is the longest time between two looks at the clock.
@@ -121,8 +126,8 @@ func (e *Engine) tickLocked() {
 		e.nextSweep = now + int64(e.config.SweepInterval)
 		e.table.Sweep(now)
 		e.pending.sweep(now)
-		e.sweepHostsLocked(now)
 	}
+	e.sweepHostsLocked(now)
 	for _, f := range e.underlays {
 		e.listenLocked(f, now)
 	}
@@ -136,6 +141,12 @@ func (e *Engine) sweepHostsLocked(now int64) {
 	for addr, h := range e.old {
 		if now-h.heard.Load() > oldHostTTL {
 			delete(e.old, addr)
+			changed = true
+		}
+	}
+	for addr, t := range e.twins {
+		if now-t.heard.Load() > twinTTL {
+			delete(e.twins, addr)
 			changed = true
 		}
 	}
@@ -203,8 +214,10 @@ func (e *Engine) noticeLocked(n notice) {
 		}
 		text := fmt.Sprintf("MAC %s of vnet %s moved from %s to %s", n.mac, n.network.config.IDText, from, to)
 		level := e.log.Info
-		if n.change.Moves > 1 {
-			level = e.log.Debug // the first move is a migration, more are flapping, of which more is said
+		if n.change.Moves > 1 || n.addr.Is4() != n.change.From.Is4() && n.addr.IsValid() && n.change.From.IsValid() {
+			// The first move is a migration; more are flapping, of which more is said. From one address family
+			// to the other it is most often the same host.
+			level = e.log.Debug
 		}
 		level("MAC moved", "vnet", n.network.config.IDText, "mac", n.mac, "from", from, "to", to)
 		e.emit(Event{Kind: MACMoved, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
@@ -231,6 +244,13 @@ func (e *Engine) noticeLocked(n notice) {
 			delete(e.old, n.addr)
 			e.publishLocked()
 			e.log.Info("host speaks VUDP after all", "host", n.addr)
+		}
+	case noticeTwins:
+		if len(e.twins) < maxTwins || e.twins[n.other] != nil {
+			t := &twin{addr: n.addr}
+			t.heard.Store(e.now())
+			e.twins[n.other] = t
+			e.publishLocked()
 		}
 	case noticeSendError:
 		if e.tellLocked("send") {

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -78,6 +79,7 @@ type Engine struct {
 	old       map[netip.Addr]*oldHost
 	// modern are hosts that sent EtherIP, but VUDP too: they are not old. By time.
 	modern    map[netip.Addr]int64
+	twins     map[netip.Addr]*twin
 	nextToken int32
 	nextSweep int64
 	mouth     speaker // of the cold side
@@ -114,6 +116,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		own:      map[netip.Addr]struct{}{},
 		old:      map[netip.Addr]*oldHost{},
 		modern:   map[netip.Addr]int64{},
+		twins:    map[netip.Addr]*twin{},
 		limits:   map[string]int64{},
 	}
 	e.mouth = newSpeaker(e, 0)
@@ -270,7 +273,8 @@ func (e *Engine) publishLocked() {
 		vnets:   make(map[vnet.ID]*network, len(e.networks)),
 		sources: map[int32]source{},
 		own:     e.own,
-		old:     make(map[netip.Addr]*oldHost, len(e.old)),
+		old:     maps.Clone(e.old),
+		twins:   maps.Clone(e.twins),
 		port:    c.Port,
 		ttl:     uint8(c.TTL),
 		etherip: c.Encapsulation == EtherIP,
@@ -296,9 +300,6 @@ func (e *Engine) publishLocked() {
 		if _, own := e.own[r.addr]; r.addr.IsValid() && !own {
 			v.replicas = append(v.replicas, netip.AddrPortFrom(r.addr, r.port))
 		}
-	}
-	for addr, h := range e.old {
-		v.old[addr] = h
 	}
 	e.view.Store(v)
 }

@@ -212,11 +212,11 @@ func (e *Engine) resolveAll(ctx context.Context) time.Duration {
 			continue
 		}
 		names = true
-		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-		addrs, err := e.lookup(ctx, r.name)
+		limited, cancel := context.WithTimeout(ctx, lookupTimeout)
+		addrs, err := e.lookup(limited, r.name)
 		cancel()
-		if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) && err != nil {
-			continue
+		if ctx.Err() != nil {
+			return 0 // the end
 		}
 		if !e.resolved(r, addrs, err) {
 			wait = min(wait, lookupRetry)

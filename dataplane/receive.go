@@ -247,8 +247,11 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 			w.engine.notify(notice{kind: noticeLoop, network: n, mac: source, addr: a.from})
 			return false
 		}
-		if w.engine.recent.arrived(hash, w.engine.recent.way(a.by, a.outer), w.now) {
+		if duplicate, twin := w.engine.recent.arrived(hash, w.engine.recent.way(a.by, a.outer), a.from, w.now); duplicate {
 			w.drop(DropDuplicate)
+			if a.by == byGroup && twin.IsValid() && twin.Is4() != a.from.Is4() {
+				w.noteTwins(twin, a.from)
+			}
 			return false
 		}
 	}
@@ -269,12 +272,38 @@ func (w *worker) first(salt uint64, b []byte, a arrival) bool {
 		return false
 	}
 	r := w.engine.recent
-	return !r.arrived(r.hash(salt, b), r.way(a.by, a.outer), w.now)
+	duplicate, _ := r.arrived(r.hash(salt, b), r.way(a.by, a.outer), a.from, w.now)
+	return !duplicate
+}
+
+// noteTwins notes that two addresses are one host's.
+func (w *worker) noteTwins(a, b netip.Addr) {
+	if a.Is4() {
+		a, b = b, a
+	}
+	if t := w.view.twins[a]; t != nil && t.addr == b {
+		note(&t.heard, w.now)
+		return
+	}
+	w.engine.notify(notice{kind: noticeTwins, addr: b, other: a})
+}
+
+// canonical is the address by which a host that has both families is known: its IPv4 address, as long as
+// we have IPv4, too. Otherwise its MACs would move to and fro between its addresses.
+func (w *worker) canonical(addr netip.Addr) netip.Addr {
+	if len(w.view.twins) == 0 || addr.Is4() || w.view.links[underlay.IPv4] == nil {
+		return addr
+	}
+	if t := w.view.twins[addr]; t != nil {
+		return t.addr
+	}
+	return addr
 }
 
 // learnRemote notes that a MAC is behind a host. It is false if the MAC flaps and is held to live here.
 func (w *worker) learnRemote(n *network, mac wire.MAC, from netip.Addr, by varp.Source) bool {
 	key := varp.Key{Vnet: n.config.ID, MAC: mac}
+	from = w.canonical(from)
 	if w.now < w.remoteCache.until && w.remoteCache.from == from && w.remoteCache.key == key {
 		return true
 	}

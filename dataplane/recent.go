@@ -12,6 +12,8 @@ import (
 const (
 	// duplicateWindow is how long copies of a flooded frame that come by another way are recognised.
 	duplicateWindow = int64(time.Second)
+	// twinWindow is how soon the copies of a frame come that one host sends over both address families.
+	twinWindow = int64(50 * time.Millisecond)
 	// loopWindow is how soon an own frame must come back to be called a loop. A loop takes milliseconds;
 	// a domain that migrates may well repeat a frame from its new host, but not that fast.
 	loopWindow = int64(200 * time.Millisecond)
@@ -44,6 +46,7 @@ type recentFrame struct {
 	hash uint64
 	// first is when the first copy arrived; 0: none did.
 	first     int64
+	from      netip.Addr // of the first copy
 	delivered uint8
 	paths     [recentPaths]struct {
 		way   uint32 // 0: free
@@ -91,14 +94,15 @@ func (s *recentShard) frameLocked(hash uint64) *recentFrame {
 func (r *recent) shard(hash uint64) *recentShard { return &r.shards[hash%recentShards] }
 
 // arrived notes a copy of a frame and reports whether it is one too many. A sender that repeats a frame
-// k times over m ways has k of the k·m copies delivered, in whatever order they come.
-func (r *recent) arrived(hash uint64, way uint32, now int64) (duplicate bool) {
+// k times over m ways has k of the k·m copies delivered, in whatever order they come. twin is the host
+// that sent the first copy, if this is the second at once: the same host by another address.
+func (r *recent) arrived(hash uint64, way uint32, from netip.Addr, now int64) (duplicate bool, twin netip.Addr) {
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.frameLocked(hash)
 	if f.first == 0 || now-f.first > duplicateWindow {
-		f.first, f.delivered = max(now, 1), 0
+		f.first, f.from, f.delivered = max(now, 1), from, 0
 		clear(f.paths[:])
 	}
 	count := uint8(1)
@@ -116,11 +120,14 @@ func (r *recent) arrived(hash uint64, way uint32, now int64) (duplicate bool) {
 		}
 	}
 	if count <= f.delivered {
+		if f.from != from && now-f.first <= twinWindow {
+			twin = f.from
+		}
 		// Beyond what can be counted, deliver: better a duplicate than a frame lost.
-		return count < 255
+		return count < 255, twin
 	}
 	f.delivered = count
-	return false
+	return false, twin
 }
 
 // sent notes that this host floods a frame, and returns how often it did so within the last second.

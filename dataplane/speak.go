@@ -109,7 +109,8 @@ func (s *speaker) request(n *network, mac wire.MAC) {
 // everybody queues a VARP message to the groups, the replicas and the peers. The care-of address is this
 // host's, of the family that carries the message.
 func (s *speaker) everybody(m wire.VARP) {
-	for _, l := range s.view.links {
+	// IPv6 first: of a host with both families, the last word is IPv4.
+	for _, l := range [...]*link{s.view.links[underlay.IPv6], s.view.links[underlay.IPv4]} {
 		if l == nil {
 			continue
 		}

@@ -26,6 +26,8 @@ type view struct {
 	replicas []netip.AddrPort
 	// old are the hosts that speak only EtherIP.
 	old map[netip.Addr]*oldHost
+	// twins are the hosts known by an IPv6 address that have IPv4, too.
+	twins map[netip.Addr]*twin
 	// sources are what workers wait for, by the token that epoll gives back.
 	sources map[int32]source
 
@@ -135,6 +137,12 @@ type peer struct {
 
 // oldHost is a host that speaks only EtherIP.
 type oldHost struct{ heard atomic.Int64 }
+
+// twin is the IPv4 address of a host with both families.
+type twin struct {
+	addr  netip.Addr
+	heard atomic.Int64 // when both addresses were last seen at work
+}
 
 // bucket is a token bucket. It belongs to one goroutine.
 type bucket struct {
