@@ -165,7 +165,7 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 		},
 	}, {
 		text: fmt.Sprintf("give %s the addresses and routes of the bridge", t.Device.Name),
-		do:   func(context.Context) error { return m.l3.Add(moved(), t.Device.Index) },
+		do:   func(context.Context) error { return m.l3.Restore(moved().With(t.PortL3), t.Device.Index) },
 		undo: func() error { return errors.Join(bridgeUp(), portUp()) },
 	}, {
 		text: "take them from the bridge",

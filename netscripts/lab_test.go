@@ -106,6 +106,11 @@ func same(t testing.TB, want, have, why string) {
 	w, h := strings.Split(want, "\n"), strings.Split(have, "\n")
 	only("- ", w, h)
 	only("+ ", h, w)
+	for i := range min(len(w), len(h)) {
+		if b.Len() == 0 && w[i] != h[i] {
+			b.WriteString("in another order, from\n" + w[i] + "\nand\n" + h[i])
+		}
+	}
 	t.Fatalf("the network is not what it was: %s\n%s", why, b.String())
 }
 
@@ -153,11 +158,12 @@ func (h *host) must(argv ...string) result {
 func (h *host) dump() string {
 	h.t.Helper()
 	var b strings.Builder
-	show := func(batch string, args ...string) {
+	show := func(batch string, args ...string) []string {
 		cmd := exec.Command("ip", append(args, "-j", "-d", "-batch", "-")...)
 		cmd.Stdin = strings.NewReader(batch)
 		out, err := h.Output(cmd)
 		require.NoError(h.t, err, out)
+		var lines []string
 		for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
 			var list []map[string]any
 			require.NoError(h.t, d.Decode(&list), out)
@@ -168,14 +174,22 @@ func (h *host) dump() string {
 				steady(o)
 				line, err := json.Marshal(o)
 				require.NoError(h.t, err)
-				b.Write(line)
-				b.WriteByte('\n')
+				lines = append(lines, string(line))
 			}
-			b.WriteString("--\n")
 		}
+		return lines
 	}
-	show("addr show\nroute show table all\nnexthop show\nrule show\nneigh show nud permanent\nneigh show proxy\n")
-	show("route show table all\nrule show\n", "-6")
+	sorted := func(lines []string) []string { slices.Sort(lines); return lines }
+	for _, lines := range [][]string{
+		show("addr show\nnexthop show"),
+		show("route show table all\nrule show", "-4"),
+		// Between devices, equal routes of IPv6 are in the order in which they came.
+		sorted(show("route show table all\nrule show", "-6")),
+		// Listed by a hash of the device.
+		sorted(show("neigh show nud permanent\nneigh show proxy")),
+	} {
+		b.WriteString(strings.Join(lines, "\n") + "\n")
+	}
 	require.NoError(h.t, h.Do(func() error {
 		for _, family := range []string{"ipv4/conf", "ipv6/conf", "ipv4/neigh"} {
 			for _, dev := range readDir("/proc/sys/net/" + family) {

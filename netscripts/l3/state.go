@@ -403,6 +403,18 @@ func (s State) Moved(from, to int) State {
 	return t
 }
 
+// With is the state of both together.
+func (s State) With(o State) State {
+	return State{
+		Taken:      s.Taken,
+		Addresses:  slices.Concat(s.Addresses, o.Addresses),
+		Nexthops:   slices.Concat(s.Nexthops, o.Nexthops),
+		Routes:     slices.Concat(s.Routes, o.Routes),
+		Neighbours: slices.Concat(s.Neighbours, o.Neighbours),
+		Resolved:   slices.Concat(s.Resolved, o.Resolved),
+	}
+}
+
 func mapBodies(list [][]byte, change func(b []byte)) [][]byte {
 	out := make([][]byte, len(list))
 	for i, b := range list {
