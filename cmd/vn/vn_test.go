@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -272,9 +271,4 @@ func TestHelp(t *testing.T) {
 	require.True(t, strings.HasPrefix(stdout, "Usage: vn vnet-create [-s|--security LEVEL] [-b|--bridge BRIDGE] [-v|--vnetif VNETIF] ID\n\nCreate a vnet"), stdout)
 	again, _, _ := h.vn("help", "vnet-create")
 	require.Equal(t, stdout, again)
-}
-
-func TestMain(m *testing.M) {
-	os.Unsetenv("XEND_PREFIX")
-	os.Exit(m.Run())
 }

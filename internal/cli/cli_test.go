@@ -261,7 +261,7 @@ func TestFlush(t *testing.T) {
 	cause := errors.New("cause")
 	full := func() *bufio.Writer {
 		w := bufio.NewWriter(brokenWriter{})
-		w.WriteByte('x')
+		require.NoError(t, w.WriteByte('x'))
 		return w
 	}
 	require.NoError(t, Flush(bufio.NewWriter(&bytes.Buffer{}), nil))

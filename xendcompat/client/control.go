@@ -44,12 +44,9 @@ func (c *Control) Do(ctx context.Context, commands ...sxp.Value) ([]sxp.Value, e
 			return nil, noAnswer(ctx, err)
 		}
 	}
-	reply, err := io.ReadAll(io.LimitReader(conn, maxReply+1))
+	reply, err := readReply(conn)
 	if err != nil {
 		return nil, noAnswer(ctx, err)
-	}
-	if len(reply) > maxReply {
-		return nil, fmt.Errorf("xend's answer is larger than %d MiB", maxReply>>20)
 	}
 	return parseReply(reply)
 }

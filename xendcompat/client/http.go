@@ -46,25 +46,49 @@ func httpClient(network, address string) http.Client {
 	}
 }
 
+// reply is what came back.
+type reply struct {
+	code   int
+	reason string // what stands behind the code in the status line; never empty
+	media  string // type of the body, without parameters
+	body   []byte
+}
+
 // exchange sends one request and reads the whole reply.
-func exchange(c *http.Client, req *http.Request) (*http.Response, []byte, error) {
+func exchange(c *http.Client, req *http.Request) (reply, error) {
 	ctx, cancel := bounded(req.Context())
 	defer cancel()
 	// A user agent is what xend knows a browser by.
 	req.Header.Set("User-Agent", "")
 	resp, err := c.Do(req.WithContext(ctx))
 	if err != nil {
-		return nil, nil, noAnswer(ctx, err)
+		return reply{}, noAnswer(ctx, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	body, err := readReply(resp.Body)
 	if err != nil {
-		return nil, nil, noAnswer(ctx, err)
+		return reply{}, noAnswer(ctx, err)
 	}
-	if len(body) > maxReply {
-		return nil, nil, fmt.Errorf("xend's answer is larger than %d MiB", maxReply>>20)
+	r := reply{code: resp.StatusCode, body: body}
+	if _, r.reason, _ = strings.Cut(resp.Status, " "); r.reason == "" {
+		r.reason = fmt.Sprintf("status %d", r.code)
 	}
-	return resp, body, nil
+	if r.media, _, err = mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil {
+		r.media = ""
+	}
+	return r, nil
+}
+
+// errTooLarge is an answer that no daemon of ours gives.
+var errTooLarge = fmt.Errorf("xend's answer is larger than %d MiB", maxReply>>20)
+
+// readReply reads up to the end, within bounds.
+func readReply(r io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxReply+1))
+	if err == nil && len(b) > maxReply {
+		err = errTooLarge
+	}
+	return b, err
 }
 
 // noAnswer words the errors of a connection that was made, or could not be.
@@ -74,6 +98,8 @@ func noAnswer(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &ce):
 		return ce
+	case errors.Is(err, errTooLarge):
+		return err
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
 	case isTimeout(err):
@@ -86,40 +112,28 @@ func noAnswer(ctx context.Context, err error) error {
 	return fmt.Errorf("no answer from xend: %w", err)
 }
 
-// do sends a request and returns the body of a success and its media type.
-func (c *HTTP) do(ctx context.Context, method, path, contentType string, body []byte) ([]byte, string, error) {
+// do sends a request and returns the reply if that is a success.
+func (c *HTTP) do(ctx context.Context, method, path, contentType string, body []byte) (reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, "", err
+		return reply{}, err
 	}
 	req.Header.Set("Accept", "application/sxp")
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, reply, err := exchange(&c.http, req)
+	r, err := exchange(&c.http, req)
 	if err != nil {
-		return nil, "", err
+		return reply{}, err
 	}
-	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil {
-		media = ""
+	if refusal := xendErr(r.body); refusal != nil { // after 2006 with status 500
+		return reply{}, refusal
 	}
-	refusal := xendErr(reply)
-	switch resp.StatusCode {
+	switch r.code {
 	case http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent:
-		if refusal != nil {
-			return nil, "", refusal
-		}
-		return reply, media, nil
+		return r, nil
 	}
-	if refusal != nil { // releases after 2006: status 500 with the text in the body
-		return nil, "", refusal
-	}
-	_, reason, _ := strings.Cut(resp.Status, " ")
-	if reason == "" {
-		reason = fmt.Sprintf("status %d", resp.StatusCode)
-	}
-	return nil, "", &Error{Text: reason, NotFound: reason == "Not found"}
+	return reply{}, &Error{Text: r.reason, NotFound: r.reason == "Not found"}
 }
 
 // xendErr returns the error that a body carries, or nil.
@@ -142,11 +156,11 @@ func xendErr(body []byte) error {
 
 // get asks for one value. An empty reply is an empty atom.
 func (c *HTTP) get(ctx context.Context, path string) (sxp.Value, error) {
-	body, _, err := c.do(ctx, http.MethodGet, path, "", nil)
+	r, err := c.do(ctx, http.MethodGet, path, "", nil)
 	if err != nil {
 		return sxp.Value{}, err
 	}
-	vs, err := sxp.ParseLimited(body, sxp.Xend, sxp.Limits{Size: maxReply})
+	vs, err := sxp.ParseLimited(r.body, sxp.Xend, sxp.Limits{Size: maxReply})
 	if err != nil {
 		return sxp.Value{}, fmt.Errorf("xend's answer is not an S-expression: %w", err)
 	}
@@ -158,16 +172,16 @@ func (c *HTTP) get(ctx context.Context, path string) (sxp.Value, error) {
 
 // text asks for a text. A server of the original sends some as the atom of an S-expression.
 func (c *HTTP) text(ctx context.Context, path string) (string, error) {
-	body, media, err := c.do(ctx, http.MethodGet, path, "", nil)
+	r, err := c.do(ctx, http.MethodGet, path, "", nil)
 	if err != nil {
 		return "", err
 	}
-	if media == "application/sxp" {
-		if vs, err := sxp.ParseLimited(body, sxp.Xend, sxp.Limits{Size: maxReply}); err == nil && len(vs) == 1 && vs[0].IsAtom() {
+	if r.media == "application/sxp" {
+		if vs, err := sxp.ParseLimited(r.body, sxp.Xend, sxp.Limits{Size: maxReply}); err == nil && len(vs) == 1 && vs[0].IsAtom() {
 			return vs[0].Text(), nil
 		}
 	}
-	return string(body), nil
+	return string(r.body), nil
 }
 
 // post sends an operation with its parameters.
@@ -176,7 +190,7 @@ func (c *HTTP) post(ctx context.Context, path, op string, params url.Values) err
 		params = url.Values{}
 	}
 	params.Set("op", op)
-	_, _, err := c.do(ctx, http.MethodPost, path, "application/x-www-form-urlencoded", []byte(params.Encode()))
+	_, err := c.do(ctx, http.MethodPost, path, "application/x-www-form-urlencoded", []byte(params.Encode()))
 	return err
 }
 
@@ -222,7 +236,7 @@ func (c *HTTP) CreateVnet(ctx context.Context, name string, config []byte) error
 	if err != nil {
 		return err
 	}
-	_, _, err = c.do(ctx, http.MethodPost, "/xend/vnet", w.FormDataContentType(), body.Bytes())
+	_, err = c.do(ctx, http.MethodPost, "/xend/vnet", w.FormDataContentType(), body.Bytes())
 	return err
 }
 

@@ -50,15 +50,14 @@ func (c *XMLRPC) call(ctx context.Context, method string, params ...any) (sxp.Va
 		return sxp.Value{}, err
 	}
 	req.Header.Set("Content-Type", "text/xml")
-	resp, reply, err := exchange(&c.http, req)
+	r, err := exchange(&c.http, req)
 	if err != nil {
 		return sxp.Value{}, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		_, reason, _ := strings.Cut(resp.Status, " ")
-		return sxp.Value{}, &Error{Text: reason}
+	if r.code != http.StatusOK {
+		return sxp.Value{}, &Error{Text: r.reason}
 	}
-	return decodeResponse(reply)
+	return decodeResponse(r.body)
 }
 
 // encode writes one parameter.
