@@ -141,11 +141,8 @@ func (d *demo) run() error {
 	}
 	fmt.Printf("  %.1f Gbit/s\n", size*8/took.Seconds()/1e9)
 
-	say("What host A knows: its vnets, and behind which host each MAC lives.")
-	if err := d.on(a, "vn", "vnets", "-a"); err != nil {
-		return err
-	}
-	if err := d.on(a, "vn", "varp"); err != nil {
+	say("What host A knows of vnet 97: its interface, the MACs that live here (vif) and those behind other hosts (ventry).")
+	if err := d.on(a, "vn", "vnets", "-a", "97"); err != nil {
 		return err
 	}
 
@@ -158,7 +155,7 @@ func (d *demo) run() error {
 		return err
 	}
 	fmt.Println("  and domain two moves from host B to host A:")
-	if err := two.MoveTo(a, "vif2.0", "vnet97"); err != nil {
+	if err := two.MoveTo(a, "vif3.0", "vnet97"); err != nil {
 		return err
 	}
 	if err := d.fresh(pinger); err != nil {
