@@ -108,7 +108,7 @@ _vn()
         ((argument)) || kind=command
         ;;
     '')
-        options='--prefix -h --help'
+        options='--prefix -h --help --version'
         kind=command ;;
     esac
 

@@ -70,7 +70,7 @@ _xm()
         ((argument)) || kind=command
         ;;
     '')
-        options='--prefix -h --help'
+        options='--prefix -h --help --version'
         kind=command ;;
     esac
 

@@ -11,6 +11,7 @@ import (
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/paths"
+	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/client"
 )
@@ -50,6 +51,10 @@ func (a *app) do(ctx context.Context, args []string) error {
 	values, rest, err := a.table.ParseOptions(args)
 	if err != nil {
 		return err
+	}
+	if _, ok := values["version"]; ok {
+		fmt.Fprintln(a.stdout, "vn", version.Version)
+		return nil
 	}
 	if _, ok := values["help"]; ok || len(rest) == 0 {
 		a.printHelp(false)

@@ -267,7 +267,9 @@ func TestHelp(t *testing.T) {
 		require.Contains(t, stdout, "is gone when the daemon restarts")
 		require.Equal(t, args == "help -l", strings.Contains(stdout, "--security LEVEL"), stdout)
 	}
-	stdout, _, _ := h.vn("vnet-create", "--help")
+	stdout, _, _ := h.vn("--version")
+	require.Equal(t, "vn dev\n", stdout)
+	stdout, _, _ = h.vn("vnet-create", "--help")
 	require.True(t, strings.HasPrefix(stdout, "Usage: vn vnet-create [-s|--security LEVEL] [-b|--bridge BRIDGE] [-v|--vnetif VNETIF] ID\n\nCreate a vnet"), stdout)
 	again, _, _ := h.vn("help", "vnet-create")
 	require.Equal(t, stdout, again)

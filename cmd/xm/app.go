@@ -11,6 +11,7 @@ import (
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/paths"
+	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/xendcompat/client"
 )
 
@@ -56,6 +57,10 @@ func (a *app) do(ctx context.Context, args []string) error {
 	}
 	if _, ok := values["help"]; ok {
 		a.printHelp(false)
+		return nil
+	}
+	if _, ok := values["version"]; ok {
+		fmt.Fprintln(a.stdout, "xm", version.Version)
 		return nil
 	}
 	if len(rest) == 0 {

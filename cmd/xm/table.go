@@ -16,6 +16,7 @@ func (a *app) commands() *cli.Table {
 		Options: []cli.Option{
 			{Long: "prefix", Arg: "DIR", Help: "look for the daemon whose files lie below DIR, not for that of the machine"},
 			{Short: 'h', Long: "help", Help: "print the sub-commands and exit"},
+			{Long: "version", Help: "print the version and exit"},
 		},
 		Commands: []*cli.Command{
 			{

@@ -258,6 +258,7 @@ func TestUsage(t *testing.T) {
 		{args: "", stdout: "Usage: xm ", status: 1},
 		{args: "help", stdout: "Usage: xm "},
 		{args: "--help", stdout: "Usage: xm "},
+		{args: "--version", stdout: "xm dev\n"},
 		{args: "help --long", stdout: "Usage: xm "},
 		{args: "help vnet-c", stdout: "Usage: xm vnet-create CONFIG\n\nCreate a vnet"},
 		{args: "vnet-create --help", stdout: "Usage: xm vnet-create CONFIG\n\nCreate a vnet"},

@@ -19,7 +19,7 @@ import (
 
 // Scripts runs the transcripts in dir, each on a host of its own: a network namespace with a device
 // eth0 (MAC 02:00:00:00:00:01, 192.0.2.1/24), and a prefix, below which no daemon runs yet. The
-// programs xend, xm and vn are built from this module.
+// programs xend, xm and vn are built from this module; $completions is its directory of that name.
 func Scripts(t *testing.T, dir string) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -29,6 +29,8 @@ func Scripts(t *testing.T, dir string) {
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	completions, err := filepath.Abs("../../completions")
+	require.NoError(t, err)
 	// Others than root run them, too.
 	require.NoError(t, os.Chmod(bin, 0o755))
 
@@ -39,7 +41,7 @@ func Scripts(t *testing.T, dir string) {
 			prefix := filepath.Join(env.WorkDir, "h")
 			env.Setenv("PATH", bin+":/usr/sbin:/usr/bin:/sbin:/bin")
 			env.Setenv(paths.PrefixEnv, prefix)
-			env.Setenv("bin", bin)
+			env.Setenv("completions", completions)
 			env.Defer(func() { stop(t, bin, prefix) })
 			return eth0(t.Context())
 		},
