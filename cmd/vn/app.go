@@ -48,23 +48,23 @@ func (a *app) run(ctx context.Context, args []string) int {
 
 // do finds the command and runs it.
 func (a *app) do(ctx context.Context, args []string) error {
-	values, rest, err := a.table.ParseOptions(args)
+	line, err := cli.ReadLine(args)
 	if err != nil {
 		return err
 	}
-	if _, ok := values["version"]; ok {
+	if line.Version {
 		fmt.Fprintln(a.stdout, "vn", version.Version)
 		return nil
 	}
-	if _, ok := values["help"]; ok || len(rest) == 0 {
+	if line.Help || len(line.Rest) == 0 {
 		a.printHelp(false)
 		return nil
 	}
-	c := a.table.Find(rest[0])
+	c := a.table.Find(line.Rest[0])
 	if c == nil {
-		return fmt.Errorf("unknown command: %s", rest[0])
+		return fmt.Errorf("unknown command: %s", line.Rest[0])
 	}
-	in, err := c.Parse(rest[1:], cli.OptionsFirst)
+	in, err := c.Parse(line.Rest[1:], cli.OptionsFirst)
 	switch {
 	case err != nil:
 		return err
@@ -76,7 +76,7 @@ func (a *app) do(ctx context.Context, args []string) error {
 	case !in.CountOK():
 		return fmt.Errorf("too many arguments for %s", c.Name)
 	}
-	p, err := paths.New(values["prefix"])
+	p, err := paths.New(line.Prefix)
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,6 @@ func (a *app) commands() *cli.Table {
 	device := cli.Option{Short: 'i', Long: "interface", Help: "VMAC is the name of an interface; its MAC is meant"}
 	return &cli.Table{
 		Program: "vn",
-		Options: []cli.Option{
-			{Long: "prefix", Arg: "DIR", Help: "look for the daemon whose files lie below DIR, not for that of the machine"},
-			{Short: 'h', Long: "help", Help: "print the commands and exit"},
-			{Long: "version", Help: "print the version and exit"},
-		},
 		Commands: []*cli.Command{
 			{
 				Name: "vnets", Group: vnets, Args: "[ID|IF...]", Max: -1, Run: a.vnets,

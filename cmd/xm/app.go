@@ -51,27 +51,27 @@ func (a *app) run(ctx context.Context, args []string) int {
 
 // do finds the sub-command and runs it.
 func (a *app) do(ctx context.Context, args []string) error {
-	values, rest, err := a.table.ParseOptions(args)
+	line, err := cli.ReadLine(args)
 	if err != nil {
 		return err
 	}
-	if _, ok := values["help"]; ok {
+	if line.Help {
 		a.printHelp(false)
 		return nil
 	}
-	if _, ok := values["version"]; ok {
+	if line.Version {
 		fmt.Fprintln(a.stdout, "xm", version.Version)
 		return nil
 	}
-	if len(rest) == 0 {
+	if len(line.Rest) == 0 {
 		a.printHelp(false)
 		return errTold
 	}
-	c, err := a.find(rest[0])
+	c, err := a.find(line.Rest[0])
 	if err != nil {
 		return err
 	}
-	in, err := c.Parse(rest[1:], cli.Mixed)
+	in, err := c.Parse(line.Rest[1:], cli.Mixed)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (a *app) do(ctx context.Context, args []string) error {
 	if !in.CountOK() {
 		return a.misused(countText(c), func() { fmt.Fprintf(a.stdout, "Usage: %s\n", c.Usage(a.table.Program)) })
 	}
-	p, err := paths.New(values["prefix"])
+	p, err := paths.New(line.Prefix)
 	if err != nil {
 		return err
 	}

@@ -13,11 +13,6 @@ func (a *app) commands() *cli.Table {
 	)
 	t := &cli.Table{
 		Program: "xm",
-		Options: []cli.Option{
-			{Long: "prefix", Arg: "DIR", Help: "look for the daemon whose files lie below DIR, not for that of the machine"},
-			{Short: 'h', Long: "help", Help: "print the sub-commands and exit"},
-			{Long: "version", Help: "print the version and exit"},
-		},
 		Commands: []*cli.Command{
 			{
 				Name: "vnet-create", Group: vnets, Args: "CONFIG", Min: 1, Max: 1, Run: a.vnetCreate,

@@ -20,7 +20,6 @@ func run(context.Context, Invocation) error { return nil }
 func table() *Table {
 	return &Table{
 		Program: "prog",
-		Options: []Option{{Long: "prefix", Arg: "DIR", Help: "files lie below DIR"}, {Short: 'h', Long: "help", Help: "print help"}},
 		Commands: []*Command{
 			{
 				Name: "net-create", Group: "Nets", Args: "FILE", Min: 1, Max: 1, Run: run,
@@ -108,12 +107,14 @@ func TestCountOK(t *testing.T) {
 	}
 }
 
-func TestProgramOptions(t *testing.T) {
-	values, rest, err := table().ParseOptions([]string{"--prefix", "/x", "log", "--prefix", "y"})
+func TestReadLine(t *testing.T) {
+	line, err := ReadLine([]string{"--prefix", "/x", "log", "--prefix", "y"})
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"prefix": "/x"}, values)
-	require.Equal(t, []string{"log", "--prefix", "y"}, rest)
-	_, _, err = table().ParseOptions([]string{"-x"})
+	require.Equal(t, Line{Prefix: "/x", Rest: []string{"log", "--prefix", "y"}}, line)
+	line, err = ReadLine([]string{"-h", "--version"})
+	require.NoError(t, err)
+	require.Equal(t, Line{Help: true, Version: true}, line)
+	_, err = ReadLine([]string{"-x"})
 	require.EqualError(t, err, "option -x not recognized")
 }
 
@@ -230,7 +231,7 @@ func TestBash(t *testing.T) {
 	for _, tt := range []struct{ words, want string }{
 		{"prog ", "net-create net-list net-move log"},
 		{"prog net-l", "net-list"},
-		{"prog -", "--prefix -h --help"},
+		{"prog -", "--prefix -h --help --version"},
 		{"prog net-create -", "-a --all -s --security --secret -q"},
 		{"prog net-list 9", "97 98"},
 		{"prog net-list 97 9", "97 98"},

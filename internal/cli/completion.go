@@ -36,7 +36,7 @@ func (t *Table) Bash(source string, lists map[Kind]string) string {
     for ((i = 1; i < cword; i++)); do
         if [[ -z $command ]]; then
             case ${words[i]} in`)
-	for _, o := range t.Options {
+	for _, o := range programOptions {
 		if o.Arg != "" {
 			line(`            %s)
                 program+=("${words[i]}" "${words[i + 1]}")
@@ -50,7 +50,7 @@ func (t *Table) Bash(source string, lists map[Kind]string) string {
 	line("            ((++argument))")
 	line("        fi")
 	line("    done")
-	for _, o := range t.Options {
+	for _, o := range programOptions {
 		if o.Arg != "" {
 			line(`    case ${words[cword - 1]} in
     %s)
@@ -89,7 +89,7 @@ func (t *Table) Bash(source string, lists map[Kind]string) string {
 		line("        ;;")
 	}
 	line("    '')")
-	line("        options='%s'", allForms(t.Options))
+	line("        options='%s'", allForms(programOptions))
 	line("        kind=%s ;;", Name)
 	line("    esac")
 	line(`

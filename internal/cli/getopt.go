@@ -52,14 +52,36 @@ func (c *Command) Parse(args []string, order Order) (Invocation, error) {
 	return in, err
 }
 
-// ParseOptions reads the program's own options, which stand before the sub-command, and returns
-// their values by name and the words from the sub-command on.
-func (t *Table) ParseOptions(args []string) (map[string]string, []string, error) {
-	values := map[string]string{}
-	rest, err := parseOptions(t.Options, args, OptionsFirst, func(o Option, value string) {
-		values[o.name()] = value
+// programOptions are what stands before the sub-command, for every program.
+var programOptions = []Option{
+	{Long: "prefix", Arg: "DIR", Help: "look for the daemon whose files lie below DIR, not for that of the machine"},
+	{Short: 'h', Long: "help", Help: "print the sub-commands and exit"},
+	{Long: "version", Help: "print the version and exit"},
+}
+
+// Line is a command line without what its sub-command has to read.
+type Line struct {
+	Prefix  string   // of --prefix, or ""
+	Help    bool     // --help
+	Version bool     // --version
+	Rest    []string // from the sub-command on
+}
+
+// ReadLine reads a program's own options, which are --prefix, --help and --version.
+func ReadLine(args []string) (Line, error) {
+	var line Line
+	rest, err := parseOptions(programOptions, args, OptionsFirst, func(o Option, value string) {
+		switch o.Long {
+		case "prefix":
+			line.Prefix = value
+		case "help":
+			line.Help = true
+		case "version":
+			line.Version = true
+		}
 	})
-	return values, rest, err
+	line.Rest = rest
+	return line, err
 }
 
 // parseOptions calls set for every option in args and returns the arguments.

@@ -35,15 +35,13 @@ func (t *Table) Mdoc(m Manual) string {
 	line(".Os")
 	line(".Sh NAME\n.Nm %s\n.Nd %s", t.Program, m.Line)
 	line(".Sh SYNOPSIS\n.Nm")
-	for _, o := range t.Options {
+	for _, o := range programOptions {
 		line(".Op %s", mdocOption(o, " | "))
 	}
 	line(".Ar subcommand\n.Op Ar argument ...")
 	line(".Sh DESCRIPTION\n%s", strings.TrimSpace(m.Description))
-	if len(t.Options) > 0 {
-		line(".Pp\nOptions before the sub-command:")
-		mdocOptions(&b, t.Options)
-	}
+	line(".Pp\nOptions before the sub-command:")
+	mdocOptions(&b, programOptions)
 	sections(m.Before)
 	line(".Sh COMMANDS")
 	for _, group := range t.Groups() {

@@ -96,10 +96,10 @@ func (c *Command) Usage(program string) string {
 // Supported tells whether the command does something.
 func (c *Command) Supported() bool { return c.Run != nil }
 
-// Table is all that a program can do.
+// Table is all that a program can do. Every program has the options --prefix, --help and --version
+// before the sub-command.
 type Table struct {
 	Program  string
-	Options  []Option // before the sub-command
 	Commands []*Command
 }
 
