@@ -390,7 +390,7 @@ func (e *Engine) attachLocked(n *network) error {
 			count[other.worker]++
 		}
 	}
-	// From the last, since the first has the group's socket.
+	// From the last, since the first has EtherIP and most of the group's packets.
 	n.worker = len(count) - 1
 	for i := len(count) - 1; i >= 0; i-- {
 		if count[i] < count[n.worker] {

@@ -63,8 +63,10 @@ type Options struct {
 	Port uint16
 	// TTL is that of multicast, 1–255.
 	TTL int
-	// Sockets is the number of UDP sockets that share the port, at least 1. Packets of one host all come
-	// to the same socket; those to the group come to the first.
+	// Sockets is the number of UDP sockets that share the port, at least 1. The kernel chooses one by the
+	// addresses, so that what one host sends to one destination stays in order. Of the sockets only the
+	// first is a member of the group, or each would get a copy; but early demultiplexing of the kernel may
+	// hand its packets to another (inet_steal_sock of Linux 6.6 and later).
 	Sockets int
 }
 

@@ -1,0 +1,105 @@
+package dataplane
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/varp"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/lab"
+)
+
+// handDriven is an engine with one worker that the test itself drives, with vnet 97 on it.
+func handDriven(t testing.TB, cfg Config) (*Engine, *worker, *network, *lab.Host, *lab.Switch) {
+	t.Helper()
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	h, err := s.Host("A")
+	require.NoError(t, err)
+	cfg.Workers = 1
+	e, err := New(cfg, h.Net, logger(t, "A"))
+	require.NoError(t, err)
+	require.NoError(t, e.open())
+	t.Cleanup(e.close)
+	require.NoError(t, e.Add(soon(t), configOf(t, "97")))
+	w := e.workers[0]
+	w.view, w.now = e.view.Load(), e.now()
+	require.NotNil(t, w.view.links[underlay.IPv4])
+	return e, w, e.networks[idOf(t, "97")], h, s
+}
+
+// Nothing is allocated per frame, whatever way it goes.
+func TestAllocations(t *testing.T) {
+	cfg := testConfig()
+	cfg.Peers = []Peer{{Addr: "10.9.1.200"}}
+	cfg.BUMRate = 1 << 30
+	e, w, n, _, s := handDriven(t, cfg)
+	o, err := s.Host("B") // where nobody listens: that would allocate
+	require.NoError(t, err)
+	known := varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(9))}
+	e.table.LearnRemote(known, o.Addr(), varp.Announce, w.now)
+
+	unicast := testFrame(domainMAC(9), domainMAC(1), "unicast")
+	broadcast := testFrame(broadcastMAC, domainMAC(1), "broadcast")
+	super := tcpFrame(40000)
+	copy(super, domainMAC(9))
+	copy(super[6:], domainMAC(1))
+	gso := wire.VnetHdr{Flags: wire.FlagNeedsCsum, GSOType: wire.GSOTCPv4, HdrLen: 54, GSOSize: 1448, CsumStart: 34, CsumOffset: 16}
+	a := arrival{link: w.view.links[underlay.IPv4], from: o.Addr(), outer: o.Addr()}
+	grouped := a
+	grouped.by = byGroup
+	inUnicast, inBroadcast := vudp(n.config.ID, tcpFrame(1000)), vudp(n.config.ID, testFrame(broadcastMAC, domainMAC(9), "in"))
+	request := varpMessage(wire.Request, n.config.ID, domainMAC(1), o.Addr())
+	var step int64
+	for name, f := range map[string]func(){
+		"unicast":         func() { w.outward(n, unicast, wire.VnetHdr{}) },
+		"broadcast":       func() { w.outward(n, broadcast, wire.VnetHdr{}) },
+		"super-frame":     func() { w.outward(n, super, gso) },
+		"VUDP":            func() { w.fromHost(inUnicast, a) },
+		"VUDP from group": func() { w.fromHost(inBroadcast, grouped) },
+		"VARP request":    func() { w.fromHost(request, a) },
+	} {
+		run := func() {
+			step += int64(10 * time.Millisecond)
+			w.now = e.now() + step
+			f()
+			w.transmit(n)
+			w.deliver()
+			w.flush()
+		}
+		for range 64 {
+			run() // scratch memory grows
+		}
+		require.Zero(t, testing.AllocsPerRun(200, run), name)
+	}
+	for r := range reasons {
+		require.True(t, w.drops[r].Load() == 0 || r == DropReply || r == DropAnnounce, "%s: %d", r, w.drops[r].Load())
+	}
+}
+
+// Nor by what receives.
+func TestReceiveAllocations(t *testing.T) {
+	e, w, n, h, s := handDriven(t, testConfig())
+	o := newOriginal(t, s, "original")
+	d, err := h.Domain(lab.DomainSpec{Name: "d", Vif: "vif1.0", Bridge: "vnet97", MAC: domainMAC(1),
+		Addrs: []netip.Prefix{netip.MustParsePrefix("10.97.0.1/16")}})
+	require.NoError(t, err)
+	e.table.LearnRemote(varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(9))}, o.Addr(), varp.Announce, w.now)
+	const runs = 10
+	frame := testFrame(domainMAC(9), domainMAC(1), "out")
+	for range runs * 40 {
+		o.send(h.Addr(), vudp(n.config.ID, tcpFrame(1000)))
+		require.NoError(t, d.Send("eth0", frame))
+	}
+	l := w.view.links[underlay.IPv4]
+	share := &n.shares[0]
+	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromUDP(l, l.UDP()[0]) }))
+	require.NotZero(t, share.rxPackets.Load())
+	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromVnif(n) }))
+	require.NotZero(t, share.txPackets.Load())
+}
