@@ -177,18 +177,20 @@ func (w *work) quietVnif() error {
 }
 
 func (w *work) setMTU() error {
-	var errs []error
-	links := []*hostnet.Link{&w.peer, &w.vnif}
+	// Beyond the MTU a packet socket leaves room for an 802.1Q tag, but for no other: packet_snd.
+	errs := []error{w.limit(&w.peer, w.spec.MTU+tagLen), w.limit(&w.vnif, w.spec.MTU)}
 	if w.bridge.Alias == w.alias { // made by us
-		links = append(links, &w.bridge)
-	}
-	for _, l := range links {
-		if l.MTU != w.spec.MTU {
-			errs = append(errs, w.host.SetMTU(l.Index, w.spec.MTU))
-			l.MTU = w.spec.MTU
-		}
+		errs = append(errs, w.limit(&w.bridge, w.spec.MTU))
 	}
 	return errors.Join(errs...)
+}
+
+func (w *work) limit(l *hostnet.Link, mtu int) error {
+	if l.MTU == mtu {
+		return nil
+	}
+	l.MTU = mtu
+	return w.host.SetMTU(l.Index, mtu)
 }
 
 func (w *work) namePair() error {

@@ -15,7 +15,7 @@ type Spec struct {
 	ID     vnet.ID
 	Bridge string // name of the bridge that the vnif is a port of; "": none, as for the default vnets
 	Vnetif string // name of the vnif
-	MTU    int    // of vnif, peer, and the bridge if xend makes it, in bytes; 0: DefaultMTU
+	MTU    int    // of the vnif, and the bridge if xend makes it, in bytes; 0: DefaultMTU
 }
 
 // Devices are a vnet's devices as Ensure left them.

@@ -34,7 +34,7 @@ func requireWhole(t *testing.T, h *hostnet.Host, d Devices) {
 	require.True(t, peer.Up())
 	require.True(t, peer.NoARP)
 	require.EqualValues(t, Group, peer.Group)
-	require.Equal(t, 1500, peer.MTU)
+	require.Equal(t, 1504, peer.MTU, "room for an 802.1ad tag")
 	require.Zero(t, peer.Master)
 	for _, name := range []string{"vnif97", "vnp97"} {
 		v, err := h.Sysctl("net", "ipv6", "conf", name, "disable_ipv6")

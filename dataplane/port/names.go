@@ -14,7 +14,7 @@ import (
 // Group is the link group of every peer, so that `ip link show group 1798` lists them.
 const Group = 1798
 
-// DefaultMTU is the MTU of vnif, peer and bridge where none is configured: what domains expect.
+// DefaultMTU is the MTU of vnif and bridge where none is configured: what domains expect.
 const DefaultMTU = 1500
 
 // aliasPrefix begins the interface alias of everything that xend made.
