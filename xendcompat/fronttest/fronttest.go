@@ -4,7 +4,9 @@ package fronttest
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -41,10 +43,21 @@ func New(t testing.TB, carry bool) *Daemon {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	log := slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.DiscardHandler)
+	if _, fuzzing := t.(*testing.F); !fuzzing { // which may not log while its target runs
+		log = slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	host, err := hostnet.Unshare()
 	require.NoError(t, err)
 	t.Cleanup(host.Close)
+	// The kernel would send from the vnifs, whose MACs would be learned.
+	require.NoError(t, host.Do(func() error {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}))
 
 	// Socket paths are short.
 	dir, err := os.MkdirTemp("", "xend")
