@@ -193,7 +193,7 @@ func (d *Daemon) prepareDirs() error {
 
 // serve runs the tasks until ctx ends.
 func (d *Daemon) serve(ctx context.Context, signals *signals) error {
-	fronts, err := d.frontEnds()
+	fronts, err := d.frontEnds(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"net"
 
 	"github.com/xenvnet/xend/xendcompat/control"
@@ -17,25 +16,33 @@ type server interface {
 	String() string
 }
 
-// front is the task of a front end on one of its listeners.
+// front is the task of a front end on one of its sockets.
 type front struct {
-	server   server
-	listener net.Listener
+	server server
+	socket *socket
+	ready  chan struct{}
 }
 
-func (f front) Run(ctx context.Context) error { return f.server.Serve(ctx, f.listener) }
+// Run makes the socket accept, which it has not done so far: clients find all vnets up.
+func (f front) Run(ctx context.Context) error {
+	ln, err := f.socket.listen()
+	if err != nil {
+		return err
+	}
+	close(f.ready)
+	return f.server.Serve(ctx, ln)
+}
 
-// Ready tells that the socket accepts, which it does from the beginning.
-func (f front) Ready() <-chan struct{} { return closed }
+// Ready tells that the socket accepts.
+func (f front) Ready() <-chan struct{} { return f.ready }
 
-func (f front) String() string { return fmt.Sprintf("%s on %s", f.server, f.listener.Addr()) }
+func (f front) String() string { return f.server.String() + " server" }
 
 // closed is a channel that is closed.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// frontEnds opens all sockets. What can't be listened on is found here, before the network is touched;
-// clients that connect wait until the vnets are up.
-func (d *Daemon) frontEnds() (tasks []task, err error) {
+// frontEnds binds all sockets: one that can't be had is found here, before the network is touched.
+func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 	cfg := d.cfg
 	o := httpx.Options{
 		Log:      d.log,
@@ -45,16 +52,16 @@ func (d *Daemon) frontEnds() (tasks []task, err error) {
 	}
 	http, rpc := httpsxp.New(d.svc, o), xmlrpc.New(d.svc, o)
 	ctl := control.New(d.svc, control.Options{Log: d.log})
-	unix := func(path string) func() (net.Listener, error) {
-		return func() (net.Listener, error) { return listenUnix(path, d.log) }
+	unix := func(path string) func() (*socket, error) {
+		return func() (*socket, error) { return bindUnix(path, d.log) }
 	}
-	tcp := func(address string, port int) func() (net.Listener, error) {
-		return func() (net.Listener, error) { return listenTCP(address, port) }
+	tcp := func(address string, port int) func() (*socket, error) {
+		return func() (*socket, error) { return bindTCP(ctx, address, port) }
 	}
 	for _, f := range []struct {
 		on     bool
 		server server
-		listen func() (net.Listener, error)
+		bind   func() (*socket, error)
 	}{
 		{cfg.UnixServer, http, unix(cfg.UnixPath)},
 		{cfg.HTTPServer, http, tcp(cfg.HTTPAddress, cfg.HTTPPort)},
@@ -66,12 +73,12 @@ func (d *Daemon) frontEnds() (tasks []task, err error) {
 		if !f.on {
 			continue
 		}
-		ln, err := f.listen()
+		s, err := f.bind()
 		if err != nil {
 			return nil, err
 		}
-		d.onClose(func() { ln.Close() }) //nolint:errcheck // closed by its server, if that ran
-		tasks = append(tasks, front{f.server, ln})
+		d.onClose(s.close)
+		tasks = append(tasks, front{server: f.server, socket: s, ready: make(chan struct{})})
 	}
 	return tasks, nil
 }

@@ -21,12 +21,13 @@ func (d *Daemon) reload(ctx context.Context) {
 	for _, name := range d.cfg.NeedRestart(cfg) {
 		d.log.Warn("a change of the configuration needs a restart of xend", "of", name)
 	}
-	if err := d.engine.Reload(cfg.Dataplane); err != nil {
-		d.log.Error("the data plane could not take over all of its configuration", "error", err)
+	vnets := defaults(cfg)
+	if !d.cfg.Dataplane.Enabled { // which needs a restart
+		vnets = nil
 	}
-	cfg.Dataplane.Enabled = d.cfg.Dataplane.Enabled // which needs a restart
-	if err := d.svc.SetDefaults(ctx, defaults(cfg)); err != nil {
-		d.log.Error("can't change the default vnets", "error", err)
+	err = d.svc.Reconfigure(ctx, vnets, func() error { return d.engine.Reload(cfg.Dataplane) })
+	if err != nil {
+		d.log.Error("the data plane could not take over all of its configuration", "error", err)
 	}
 	d.log.Info("configuration read again")
 }

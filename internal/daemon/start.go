@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/xendcompat/config"
 )
 
 // readyEnv tells a process in the background by its value, a file descriptor, where to say that it is
@@ -24,13 +26,21 @@ const readyText = "ready"
 // Start starts a daemon in the background, as this program with these arguments, and returns when its
 // sockets accept. One that runs already is left alone. A daemon that fails says why on standard error.
 func Start(o Options, args []string) error {
+	// A mistake is found before anything is changed, be it a lock.
+	running, err := runningPID(o.Paths.PidFile())
+	if err != nil || running != 0 {
+		return err
+	}
+	if _, err := config.Load(o.Paths, o.Config); err != nil {
+		return err
+	}
 	// Of two that are started at the same time one waits for the other.
 	unlock, err := lockStart(filepath.Join(o.Paths.Run(), "start.lock"))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	running, err := runningPID(o.Paths.PidFile())
+	running, err = runningPID(o.Paths.PidFile())
 	if err != nil || running != 0 {
 		return err
 	}

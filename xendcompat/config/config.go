@@ -141,6 +141,9 @@ func Load(p paths.Paths, o Options) (*Config, error) {
 			}
 		}
 	}
+	if c.HTTPServer && c.XMLRPCServer && c.HTTPPort == c.XMLRPCPort && c.HTTPAddress == c.XMLRPCAddress {
+		return nil, fmt.Errorf("xend-port and xend-tcp-xmlrpc-server-port are both %d", c.HTTPPort)
+	}
 	return &c, nil
 }
 

@@ -216,6 +216,8 @@ func TestSocketPaths(t *testing.T) {
 	require.EqualError(t, err, "xend-unix-path: socket path "+long+" is too long: 108 bytes, and the kernel takes 107")
 	_, err = Load(host(t, "(xend-unix-server no)(xend-unix-path "+long+")", ""), Options{})
 	require.NoError(t, err, "a socket that is not used may have any path")
+	_, err = Load(host(t, "(xend-http-server y)(xend-tcp-xmlrpc-server y)(xend-port 8006)", ""), Options{})
+	require.EqualError(t, err, "xend-port and xend-tcp-xmlrpc-server-port are both 8006")
 	_, err = Load(host(t, "(xend-unix-path s)", ""), Options{})
 	require.EqualError(t, err, `xend-unix-path: socket path "s" is not absolute`)
 }

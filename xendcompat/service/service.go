@@ -106,17 +106,18 @@ func (s *Service) FindVnet(text string) (vnet.Config, error) {
 	return c, nil
 }
 
-// SetDefaults tells that the engine has these vnets now without being asked.
-func (s *Service) SetDefaults(ctx context.Context, defaults []vnet.Config) error {
+// Reconfigure has apply change the engine's configuration, after which the engine has these vnets without
+// being asked. No vnet is created, deleted or restored meanwhile.
+func (s *Service) Reconfigure(ctx context.Context, defaults []vnet.Config, apply func() error) error {
 	end, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.defaults = defaults
-	return nil
+	s.mu.Unlock()
+	return apply()
 }
 
 // CreateVnet makes a persistent vnet. When it returns nil, the vnet is durable and its devices exist;

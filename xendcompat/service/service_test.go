@@ -177,7 +177,7 @@ func TestDefaultVnetsOff(t *testing.T) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "2")), "without the defaults the id is free")
 	require.NoError(t, d.DeleteVnet(t.Context(), simple(t, "2").ID))
-	require.NoError(t, d.SetDefaults(t.Context(), vnet.DefaultVnets()))
+	require.NoError(t, d.Reconfigure(t.Context(), vnet.DefaultVnets(), func() error { return nil }))
 	require.Equal(t, Exists, KindOf(d.CreateVnet(t.Context(), simple(t, "2"))))
 }
 
