@@ -26,6 +26,18 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// inVM says that this is the emulated machine of test/vm, with a kernel before 6.2, where everything
+// takes ten to fifty times as long.
+var inVM = os.Getenv("XEND_TEST_VM") != ""
+
+// stride is 1, or every how many-th case is to be tried in the emulated machine.
+func stride(slow int) int {
+	if inVM {
+		return slow
+	}
+	return 1
+}
+
 // host is a machine whose eth0 leads to another one, far, in a namespace of its own.
 type host struct {
 	*nstest.Host

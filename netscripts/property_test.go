@@ -96,7 +96,7 @@ func generated(r *rand.Rand) []string {
 
 // Start and stop, on a host however configured, leave exactly what was there before.
 func TestStartStopRestoresAnything(t *testing.T) {
-	runs := 12
+	runs := 12 / stride(3)
 	if n, err := strconv.Atoi(os.Getenv("NETSCRIPT_PROPERTY_RUNS")); err == nil {
 		runs = n
 	}

@@ -19,8 +19,10 @@ func twoDevices(t *testing.T) (*nstest.Host, *Conn) {
 link add eth1 type veth peer name far1
 link set far0 up
 link set far1 up
-link set eth0 up addrgenmode none
-link set eth1 up addrgenmode none`)
+link set eth0 addrgenmode none
+link set eth0 up
+link set eth1 addrgenmode none
+link set eth1 up`)
 	var c *Conn
 	require.NoError(t, h.Do(func() (err error) {
 		c, err = Open()
@@ -81,7 +83,7 @@ route add 2001:db8:c::/48 nexthop via fe80::97 dev eth0 nexthop via fe80::97 dev
 	require.NoError(t, json.Unmarshal(b, &before))
 
 	// What lies on both devices meanwhile is not a problem.
-	h.IP("link add eth2 type veth peer name far2\nlink set far2 up\nlink set eth2 up addrgenmode none")
+	h.IP("link add eth2 type veth peer name far2\nlink set far2 up\nlink set eth2 addrgenmode none\nlink set eth2 up")
 	eth2 := h.Index("eth2")
 	moved := before.Moved(eth0, eth2)
 	require.NoError(t, c.Restore(moved, eth2))

@@ -340,8 +340,9 @@ func (c *Conn) restoreNeighbours(want, have State, remove bool) error {
 		}
 	}
 	for _, b := range want.Resolved {
-		// Only a help: without it the address is resolved again.
-		_ = c.change("add "+describeNeighbour(b), unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_EXCL, b)
+		// Only a help: without it the address is resolved again, which takes a second where the first
+		// question is lost. Replacing also answers a question that is under way.
+		_ = c.change("add "+describeNeighbour(b), unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b)
 	}
 	if !remove {
 		return nil
