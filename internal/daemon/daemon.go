@@ -215,6 +215,7 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 	case err = <-done:
 	case <-ctx.Done():
 		d.log.Info("xend is stopping")
+		notifySystemd(d, daemon.SdNotifyStopping)
 		select {
 		case err = <-done:
 		case <-time.After(stopTimeout):

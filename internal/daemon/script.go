@@ -33,7 +33,10 @@ type script struct {
 
 // find returns the script's path. A name with a slash is a path, below dir if it is relative.
 func (s script) find(name string) (string, error) {
-	if filepath.IsAbs(name) {
+	switch {
+	case name == "":
+		return "", errors.New("it begins with a blank instead of a name")
+	case filepath.IsAbs(name):
 		return name, nil
 	}
 	tried := []string{filepath.Join(s.dir, name)}

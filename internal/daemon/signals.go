@@ -30,7 +30,6 @@ func newSignals(d *Daemon) *signals {
 		select {
 		case sig := <-s.term:
 			d.log.Info("signal received", "signal", sig)
-			notifySystemd(d, daemon.SdNotifyStopping)
 			s.end()
 		case <-s.quit:
 		}
