@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/xendcompat/config"
@@ -31,9 +30,9 @@ func Stop(o Options) error {
 	}
 	defer p.close()
 	for _, how := range []struct {
-		signal unix.Signal
+		signal syscall.Signal
 		wait   int
-	}{{unix.SIGTERM, orderly}, {unix.SIGKILL, killed}} {
+	}{{syscall.SIGTERM, orderly}, {syscall.SIGKILL, killed}} {
 		if err := p.signal(how.signal); err != nil {
 			return err
 		}
@@ -56,7 +55,7 @@ func Reload(o Options) error {
 	}
 	defer p.close()
 	_, mistake := config.Load(o.Paths, o.Config)
-	return errors.Join(p.signal(unix.SIGHUP), mistake)
+	return errors.Join(p.signal(syscall.SIGHUP), mistake)
 }
 
 // Status prints whether the daemon runs, and what should be looked at. It returns ErrNotRunning if it does

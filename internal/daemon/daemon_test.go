@@ -80,7 +80,7 @@ func TestRun(t *testing.T) {
 	p, h := newHost(t)
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(p.Prefix, "notify"), Net: "unixgram"})
 	require.NoError(t, err)
-	defer notify.Close()
+	defer notify.Close() //nolint:errcheck // read only
 	t.Setenv("NOTIFY_SOCKET", notify.LocalAddr().String())
 	told := func() string {
 		b := make([]byte, 100)

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/journal"
-	"golang.org/x/sys/unix"
 )
 
 // levelName is a level's name in xend-config.sxp and in the log.
@@ -99,8 +99,8 @@ func (l *logFile) takeStdio() error {
 
 // redirect makes f standard output and error.
 func redirect(f *os.File) error {
-	for _, std := range []int{unix.Stdout, unix.Stderr} {
-		if err := unix.Dup3(int(f.Fd()), std, 0); err != nil {
+	for _, std := range []int{syscall.Stdout, syscall.Stderr} {
+		if err := syscall.Dup3(int(f.Fd()), std, 0); err != nil {
 			return fmt.Errorf("standard output to %s: %w", f.Name(), err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,7 +111,7 @@ func findProcess(path string) (*process, error) {
 func (p *process) close() { unix.Close(p.fd) }
 
 // signal sends a signal; a process that has ended is no error.
-func (p *process) signal(s unix.Signal) error {
+func (p *process) signal(s syscall.Signal) error {
 	if err := unix.PidfdSendSignal(p.fd, s, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal process %d: %w", p.pid, err)
 	}

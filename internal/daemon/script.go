@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/xenvnet/xend/internal/paths"
 )
 
@@ -87,12 +85,12 @@ func (s script) run(ctx context.Context, path string, args []string) error {
 	cmd.Dir = "/"
 	// What it started is stopped with it, and first asked to, for it may have something to undo.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = scriptGrace
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		if cmd.Process != nil {
-			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // what is left of the group
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what is left of the group
 		}
 		return context.Cause(ctx)
 	}

@@ -5,8 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 )
@@ -24,8 +23,8 @@ type signals struct {
 
 func newSignals(d *Daemon) *signals {
 	s := &signals{d: d, term: make(chan os.Signal, 1), hup: make(chan os.Signal, 1), quit: make(chan struct{})}
-	signal.Notify(s.term, unix.SIGTERM, unix.SIGINT)
-	signal.Notify(s.hup, unix.SIGHUP)
+	signal.Notify(s.term, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(s.hup, syscall.SIGHUP)
 	s.all.Go(func() {
 		select {
 		case sig := <-s.term:

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/xenvnet/xend/xendcompat/config"
 )
 
@@ -57,7 +55,7 @@ func lockStart(path string) (unlock func(), err error) {
 		return nil, err
 	}
 	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
 			break
 		}
 	}
@@ -65,7 +63,7 @@ func lockStart(path string) (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return func() { f.Close() }, nil //nolint:errcheck // nothing was written
+	return func() { f.Close() }, nil
 }
 
 // ErrNotReady means that a daemon ended before it was ready, and has said why.
@@ -96,7 +94,7 @@ func spawn(args []string) error {
 	}
 	// Who gives up waiting does not want the daemon.
 	interrupt := make(chan os.Signal, 1)
-	signal.Notify(interrupt, unix.SIGINT, unix.SIGTERM)
+	signal.Notify(interrupt, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(interrupt)
 	said := make(chan string, 1)
 	go func() {
@@ -127,7 +125,7 @@ func Background() (ready func() error, ok bool) {
 		return nil, false
 	}
 	os.Unsetenv(readyEnv) //nolint:errcheck // the name is valid
-	unix.CloseOnExec(fd)
+	syscall.CloseOnExec(fd)
 	w := os.NewFile(uintptr(fd), "ready")
 	return func() error {
 		_, err := io.WriteString(w, readyText)

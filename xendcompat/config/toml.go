@@ -193,7 +193,7 @@ func (c *Config) parseVnet(b []byte, p paths.Paths) error {
 func unknownKeys(keys []toml.Key) []toml.Key {
 	var out []toml.Key
 	for _, k := range keys {
-		if n := len(out); n > 0 && len(k) > len(out[n-1]) && toml.Key(k[:len(out[n-1])]).String() == out[n-1].String() {
+		if n := len(out); n > 0 && len(k) > len(out[n-1]) && k[:len(out[n-1])].String() == out[n-1].String() {
 			continue
 		}
 		out = append(out, k)

@@ -67,7 +67,7 @@ func Open(o Options) (*Registry, error) {
 		return nil, err
 	}
 	if err := r.open(); err != nil {
-		r.Close()
+		r.lock.Close()
 		return nil, err
 	}
 	return r, nil

@@ -29,7 +29,7 @@ func open(t testing.TB, dir string) *Registry {
 	t.Helper()
 	r, err := Open(Options{Dir: dir})
 	require.NoError(t, err)
-	t.Cleanup(func() { r.Close() })
+	t.Cleanup(func() { r.Close() }) //nolint:errcheck // some tests have closed it
 	return r
 }
 
@@ -67,7 +67,7 @@ func fileOf(id string) string {
 func TestVnetsSurvive(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "var", "vnets")
 	r := open(t, dir)
-	const odd = `(vnet (bridge vnet97) (id 0097) (secruity "a b") (note (x (y '\x00'))) word)`
+	const odd = `(vnet (bridge vnet97) (id 0097) (colour "a b") (note (x (y '\x00'))) word)`
 	for _, text := range []string{"(vnet (id 99))", odd, "(vnet (id 5) (vnetif x5) (security auth))"} {
 		require.NoError(t, r.Put(config(t, text)))
 	}
@@ -81,7 +81,7 @@ func TestVnetsSurvive(t *testing.T) {
 	c, ok := r.Get(config(t, odd).ID)
 	require.True(t, ok)
 	require.True(t, c.Form.Equal(config(t, odd).Form), "the form is exactly as given: %s", c.Form)
-	require.Equal(t, []string{"secruity", "note", `"word"`}, c.Unknown)
+	require.Equal(t, []string{"colour", "note", `"word"`}, c.Unknown)
 
 	d, err := r.Delete(simple(t, "99").ID)
 	require.NoError(t, err)
@@ -178,7 +178,7 @@ func TestCorruptFilesAreSetAside(t *testing.T) {
 	var log bytes.Buffer
 	r, err := Open(Options{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
-	defer r.Close()
+	defer r.lock.Close()
 	// Without a header a file is the first of all, and 24 says that vnet10 is its bridge.
 	require.Equal(t, "24 11 12", ids(r))
 	want := []string{
