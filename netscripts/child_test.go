@@ -41,3 +41,5 @@ func child() int {
 	}}
 	return Run(ctx, env, os.Args[1:])
 }
+
+func pid() string { return strconv.Itoa(os.Getpid()) }
