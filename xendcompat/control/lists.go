@@ -91,10 +91,7 @@ func writeMTU(b *bytes.Buffer, s dataplane.Snapshot) {
 		}
 	}
 	items := []sxp.Value{sxp.Atom("mtu"), sxp.Pair("mtu", fmt.Sprint(mtu)), sxp.Pair("mode", string(s.MTUMode))}
-	for _, p := range paths(s) {
-		items = append(items, p)
-	}
-	writeForm(b, sxp.List(items...))
+	writeForm(b, sxp.List(append(items, paths(s)...)...))
 }
 
 // paths are the (path …) forms of the ways that frames can take.

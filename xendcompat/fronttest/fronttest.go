@@ -65,7 +65,7 @@ func New(t testing.TB, carry bool) *Daemon {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	reg, err := registry.Open(registry.Options{Dir: filepath.Join(dir, "vnets"), Log: log})
 	require.NoError(t, err)
-	t.Cleanup(func() { reg.Close() })
+	t.Cleanup(func() { require.NoError(t, reg.Close()) })
 
 	config := dataplane.DefaultConfig()
 	config.Enabled, config.DefaultVnets, config.Workers = carry, carry, 1

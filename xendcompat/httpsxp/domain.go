@@ -137,11 +137,11 @@ func (q *request) domainOp(ctx context.Context, key string, d domain.Domain) *ht
 	case !domain.KnownOp(op):
 		return unknownOp(op)
 	}
-	v, err := q.svc.Domains().Op(ctx, key, op, q.params)
-	if service.KindOf(err) == service.NotFound { // it went in this moment
+	v, err := q.svc.Domains().Op(ctx, key, op, q.params) //nolint:staticcheck // see below
+	if service.KindOf(err) == service.NotFound {         // it went in this moment
 		return httpx.NotFound(err.Error())
 	}
-	if err != nil {
+	if err != nil { //nolint:staticcheck // SA4023: no operation succeeds yet
 		return failedQuoted(err)
 	}
 	r := quoted(v)

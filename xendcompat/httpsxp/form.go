@@ -127,12 +127,11 @@ func expression(s string) int {
 	var quote byte // the open quotation mark
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
+		case quote != 0 && c == '\\':
+			i++
+		case quote != 0 && c == quote:
+			quote = 0
 		case quote != 0:
-			if c == '\\' {
-				i++
-			} else if c == quote {
-				quote = 0
-			}
 		// A quotation mark within an atom is an ordinary character.
 		case (c == '\'' || c == '"') && strings.IndexByte(" \t\r\n()", s[i-1]) >= 0:
 			quote = c

@@ -41,6 +41,7 @@ func parseReply(t testing.TB, method string, b []byte) reply {
 	line, _, _ := strings.Cut(string(head), "\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(b)), &http.Request{Method: method})
 	require.NoError(t, err)
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return reply{line, resp.Header, string(body)}

@@ -31,7 +31,7 @@ func (echo) Handle(_ context.Context, r *Request) *Reply {
 		panic("as asked")
 	case len(r.Path) > 0 && r.Path[0] == "empty":
 		return OK(SXP, nil)
-	case r.Method == "PUT":
+	case r.Method == http.MethodPut:
 		return NotImplemented(r, "GET,HEAD,POST")
 	}
 	return OK(Plain, fmt.Appendf(nil, "%s %q ?%s %q", r.Method, r.Path, r.Query, r.Body))
@@ -202,17 +202,25 @@ func TestKeepAlive(t *testing.T) {
 	require.NoError(t, err)
 	br := bufio.NewReader(c)
 	for i, want := range []string{`GET ["1"] ? ""`, `POST ["2"] ? "x"`, `POST ["3"] ? "y"`, `GET ["4"] ? ""`} {
-		resp, err := http.ReadResponse(br, nil)
-		require.NoError(t, err)
-		b, err := io.ReadAll(resp.Body)
-		require.NoError(t, err)
-		require.Equal(t, want, string(b))
+		resp, b := readReply(t, br)
+		require.Equal(t, want, b)
 		if i < 3 {
 			require.Equal(t, "keep-alive", resp.Header.Get("Connection"))
 		}
 	}
 	_, err = br.ReadByte()
 	require.ErrorIs(t, err, io.EOF)
+}
+
+// readReply reads one of several replies.
+func readReply(t testing.TB, br *bufio.Reader) (*http.Response, string) {
+	t.Helper()
+	resp, err := http.ReadResponse(br, nil)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, string(b)
 }
 
 func TestHalfClose(t *testing.T) {
@@ -256,8 +264,7 @@ func TestExpect(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.WriteString(c, "ab")
 	require.NoError(t, err)
-	resp, err := http.ReadResponse(br, nil)
-	require.NoError(t, err)
+	resp, _ := readReply(t, br)
 	require.Equal(t, "200 OK", resp.Status)
 
 	// A body that won't be read is not asked for; HTTP/1.0 knows no such thing.
@@ -410,8 +417,7 @@ func TestShutdown(t *testing.T) {
 	idle := dial(t, ln.Addr().String())
 	_, err = io.WriteString(idle, "GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n")
 	require.NoError(t, err)
-	_, err = http.ReadResponse(bufio.NewReader(idle), nil)
-	require.NoError(t, err)
+	readReply(t, bufio.NewReader(idle))
 	busy := dial(t, ln.Addr().String())
 	_, err = io.WriteString(busy, "GET /slow HTTP/1.1\r\nConnection: keep-alive\r\n\r\n")
 	require.NoError(t, err)
@@ -421,7 +427,8 @@ func TestShutdown(t *testing.T) {
 	_, err = io.ReadAll(idle)
 	require.NoError(t, err, "the idle connection is closed")
 	select {
-	case <-ended:
+	case err := <-ended:
+		require.NoError(t, err)
 		require.Fail(t, "ended before the request")
 	default:
 	}
@@ -496,13 +503,10 @@ func FuzzConnection(f *testing.F) {
 				require.NoError(t, err)
 				continue
 			}
-			resp, err := http.ReadResponse(br, nil)
-			require.NoError(t, err, "%q", reply)
 			if bytes.Contains(b, []byte("HEAD ")) {
 				return // no telling where the next reply begins
 			}
-			_, err = io.ReadAll(resp.Body)
-			require.NoError(t, err)
+			readReply(t, br)
 		}
 	})
 }

@@ -31,9 +31,9 @@ func readPeerFile(proc string, peer accept.Peer, name string) ([]byte, error) {
 	}
 	fd, err := openPeerPath(filepath.Join(proc, strconv.Itoa(peer.PID)), name)
 	if err != nil {
-		return nil, fmt.Errorf("File not found: %s (%w)", name, err) //nolint:staticcheck // xm's words
+		return nil, fmt.Errorf("File not found: %s (%w)", name, err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -66,7 +66,7 @@ func openPeerPath(process, name string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("the root directory of the client: %w", err)
 	}
-	defer unix.Close(root) //nolint:errcheck // a directory
+	defer unix.Close(root)
 	if !filepath.IsAbs(name) {
 		cwd, err := peerDirectory(process, root)
 		if err != nil {
@@ -104,7 +104,7 @@ func peerDirectory(process string, root int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd) //nolint:errcheck // a directory
+	defer unix.Close(fd)
 	var want, got unix.Stat_t
 	if err := unix.Stat(process+"/cwd", &want); err != nil {
 		return "", err

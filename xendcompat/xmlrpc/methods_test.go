@@ -97,7 +97,7 @@ func TestDomainMethods(t *testing.T) {
 		// xm network-detach sends a nil, too.
 		_, err := call(t, address, "xend.domain."+method, "Domain-0", "vif", nil, []any{"a"})
 		require.ErrorContains(t, err, "is not supported")
-		require.Equal(t, FaultGeneric, err.(*Fault).Code)
+		require.Equal(t, FaultGeneric, code(err))
 		_, err = call(t, address, "xend.domain."+method, "nosuch")
 		require.Equal(t, &Fault{FaultNoDomain, "nosuch"}, err)
 	}

@@ -39,6 +39,7 @@ func body(t testing.TB, reply []byte) []byte {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(reply)), nil)
 	require.NoError(t, err)
+	defer resp.Body.Close()
 	require.Equal(t, "200 OK", resp.Status)
 	require.Equal(t, "text/xml", resp.Header.Get("Content-Type"))
 	b, err := io.ReadAll(resp.Body)
