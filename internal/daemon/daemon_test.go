@@ -122,7 +122,8 @@ func TestRunFails(t *testing.T) {
 	p, h := newHost(t)
 	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif0003", Peer: "other"}))
 	err := Run(t.Context(), Options{Paths: p, Ready: func() error { t.Error("ready"); return nil }})
-	require.ErrorContains(t, err, "data plane: default vnets (default_vnets = false turns them off): ")
+	require.Regexp(t, "^data plane: default vnets ", err.Error())
+	require.ErrorContains(t, err, "(default_vnets = false turns them off): ")
 	require.ErrorContains(t, err, "vnif0003")
 	require.NoFileExists(t, p.PidFile())
 

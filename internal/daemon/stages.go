@@ -10,7 +10,7 @@ import (
 
 // task is a long-lived part of the daemon.
 type task interface {
-	// Run works until ctx ends, and returns nil then.
+	// Run works until ctx ends, and returns nil then. Its error says whose it is.
 	Run(ctx context.Context) error
 	// Ready is closed when the task does what it is there for.
 	Ready() <-chan struct{}
@@ -34,13 +34,13 @@ func runStages(ctx context.Context, ready func(), stages ...[]task) error {
 	for _, t := range stages[0] {
 		group.Go(func() error {
 			err := t.Run(own)
-			if err == nil && own.Err() == nil {
-				err = errors.New("ended by itself")
+			switch {
+			case err == nil && own.Err() == nil:
+				return fmt.Errorf("%s: ended by itself", t)
+			case errors.Is(err, context.Canceled):
+				return nil
 			}
-			if err != nil && !errors.Is(err, context.Canceled) {
-				return fmt.Errorf("%s: %w", t, err)
-			}
-			return nil
+			return err
 		})
 	}
 	later, stop := context.WithCancel(ctx)

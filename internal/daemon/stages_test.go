@@ -61,7 +61,7 @@ func TestStagesEndInReverse(t *testing.T) {
 }
 
 func TestStageFails(t *testing.T) {
-	for name, why := range map[string]error{"a: broken": errors.New("broken"), "a: ended by itself": nil} {
+	for name, why := range map[string]error{"broken": errors.New("broken"), "a: ended by itself": nil} {
 		var d diary
 		a, b := d.worker("a"), d.worker("b")
 		err := runStages(t.Context(), func() { a.fail <- why }, []task{a}, []task{b})
@@ -73,7 +73,7 @@ func TestStageFails(t *testing.T) {
 func TestLastStageFails(t *testing.T) {
 	var d diary
 	a, b := d.worker("a"), d.worker("b")
-	require.EqualError(t, runStages(t.Context(), func() { b.fail <- errors.New("broken") }, []task{a}, []task{b}), "b: broken")
+	require.EqualError(t, runStages(t.Context(), func() { b.fail <- errors.New("broken") }, []task{a}, []task{b}), "broken")
 	require.Equal(t, []string{"a begins", "b begins", "b fails", "a ends"}, d.lines)
 }
 
@@ -82,7 +82,7 @@ func TestStageIsNeverReady(t *testing.T) {
 	a, b := d.worker("a"), d.worker("b")
 	a.never = true
 	a.fail <- errors.New("broken")
-	require.EqualError(t, runStages(t.Context(), func() { d.note("ready") }, []task{a}, []task{b}), "a: broken")
+	require.EqualError(t, runStages(t.Context(), func() { d.note("ready") }, []task{a}, []task{b}), "broken")
 	require.Equal(t, []string{"a begins", "a fails"}, d.lines)
 
 	ctx, cancel := context.WithCancel(t.Context())
