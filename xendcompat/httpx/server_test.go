@@ -202,10 +202,10 @@ func TestKeepAlive(t *testing.T) {
 	require.NoError(t, err)
 	br := bufio.NewReader(c)
 	for i, want := range []string{`GET ["1"] ? ""`, `POST ["2"] ? "x"`, `POST ["3"] ? "y"`, `GET ["4"] ? ""`} {
-		resp, b := readReply(t, br)
+		_, connection, b := readReply(t, br)
 		require.Equal(t, want, b)
 		if i < 3 {
-			require.Equal(t, "keep-alive", resp.Header.Get("Connection"))
+			require.Equal(t, "keep-alive", connection)
 		}
 	}
 	_, err = br.ReadByte()
@@ -213,14 +213,14 @@ func TestKeepAlive(t *testing.T) {
 }
 
 // readReply reads one of several replies.
-func readReply(t testing.TB, br *bufio.Reader) (*http.Response, string) {
+func readReply(t testing.TB, br *bufio.Reader) (status, connection, body string) {
 	t.Helper()
 	resp, err := http.ReadResponse(br, nil)
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	return resp, string(b)
+	return resp.Status, resp.Header.Get("Connection"), string(b)
 }
 
 func TestHalfClose(t *testing.T) {
@@ -264,8 +264,8 @@ func TestExpect(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.WriteString(c, "ab")
 	require.NoError(t, err)
-	resp, _ := readReply(t, br)
-	require.Equal(t, "200 OK", resp.Status)
+	line, _, _ = readReply(t, br)
+	require.Equal(t, "200 OK", line)
 
 	// A body that won't be read is not asked for; HTTP/1.0 knows no such thing.
 	require.Equal(t, "HTTP/1.1 413 Request entity too large", status(ask(t, unix, "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n")))
