@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/coreos/go-systemd/v22/journal"
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -96,6 +97,9 @@ func (d *Daemon) close() {
 func (d *Daemon) openLog() error {
 	d.level.Set(d.cfg.LogLevel)
 	if d.cfg.Journal {
+		if !journal.Enabled() {
+			return errNoJournal
+		}
 		d.log = slog.New(newJournalHandler(d.level))
 		return nil
 	}

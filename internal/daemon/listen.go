@@ -171,7 +171,8 @@ func removeStale(path string) error {
 	return nil
 }
 
-// dying is how long a process may take that was killed to close its sockets, after its locks are gone.
+// dying is how long a process that was killed may take to end: to let go of its locks, and to close its
+// sockets.
 const dying = time.Second
 
 // listening tells whether a process listens on a socket. One that is about to end may still accept

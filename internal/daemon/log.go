@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -119,6 +120,9 @@ type journalHandler struct {
 	render func(io.Writer) slog.Handler
 	send   func(text string, p journal.Priority, fields map[string]string) error
 }
+
+// errNoJournal means that nobody would see the log.
+var errNoJournal = errors.New("log: this machine has no systemd journal ([log] target in vnet.toml)")
 
 func newJournalHandler(level slog.Leveler) slog.Handler {
 	return journalHandler{

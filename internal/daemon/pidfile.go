@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,13 +25,18 @@ type RunningError struct{ PID int }
 
 func (e *RunningError) Error() string { return fmt.Sprintf("xend is running already, pid %d", e.PID) }
 
-// writePIDFile makes the file and holds it; a *RunningError if another process does.
+// writePIDFile makes the file and holds it; a *RunningError if another process does, and not only because
+// it was killed a moment ago.
 func writePIDFile(path string) (*pidFile, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
+		return nil, err
+	}
+	if err := awaitPredecessor(f); err != nil {
+		f.Close()
 		return nil, err
 	}
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
@@ -48,6 +56,38 @@ func writePIDFile(path string) (*pidFile, error) {
 		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
 	}
 	return &pidFile{f}, nil
+}
+
+// awaitPredecessor waits until the process has ended that holds the file, if it was killed, or that held it
+// until the kernel, which ends it, took its lock away: it may still have its sockets.
+func awaitPredecessor(f *os.File) error {
+	pid, err := owner(f)
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		b := make([]byte, 20)
+		n, err := f.ReadAt(b, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if pid, err = strconv.Atoi(strings.TrimSpace(string(b[:n]))); err != nil || pid <= 0 {
+			return nil //nolint:nilerr // nobody has written there what we write
+		}
+		// A process that is ending has no memory, and so no program any more. Another has the pid of one
+		// that ended long ago.
+		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); !errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil //nolint:nilerr // it has ended, or is not visible here
+	}
+	p := process{pid: pid, fd: fd}
+	defer p.close()
+	_, err = p.wait(int(dying / time.Millisecond))
+	return err
 }
 
 // remove gives the file up.

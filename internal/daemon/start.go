@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/xenvnet/xend/xendcompat/config"
 )
@@ -24,13 +26,18 @@ const readyText = "ready"
 // Start starts a daemon in the background, as this program with these arguments, and returns when its
 // sockets accept. One that runs already is left alone. A daemon that fails says why on standard error.
 func Start(o Options, args []string) error {
+	cfg, mistake := config.Load(o.Paths, o.Config)
+	control := o.Paths.ControlSocket()
+	if mistake == nil {
+		control = cfg.ControlSocket
+	}
 	// A mistake is found before anything is changed, be it a lock.
-	running, err := runningPID(o.Paths.PidFile())
-	if err != nil || running != 0 {
+	running, err := serving(o.Paths.PidFile(), control)
+	if err != nil || running {
 		return err
 	}
-	if _, err := config.Load(o.Paths, o.Config); err != nil {
-		return err
+	if mistake != nil {
+		return mistake
 	}
 	// Of two that are started at the same time one waits for the other.
 	unlock, err := lockStart(filepath.Join(o.Paths.Run(), "start.lock"))
@@ -38,11 +45,50 @@ func Start(o Options, args []string) error {
 		return err
 	}
 	defer unlock()
-	running, err = runningPID(o.Paths.PidFile())
-	if err != nil || running != 0 {
+	running, err = serving(o.Paths.PidFile(), control)
+	if err != nil || running {
 		return err
 	}
 	return spawn(args)
+}
+
+// transition is how long a daemon is waited for that runs and does not answer: it may be about to begin,
+// or to end.
+const transition = 10 * time.Second
+
+// serving tells whether a daemon holds the pid file, and goes on to do so: one that was killed or stopped
+// a moment ago does not.
+func serving(pidFile, control string) (bool, error) {
+	for deadline := time.Now().Add(transition); ; {
+		p, err := findProcess(pidFile)
+		if err != nil || p == nil {
+			return false, err
+		}
+		if answers(control) || time.Now().After(deadline) {
+			p.close()
+			return true, nil
+		}
+		_, err = p.wait(20)
+		p.close()
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// answers tells whether a daemon ends a conversation on its control socket in order. The kernel resets
+// those with one that was killed.
+func answers(control string) bool {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: control, Net: "unix"})
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	if conn.SetDeadline(time.Now().Add(time.Second)) != nil || conn.CloseWrite() != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF)
 }
 
 // lockStart waits for its turn.

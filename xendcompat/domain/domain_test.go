@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -193,6 +194,24 @@ func TestToolstackFails(t *testing.T) {
 	cancel()
 	_, err = recorded(t).List(ctx, Running)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestToolstackIsAskedOnce has many clients at a time.
+func TestToolstackIsAskedOnce(t *testing.T) {
+	count := filepath.Join(t.TempDir(), "count")
+	m := NewManager(Options{XL: script(t, "echo x >>"+count+"; exit 1")})
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := m.List(t.Context(), Running); err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+	all.Wait()
+	b, err := os.ReadFile(count)
+	require.NoError(t, err)
+	require.Equal(t, "x\n", string(b))
 }
 
 func TestParseState(t *testing.T) {

@@ -3,7 +3,6 @@ package domain
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 )
 
@@ -21,11 +20,18 @@ type Options struct {
 type Manager struct {
 	o  Options
 	xl toolstack // nil without Xen
-	mu sync.Mutex
-	// known is the toolstack's last answer, kept for a moment because each question costs
-	// several processes.
-	known   []Domain
-	knownAt time.Time
+
+	// asking is held while the toolstack is asked, which costs several processes and, when it hangs, a
+	// long time. Who waited for it gets the same answer.
+	asking chan struct{}
+	known  answer // with asking held
+}
+
+// answer is what the toolstack said last.
+type answer struct {
+	at   time.Time
+	list []Domain
+	err  error
 }
 
 // freshness is how long an answer of the toolstack counts.
@@ -42,7 +48,7 @@ func NewManager(o Options) *Manager {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{o: o, xl: findToolstack(o)}
+	return &Manager{o: o, xl: findToolstack(o), asking: make(chan struct{}, 1)}
 }
 
 // toolstack is what knows of domains besides Domain-0.
@@ -57,16 +63,20 @@ func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
 	if m.xl == nil {
 		return []Domain{m.dom0().domain(time.Now())}, nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.known == nil || time.Since(m.knownAt) > freshness {
-		list, err := m.xl.domains(ctx)
-		if err != nil {
-			return nil, err
-		}
-		m.known, m.knownAt = list, time.Now()
+	select {
+	case m.asking <- struct{}{}:
+		defer func() { <-m.asking }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	return m.known, nil
+	if time.Since(m.known.at) > freshness {
+		list, err := m.xl.domains(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err() // says nothing about the toolstack
+		}
+		m.known = answer{time.Now(), list, err}
+	}
+	return m.known.list, m.known.err
 }
 
 // Dmesg returns the hypervisor's messages.
