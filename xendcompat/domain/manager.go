@@ -18,24 +18,13 @@ type Options struct {
 
 // Manager answers questions about domains and the machine.
 type Manager struct {
-	o  Options
-	xl toolstack // nil without Xen
-
-	// asking is held while the toolstack is asked, which costs several processes and, when it hangs, a
-	// long time. Who waited for it gets the same answer.
-	asking chan struct{}
-	known  answer // with asking held
+	o     Options
+	xl    toolstack // nil without Xen
+	known struct {
+		domains question[[]Domain]
+		info    question[map[string]string]
+	}
 }
-
-// answer is what the toolstack said last.
-type answer struct {
-	at   time.Time
-	list []Domain
-	err  error
-}
-
-// freshness is how long an answer of the toolstack counts.
-const freshness = 500 * time.Millisecond
 
 // NewManager returns the manager of this machine's domains.
 func NewManager(o Options) *Manager {
@@ -48,7 +37,11 @@ func NewManager(o Options) *Manager {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{o: o, xl: findToolstack(o), asking: make(chan struct{}, 1)}
+	m := &Manager{o: o, xl: findToolstack(o)}
+	if m.xl != nil {
+		m.known.domains, m.known.info = newQuestion(m.xl.domains), newQuestion(m.xl.info)
+	}
+	return m
 }
 
 // toolstack is what knows of domains besides Domain-0.
@@ -63,20 +56,7 @@ func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
 	if m.xl == nil {
 		return []Domain{m.dom0().domain(time.Now())}, nil
 	}
-	select {
-	case m.asking <- struct{}{}:
-		defer func() { <-m.asking }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if time.Since(m.known.at) > freshness {
-		list, err := m.xl.domains(ctx)
-		if ctx.Err() != nil {
-			return nil, ctx.Err() // says nothing about the toolstack
-		}
-		m.known = answer{time.Now(), list, err}
-	}
-	return m.known.list, m.known.err
+	return m.known.domains.ask(ctx)
 }
 
 // Dmesg returns the hypervisor's messages.

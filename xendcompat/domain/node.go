@@ -2,6 +2,7 @@ package domain
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -36,11 +37,11 @@ func (m *Manager) Node(ctx context.Context) (sxp.Value, error) {
 	if m.xl == nil {
 		m.addMachine(add)
 	} else {
-		info, err := m.xl.info(ctx)
+		info, err := m.known.info.ask(ctx)
 		if err != nil {
 			return sxp.Value{}, err
 		}
-		addXen(add, info)
+		addXen(add, maps.Clone(info))
 	}
 	return form("node", fields, maxNode), nil
 }
