@@ -13,6 +13,9 @@ const (
 	maxCoalesced = 65535
 	// maxPieces keeps its pieces well below IOV_MAX.
 	maxPieces = 256
+	// minFrame is what shorter untagged frames are padded to, in bytes (IEEE 802.3); the padding of joined
+	// frames is lost.
+	minFrame = 60
 	// maxUDPPieces is what a UDP socket with UDP_GRO gets at most in one read (UDP_GRO_CNT_MAX).
 	maxUDPPieces = 64
 	// maxFlows is how many flows are joined at a time; a bit of Coalescer.open for each.
@@ -177,6 +180,9 @@ func (fl *flow) same(l *layout, f []byte) bool {
 func (c *Coalescer) candidate(l *layout, hl int, f []byte) bool {
 	if hl == l.end {
 		return false // nothing to join
+	}
+	if len(f) > max(l.end, minFrame+l.l3-wire.FrameLen) {
+		return false // bytes behind the packet that are no padding: somebody's trailer
 	}
 	if l.v6 {
 		if l.l4 != l.l3+wire.IPv6Len {

@@ -356,6 +356,27 @@ func TestPaddedSegments(t *testing.T) {
 	require.Equal(t, frames[:1], out, "one alone keeps it")
 }
 
+// TestTrailers: what is no padding is kept, with its frame.
+func TestTrailers(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 13))
+	for _, tags := range [][]uint16{nil, {0x8100}} {
+		p := tcpPacket(r, 4000)
+		p.tags = tags
+		frames := p.segments(1000)
+		frames[1] = append(frames[1], 0)
+		q := udpPacket(r, 40)
+		q.tags = tags
+		for _, f := range q.segments(10) {
+			frames = append(frames, append(f, make([]byte, 61+4*len(tags)-len(f))...))
+		}
+		var c Coalescer
+		out, _ := coalesce(&c, frames)
+		require.Len(t, out, 7, "of all, the last two TCP segments are one")
+		require.Equal(t, frames[:2], out[:2])
+		require.Equal(t, frames[4:], out[3:])
+	}
+}
+
 func TestNoUDP(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 11))
 	u, p := udpPacket(r, 3000), tcpPacket(r, 3000)

@@ -47,6 +47,7 @@ const DefaultBuffer = 8 << 20
 type Port struct {
 	fd     atomic.Int64 // -1 once closed
 	number int
+	direct atomic.Bool // PACKET_QDISC_BYPASS is on
 }
 
 // dropAll is a filter that keeps everything out of a socket until its options are set.
@@ -111,6 +112,7 @@ func (p *Port) configure(o Options) error {
 			return &hostnet.UnsupportedError{What: "socket option " + opt.name, Needs: "Linux " + opt.since, Err: err}
 		}
 	}
+	p.direct.Store(true)
 	for _, buf := range []struct{ size, forced, limited int }{
 		{o.ReceiveBuffer, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF},
 		{o.SendBuffer, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
@@ -252,6 +254,14 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 			continue
 		case unix.EINTR:
 			continue
+		case unix.ENOBUFS:
+			if msgs[0].super() && p.direct.CompareAndSwap(true, false) {
+				// Segmentation was switched off on the peer. The kernel does it instead, but not for frames that
+				// go straight to the device: __dev_direct_xmit.
+				if unix.SetsockoptInt(p.number, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 0) == nil {
+					continue
+				}
+			}
 		}
 		failed := p.failure(errno)
 		err = first(err, failed)
@@ -262,6 +272,13 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 		msgs = msgs[1:] // the error is the first message's
 	}
 	return sent, false, err
+}
+
+// super reports whether a message made by gather is a super-frame.
+func (m *mmsghdr) super() bool {
+	var h wire.VnetHdr
+	h.Decode(unsafe.Slice(m.hdr.Iov.Base, wire.VnetHdrLen))
+	return h.GSOType != wire.GSONone
 }
 
 // sender is the scratch memory of one Send.

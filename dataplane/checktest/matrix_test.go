@@ -1,0 +1,50 @@
+package checktest
+
+import (
+	"slices"
+	"testing"
+)
+
+var setups = []setup{
+	{name: "1500 on 1500", underlay: 1500, inner: 1500},
+	{name: "1500 on 1400", underlay: 1400, inner: 1500},
+	{name: "1500 on 9000", underlay: 9000, inner: 1500},
+	{name: "8900 on 9000", underlay: 9000, inner: 8900},
+	{name: "1500 on 1500 over IPv6", underlay: 1500, inner: 1500, v6: true},
+	{name: "1500 on 1500 in EtherIP", underlay: 1500, inner: 1500, etherip: true},
+}
+
+// TestMatrix sends everything through every world, under all offload settings, both ways at once.
+func TestMatrix(t *testing.T) {
+	for i, s := range setups {
+		t.Run(s.name, func(t *testing.T) {
+			w := newWorld(t, s)
+			var shots [2][]shot
+			for i, x := range w.sides {
+				m := x.maker
+				shots[i] = slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup))
+			}
+			var cut [2][2][]expected // late, early
+			for i := range shots {
+				cut[0][i] = w.expect(t, shots[i], false)
+				cut[1][i] = w.expect(t, shots[i], true)
+			}
+			for k := range settings {
+				s := &settings[k]
+				if i > 0 && !s.quick {
+					continue
+				}
+				t.Run(s.name, func(t *testing.T) {
+					undo := w.set(t, s)
+					defer undo()
+					early := 0
+					if s.early {
+						early = 1
+					}
+					w.exchange(t, s, cut[early])
+				})
+			}
+			t.Logf("on the wire: %v", w.wire.count)
+		})
+	}
+}

@@ -1,0 +1,404 @@
+package checktest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"sort"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// setup says what kind of world to make.
+type setup struct {
+	name     string
+	underlay int // MTU
+	inner    int // MTU
+	v6       bool
+	etherip  bool
+	pmtu     bool
+}
+
+// limit is the largest inner frame whose outer packet fits, from the tables of the specification.
+func (s *setup) limit() int {
+	switch {
+	case s.v6:
+		return s.underlay - 70
+	case s.etherip:
+		return s.underlay - 38
+	}
+	return s.underlay - 50
+}
+
+func (s *setup) group() netip.Addr {
+	if s.v6 {
+		return dataplane.DefaultGroup6
+	}
+	return netip.MustParseAddr("224.10.0.1")
+}
+
+// side is a host with its engine, and a domain whose card is the test's.
+type side struct {
+	host   *lab.Host
+	engine *dataplane.Engine
+	domain *lab.Domain // it has no addresses
+	guest  *lab.Domain // it has: its kernel makes the frames
+	mac    wire.MAC
+	tap    *tap
+	inbox  *inbox
+	maker  *maker
+}
+
+// world is two hosts with a vnet.
+type world struct {
+	*setup
+	sides [2]*side
+	wire  *wireCheck
+	marks int
+}
+
+func vnet97(t testing.TB) vnet.Config {
+	t.Helper()
+	c, err := vnet.ConfigFromSXP(sxp.List(sxp.Atom("vnet"), sxp.Pair("id", "97")))
+	require.NoError(t, err)
+	return c
+}
+
+// newWorld makes a world that ends with the test.
+func newWorld(t *testing.T, s setup) *world {
+	t.Helper()
+	l := lab.New(t)
+	sw, err := l.Switch("lan", s.underlay)
+	require.NoError(t, err)
+	c := vnet97(t)
+	w := &world{setup: &s, wire: newWireCheck(&s, c.ID)}
+	n, bridge := sw.Device()
+	openTap(t, n, bridge, "switch", false, w.wire.frame)
+	for i := range w.sides {
+		w.sides[i] = w.newSide(t, sw, c, i)
+	}
+	for i, x := range w.sides {
+		x.maker = newMaker(x.mac, w.sides[1-i].mac, byte(i))
+	}
+	w.meet(t)
+	return w
+}
+
+func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *side {
+	h, err := sw.Host(string(rune('A' + i)))
+	require.NoError(t, err)
+	if w.v6 {
+		dev, err := h.Uplink().Link()
+		require.NoError(t, err)
+		require.NoError(t, h.Net.DeleteAddress(hostnet.Address{Index: dev.Index, Prefix: h.Uplink().Addr4}))
+		w.wire.hosts = append(w.wire.hosts, h.Addr6())
+	} else {
+		w.wire.hosts = append(w.wire.hosts, h.Addr())
+	}
+	x := &side{host: h, inbox: newInbox()}
+	x.engine = w.startEngine(t, h)
+	require.NoError(t, x.engine.Add(soon(t), c))
+	x.domain = w.newDomain(t, x, 1+i)
+	x.guest = w.newDomain(t, x, 11+i)
+	x.mac = wire.MAC(x.domain.Spec.MAC)
+	eth, err := x.domain.Net.LinkByName("eth0")
+	require.NoError(t, err)
+	require.NoError(t, x.domain.Net.DisableIPv6(eth.Index))
+	// A packet socket leaves room for an 802.1Q tag only, not for others.
+	require.NoError(t, x.domain.Net.SetMTU(eth.Index, w.inner+8))
+	from := wire.MAC(domainMAC(2 - i))
+	x.tap = openTap(t, x.domain.Node, eth.Index, h.Name+"'s domain", false, func(f []byte, h wire.VnetHdr, _ bool) {
+		if len(f) < 14 || wire.Source(f) == from {
+			x.inbox.put(f, h)
+		}
+	})
+	return x
+}
+
+// startEngine runs an engine until the test ends.
+func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
+	cfg := dataplane.DefaultConfig()
+	cfg.DefaultVnets = false
+	cfg.Workers = 2
+	cfg.MTU = w.inner
+	cfg.IPv6 = w.v6
+	if w.etherip {
+		cfg.Encapsulation = dataplane.EtherIP
+	}
+	if w.pmtu {
+		cfg.MTUMode = dataplane.MTUPath
+	}
+	e, err := dataplane.New(cfg, h.Net, logger(t, h.Name))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	select {
+	case <-e.Ready():
+	case err := <-ended:
+		ended <- err
+		t.Fatalf("engine ended: %v", err)
+	}
+	return e
+}
+
+// domainMAC is the MAC of domain n.
+func domainMAC(n int) net.HardwareAddr { return net.HardwareAddr{0x00, 0x16, 0x3e, 0, 0, byte(n)} }
+
+func (w *world) newDomain(t *testing.T, x *side, n int) *lab.Domain {
+	spec := lab.DomainSpec{
+		Name: fmt.Sprintf("dom%d", n), Vif: fmt.Sprintf("vif%d.0", n), Bridge: "vnet97", MAC: domainMAC(n), MTU: w.inner,
+	}
+	if n > 10 {
+		spec.Addrs = []netip.Prefix{
+			netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/16", n)), netip.MustParsePrefix(fmt.Sprintf("fd97::%d/64", n)),
+		}
+	}
+	d, err := x.host.Domain(spec)
+	require.NoError(t, err)
+	return d
+}
+
+// meet sends frames to and fro until both hosts know where both domains are, and send unicast.
+func (w *world) meet(t *testing.T) {
+	t.Helper()
+	ctx := soon(t)
+	for _, m := range []*maker{w.sides[0].maker, w.sides[1].maker, w.sides[0].maker} {
+		x, y := w.sides[m.way], w.sides[1-m.way]
+		s := m.plain("hello", nil, untagged, 0x88b5, 60)
+		for {
+			require.NoError(t, x.tap.send(s))
+			// The first frames may come before the other host listens.
+			wait, cancel := context.WithTimeout(ctx, time.Second)
+			_, err := y.inbox.take(wait, 1)
+			cancel()
+			if err == nil {
+				break
+			}
+			require.NoError(t, ctx.Err())
+		}
+	}
+	for i, x := range w.sides {
+		other := w.sides[1-i].mac
+		eventually(t, "a host knows where the other domain is", func() bool {
+			for _, e := range x.engine.Snapshot().Entries {
+				if e.MAC == other && e.State == dataplane.Reachable {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	w.sync(t)
+}
+
+// sync waits until the tap of the switch, and the domains, have seen all that was sent until now.
+func (w *world) sync(t *testing.T) {
+	t.Helper()
+	for i, x := range w.sides {
+		w.marks++
+		s := x.maker.raw("mark", nil, untagged, 0x88b6, fmt.Appendf(make([]byte, 46), "mark %d", w.marks))
+		seen := w.wire.await(s.frame)
+		require.NoError(t, x.tap.send(s))
+		ctx := soon(t)
+		for {
+			list, err := w.sides[1-i].inbox.take(ctx, 1)
+			require.NoError(t, err, "no mark: %s", w.drops())
+			if n := len(list) - 1; bytes.Equal(list[n].frame, s.frame) {
+				if n > 0 {
+					t.Errorf("%d frames that nobody expected, the first: %x", n, short(list[0].frame))
+				}
+				break
+			}
+		}
+		select {
+		case <-seen:
+		case <-ctx.Done():
+			t.Fatal("the tap of the switch does not see what passes")
+		}
+	}
+	w.wire.report(t)
+}
+
+// drops lists what the engines dropped.
+func (w *world) drops() string {
+	var out []string
+	for _, x := range w.sides {
+		for _, d := range x.engine.Snapshot().Drops {
+			if d.Count > 0 {
+				out = append(out, fmt.Sprintf("%s %s %d", x.host.Name, d.Reason, d.Count))
+			}
+		}
+	}
+	if out == nil {
+		return "the engines dropped nothing"
+	}
+	return "drops: " + strings.Join(out, ", ")
+}
+
+// expected is what a shot becomes.
+type expected struct {
+	shot   *shot
+	frames [][]byte
+}
+
+// expect cuts the shots as the engine has to; early if the kernel cuts before.
+func (w *world) expect(t testing.TB, shots []shot, early bool) []expected {
+	t.Helper()
+	limit := w.limit()
+	if early {
+		limit = 0
+	}
+	out := make([]expected, len(shots))
+	for i := range shots {
+		list, err := pieces(shots[i].frame, shots[i].hdr, limit)
+		require.NoError(t, err, "shot %s", shots[i].name)
+		out[i] = expected{&shots[i], list}
+	}
+	return out
+}
+
+// Windows keep below what the kernel queues on the way (net.core.netdev_max_backlog is 1000 packets).
+const (
+	windowFrames = 300
+	windowBytes  = 400_000
+)
+
+// exchange sends shots from both sides at once and compares what comes out.
+func (w *world) exchange(t *testing.T, s *setting, shots [2][]expected) {
+	t.Helper()
+	w.wire.during(s.name)
+	var group sync.WaitGroup
+	var errs [2][]string
+	for i := range w.sides {
+		group.Go(func() { errs[i] = w.shoot(t.Context(), s, w.sides[i], w.sides[1-i], shots[i]) })
+	}
+	group.Wait()
+	for i := range errs {
+		for _, e := range errs[i] {
+			t.Errorf("from %s: %s", w.sides[i].host.Name, e)
+		}
+	}
+	if t.Failed() {
+		t.Log(w.drops())
+	}
+	w.sync(t)
+}
+
+// shoot sends shots from one side to the other, window by window.
+func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []expected) (errs []string) {
+	for len(shots) > 0 && len(errs) == 0 {
+		n, frames, size := 0, 0, 0
+		for n < len(shots) && (n == 0 || frames+len(shots[n].frames) <= windowFrames && size+len(shots[n].shot.frame) <= windowBytes) {
+			frames += len(shots[n].frames)
+			size += len(shots[n].shot.frame)
+			n++
+		}
+		for _, x := range shots[:n] {
+			if x.shot.broken {
+				for _, f := range x.frames {
+					w.wire.expectBroken(f)
+				}
+			}
+			if err := from.tap.send(*x.shot); err != nil {
+				return append(errs, fmt.Sprintf("send %s, %d bytes: %v", x.shot.name, len(x.shot.frame), err))
+			}
+		}
+		wait, cancel := context.WithTimeout(ctx, 5*time.Second)
+		list, err := to.inbox.take(wait, frames)
+		cancel()
+		if err != nil {
+			errs = append(errs, err.Error())
+		}
+		for i := range list {
+			list[i].super = list[i].super || s.recut
+			list[i].behind = list[i].behind || s.recut
+		}
+		errs = append(errs, compare(shots[:n], list)...)
+		shots = shots[n:]
+	}
+	return errs
+}
+
+// compare compares flow by flow: order between flows is free.
+func compare(shots []expected, list []caught) (errs []string) {
+	flows := map[string][]caught{}
+	for _, c := range list {
+		k := flowOf(c.frame)
+		flows[k] = append(flows[k], c)
+	}
+	for _, x := range shots {
+		for i, want := range x.frames {
+			if len(errs) == 5 {
+				return append(errs, "and so on")
+			}
+			k := flowOf(want)
+			got := flows[k]
+			where := fmt.Sprintf("%s, frame %d of %d", x.shot.name, i+1, len(x.frames))
+			if len(got) == 0 {
+				errs = append(errs, fmt.Sprintf("%s: did not come out, %d bytes", where, len(want)))
+				break
+			}
+			flows[k] = got[1:]
+			if !sameBut(want, got[0]) {
+				errs = append(errs, fmt.Sprintf("%s: went in as %d bytes, came out as %d bytes\n\twent in  %x\n\tcame out %x",
+					where, len(want), len(got[0].frame), short(want), short(got[0].frame)))
+				break
+			}
+		}
+	}
+	for _, k := range sortedKeys(flows) {
+		if rest := flows[k]; len(rest) > 0 && len(errs) == 0 {
+			errs = append(errs, fmt.Sprintf("%d frames that nobody sent, the first: %x", len(rest), short(rest[0].frame)))
+		}
+	}
+	return errs
+}
+
+func short(f []byte) []byte { return f[:min(len(f), 120)] }
+
+func sortedKeys[V any](m map[string]V) []string {
+	var out []string
+	for k := range maps.Keys(m) {
+		out = append(out, k)
+	}
+	sort.Strings(out)
+	return out
+}
+
+// flowOf names the flow of a frame: MACs and tags, addresses, protocol and ports. A frame that is no IP
+// packet is a flow of its own.
+func flowOf(f []byte) string {
+	l, err := look(f)
+	if err != nil {
+		return string(f)
+	}
+	src, dst := l.addresses(f)
+	flow := string(f[:l.l3]) + string(src) + string(dst) + string(rune(l.proto))
+	if (l.proto == protoTCP || l.proto == protoUDP) && !l.fragment {
+		flow += string(f[l.l4:min(l.l4+4, l.end)])
+	}
+	return flow
+}
+
+// peerName is the device that the engine reads.
+func peerName(t testing.TB) string { return port.PeerName(vnet97(t).ID) }
