@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,9 @@ const (
 	guardPrefix  = "forward-" // chain of a guarded bridge
 	portsPrefix  = "ports-"   // set of a guarded bridge
 )
+
+// nativeNames makes the nft program show names as such.
+var nativeNames = binaryutil.NativeEndian
 
 // Priorities: before those that nft calls dstnat (-300) and filter (-200) in this family.
 var (
@@ -125,13 +129,16 @@ func (t *table) chain(name string) *nftables.Chain {
 }
 
 func (t *table) ports(bridge string) *nftables.Set {
-	return &nftables.Set{Table: t.Table, Name: portsPrefix + bridge, KeyType: nftables.TypeIFName}
+	return &nftables.Set{
+		Table: t.Table, Name: portsPrefix + bridge,
+		KeyType: nftables.TypeIFName, KeyByteOrder: nativeNames,
+	}
 }
 
 func (t *table) vifs() *nftables.Set {
 	return &nftables.Set{
 		Table: t.Table, Name: mapName, IsMap: true,
-		KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict,
+		KeyType: nftables.TypeIFName, KeyByteOrder: nativeNames, DataType: nftables.TypeVerdict,
 	}
 }
 
