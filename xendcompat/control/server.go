@@ -79,9 +79,9 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn) {
 			break
 		}
 		if err == nil {
+			// Until the answer: what was done is told, also when the daemon ends.
 			c.Enter(accept.Working)
 			err = s.do(ctx, command, &answer)
-			c.Enter(accept.Reading)
 		}
 		if err != nil {
 			s.log.Info("command refused", "server", s.String(), "peer", c.Peer, "command", cut(command.String()), "error", err)

@@ -15,9 +15,9 @@ import (
 // API send no Origin, and a Host that no browser would.
 func (s *Server) guard(r *Request) error {
 	// DNS rebinding: a page from evil.example whose name then points here may read and send
-	// everything, but the browser still says to which name it thinks to speak. Nothing but a browser
-	// that was told so by its user reaches a unix socket.
-	if !r.Peer.Unix {
+	// everything, but the browser still says to which name it thinks to speak. Browsers reach a unix
+	// socket, too, through a tunnel that somebody opened; what else comes there is root.
+	if !r.Peer.Unix || fromBrowser(r) {
 		for _, host := range append(slices.Clone(r.Header.Values("Host")), r.Host) {
 			if !s.knows(host) {
 				return fmt.Errorf("host name %s is not one of this server's", printable(cut(host)))
@@ -28,6 +28,13 @@ func (s *Server) guard(r *Request) error {
 		return nil
 	}
 	return crossSite(r)
+}
+
+// fromBrowser tells whether a browser sent the request, on behalf of whatever page.
+func fromBrowser(r *Request) bool {
+	agent := r.Header.Get("User-Agent")
+	return strings.HasPrefix(agent, "Mozilla/") || strings.HasPrefix(agent, "Opera/") ||
+		r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
 }
 
 var errCrossSite = errors.New("refused: the request comes from a page of another site")
@@ -57,7 +64,7 @@ func crossSite(r *Request) error {
 		}
 		return nil
 	}
-	if agent := r.Header.Get("User-Agent"); strings.HasPrefix(agent, "Mozilla/") || strings.HasPrefix(agent, "Opera/") {
+	if fromBrowser(r) {
 		return errors.New("refused: the browser does not say which page the request comes from")
 	}
 	return nil

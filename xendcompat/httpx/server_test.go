@@ -343,6 +343,16 @@ func TestGuard(t *testing.T) {
 		require.Contains(t, ask(t, unix, request), tt.unix, "unix: %q", tt.header)
 		require.Contains(t, ask(t, tcp, request), tt.tcp, "tcp: %q", tt.header)
 	}
+	// A tunnel to the unix socket.
+	for header, want := range map[string]string{
+		"Host: evil.example:8000\r\nOrigin: http://evil.example:8000":                             forbidden,
+		"Host: evil.example:8000\r\nSec-Fetch-Site: same-origin":                                  forbidden,
+		"Host: evil.example:8000\r\nUser-Agent: Mozilla/5.0\r\nReferer: http://evil.example:8000": forbidden,
+		"Host: localhost:8000\r\nUser-Agent: Mozilla/5.0\r\nOrigin: http://localhost:8000":        ok,
+	} {
+		require.Contains(t, ask(t, unix, "POST / HTTP/1.1\r\n"+header+"\r\n\r\n"), want, header)
+	}
+	require.Contains(t, ask(t, unix, "GET / HTTP/1.1\r\nHost: evil.example\r\nUser-Agent: Mozilla/5.0\r\n\r\n"), forbidden)
 	// Reading from another site is what browsers prevent by themselves, unless its name leads here.
 	require.Contains(t, ask(t, tcp, "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n"), ok)
 	require.Contains(t, ask(t, tcp, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"), forbidden)
