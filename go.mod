@@ -26,3 +26,6 @@ require (
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 )
+
+// What make builds and unpacks, a whole Debian tree for one, is no Go code.
+ignore ./build
