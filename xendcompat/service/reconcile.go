@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/xenvnet/xend/dataplane/port"
@@ -85,16 +86,21 @@ func (r *reconciler) start(ctx context.Context) error {
 }
 
 // removeLeftovers takes away devices with xend's mark that belong to no vnet: what was being deleted
-// when a daemon was killed, and what was there until the restart.
+// when a daemon was killed, and what was there until the restart. Those of a vnet whose file could not be
+// read stay: domains may be using them, and the file may be mended.
 func (r *reconciler) removeLeftovers() {
 	left, err := port.Leftovers(r.o.Host)
 	if err != nil {
 		r.log.Error("can't look for leftovers", "error", err)
 		return
 	}
-	wanted := r.wanted()
+	wanted, corrupt := r.wanted(), r.o.Registry.Corrupt()
 	for _, l := range left {
 		if slices.ContainsFunc(wanted, func(c vnet.Config) bool { return c.ID == l.ID }) {
+			continue
+		}
+		if slices.ContainsFunc(corrupt, func(name string) bool { return strings.HasPrefix(name, l.ID.FileName()) }) {
+			r.log.Warn("the devices of a vnet whose file can't be used stay", "vnet", l.ID, "vnetif", l.Vnetif, "bridge", l.Bridge)
 			continue
 		}
 		if err := port.Remove(r.o.Host, l.Spec()); err != nil {
@@ -121,7 +127,7 @@ func (r *reconciler) loop(ctx context.Context, events <-chan hostnet.Event) {
 		case <-timer.C:
 			if !r.look.IsZero() {
 				r.look = time.Time{}
-				r.restore(ctx, time.Now())
+				r.restore(ctx)
 			}
 		}
 		if !r.look.IsZero() {
@@ -162,12 +168,13 @@ func (r *reconciler) pause(id vnet.ID, now time.Time) time.Duration {
 }
 
 // restore makes good what is not as it should be.
-func (r *reconciler) restore(ctx context.Context, now time.Time) {
+func (r *reconciler) restore(ctx context.Context) {
 	end, err := r.begin(ctx)
 	if err != nil {
 		return
 	}
 	defer end()
+	now := time.Now()
 	list, err := r.o.Host.Links()
 	if err != nil {
 		r.log.Error("can't look at the devices of vnets", "error", err)
