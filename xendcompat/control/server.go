@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -78,7 +79,12 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err == nil {
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return // the daemon ends, or others need the room
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = errors.New("the request took too long")
+		case err == nil:
 			// Until the answer: what was done is told, also when the daemon ends.
 			c.Enter(accept.Working)
 			err = s.do(ctx, command, &answer)
