@@ -87,6 +87,8 @@ func TestPaths(t *testing.T) {
 		{"/xend/domain", ok, "(Domain-0)"},
 		{"/xend/domain/", ok, "(Domain-0)"},
 		{"/xend/domain?state=halted", ok, "()"},
+		{"/xend/domain?state=x", ok, "(xend.err 'unknown state: x')"},
+		{"/xend/node/dmesg", ok, `(xend.err 'xend does not manage domains: operation dmesg is not supported; use \'dmesg\'')`},
 		{"/xend/domain?detail=0", ok, "(Domain-0)"},
 		{"/xend/domain/nosuch", notFound404, "No such domain nosuch"},
 		{"/xend/domain/nosuch/x", notFound404, "No such domain nosuch"},

@@ -46,7 +46,7 @@ func (q *request) domains(ctx context.Context, rest []string) *httpx.Reply {
 func (q *request) listDomains(ctx context.Context) *httpx.Reply {
 	state, ok := domain.ParseState(q.params.get("state"))
 	if !ok {
-		return q.broken(&service.Error{Kind: service.Invalid, Text: "unknown state: " + q.params.get("state")})
+		return q.refused(&service.Error{Kind: service.Invalid, Text: "unknown state: " + q.params.get("state")})
 	}
 	list, err := q.svc.Domains().List(ctx, state)
 	if err != nil {

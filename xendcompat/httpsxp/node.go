@@ -47,7 +47,7 @@ func (q *request) node(ctx context.Context, rest []string) *httpx.Reply {
 	}
 	text, err := read(ctx)
 	if err != nil {
-		return q.broken(err)
+		return q.refused(err)
 	}
 	return httpx.OK(httpx.Plain, text).SetHeader("X-Content-Type-Options", "nosniff")
 }

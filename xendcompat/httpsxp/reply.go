@@ -34,14 +34,21 @@ func failedQuoted(err error) *httpx.Reply {
 	return quoted(sxp.Pair("xend.err", err.Error()))
 }
 
-// broken is the reply to a GET under node and domain that can't be answered. libvirt takes a success
-// for the answer, whatever the body says, so it is no success; xm shows the reason phrase.
-func (q *request) broken(err error) *httpx.Reply {
+// refused is the reply to a GET that is answered with an error.
+func (q *request) refused(err error) *httpx.Reply {
 	if q.html {
 		return page(html.Failure(q.Path, err.Error()))
 	}
-	r := failedQuoted(err)
-	r.Status, r.Reason = http.StatusInternalServerError, err.Error()
+	return failedQuoted(err)
+}
+
+// broken is refused for what libvirt asks: it takes a success for the answer to a GET, whatever the body
+// says, so it is no success. xm shows the reason phrase.
+func (q *request) broken(err error) *httpx.Reply {
+	r := q.refused(err)
+	if !q.html {
+		r.Status, r.Reason = http.StatusInternalServerError, err.Error()
+	}
 	return r
 }
 
