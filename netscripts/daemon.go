@@ -33,7 +33,7 @@ func (s *script) tellDaemon(ctx context.Context, command, vnet string, mac net.H
 func (s *script) control(ctx context.Context, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", s.paths.ControlSocket())
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", s.conf.Paths.ControlSocket)
 	if err != nil {
 		return "", err
 	}

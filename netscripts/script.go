@@ -57,6 +57,7 @@ type script struct {
 	name  string // network-bridge, …
 	argv0 string // as it was called
 	paths paths.Paths
+	conf  configuration
 	args  arguments
 }
 
@@ -95,9 +96,14 @@ func Run(ctx context.Context, env Env, argv []string) int {
 		fmt.Fprintln(s.Stdout, s.name, version.Version)
 		return exitOK
 	}
-	log := &hotplugLog{path: s.paths.HotplugLog(), tag: fmt.Sprintf("%s[%d]", s.name, os.Getpid())}
-	defer log.Close()
-	s.Stderr = tee{s.Stderr, log}
+	s.conf, err = readConfiguration(s.paths)
+	if log := (&hotplugLog{path: s.conf.Paths.HotplugLog, script: s.name}); !log.is(s.Stderr) {
+		defer log.Close()
+		s.Stderr = tee{s.Stderr, log}
+	}
+	if err != nil {
+		s.warn("%v; going on with the defaults", err)
+	}
 
 	err = run(ctx, s)
 	var command *commandError
@@ -164,9 +170,20 @@ func (t tee) Write(p []byte) (int, error) {
 // hotplugLog appends lines, with the time and the script, to the log that hotplug scripts share. It
 // is opened at the first line; a log that cannot be written is done without.
 type hotplugLog struct {
-	path, tag string
-	file      *os.File
-	failed    bool
+	path, script string
+	file         *os.File
+	failed       bool
+}
+
+// is tells whether w is the log already, as it is for what xend runs.
+func (l *hotplugLog) is(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	a, errA := f.Stat()
+	b, errB := os.Stat(l.path)
+	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
 func (l *hotplugLog) Write(p []byte) (int, error) {
@@ -178,9 +195,12 @@ func (l *hotplugLog) Write(p []byte) (int, error) {
 	if l.failed {
 		return len(p), nil
 	}
-	head := time.Now().Format("2006-01-02 15:04:05 ") + l.tag + ": "
-	text := strings.TrimRight(string(p), "\n")
-	_, err := l.file.WriteString(head + strings.ReplaceAll(text, "\n", "\n"+head) + "\n")
+	var b strings.Builder
+	for line := range strings.Lines(string(p)) {
+		fmt.Fprintf(&b, "%s %s[%d]: %s\n", time.Now().Format(time.DateTime), l.script, os.Getpid(),
+			strings.TrimPrefix(strings.TrimSuffix(line, "\n"), l.script+": "))
+	}
+	_, err := l.file.WriteString(b.String())
 	return len(p), err
 }
 

@@ -2,6 +2,7 @@ package netscripts
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -60,7 +61,7 @@ func (x *transfer) check(c net.Conn) error {
 	last := time.Now()
 	for {
 		n, err := c.Read(have)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -102,8 +103,7 @@ func (x *transfer) more(n int64) {
 func (x *transfer) close() {
 	x.conn.Close()
 	// The sender was in the middle of a write; the receiver read all that was sent.
-	<-x.done
-	<-x.done
+	_, _ = <-x.done, <-x.done
 }
 
 // A connection through the device goes on while a bridge is put under it and taken away again.

@@ -279,7 +279,7 @@ func (v *vifScript) prepare(l, bridge hostnet.Link, onVnet bool) (hostnet.Link, 
 }
 
 // mtu is that of the bridge, or what mtu= says. On a vnet it is at least Ethernet's, since domains
-// assume that and the vnet carries it.
+// assume that and the vnet carries it, in fragments if need be.
 func (v *vifScript) mtu(bridge hostnet.Link, onVnet bool) (int, error) {
 	if text := v.vars["mtu"]; text != "" {
 		n, err := strconv.Atoi(text)
@@ -288,7 +288,7 @@ func (v *vifScript) mtu(bridge hostnet.Link, onVnet bool) (int, error) {
 		}
 		return n, nil
 	}
-	if onVnet {
+	if onVnet && v.conf.Dataplane.MTUMode != "pmtu" {
 		return max(bridge.MTU, ethernetMTU), nil
 	}
 	return bridge.MTU, nil

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/xenvnet/xend/internal/paths"
 )
 
 // vifSetup is what udev calls: it runs the script that xenstore names, with the arguments that stand
@@ -28,11 +30,11 @@ func vifSetup(ctx context.Context, s *script) error {
 		}
 		words[0] = path
 	}
-	argv := append(words, s.args.words...)
+	env := os.Environ()
 	if s.paths.Prefix != "" {
-		os.Setenv("XEND_PREFIX", s.paths.Prefix)
+		env = append(env, paths.PrefixEnv+"="+s.paths.Prefix)
 	}
-	return fmt.Errorf("run %s: %w", words[0], syscall.Exec(words[0], argv, os.Environ()))
+	return fmt.Errorf("run %s: %w", words[0], syscall.Exec(words[0], append(words, s.args.words...), env))
 }
 
 // inProcess runs vif-bridge as a function.
@@ -51,7 +53,7 @@ func (s *script) find(name string) (string, error) {
 	if filepath.IsAbs(name) {
 		places = []string{name}
 	} else {
-		places = []string{filepath.Join(s.paths.Scripts(), name)}
+		places = []string{filepath.Join(s.conf.Paths.Scripts, name)}
 		if self, err := os.Executable(); err == nil {
 			dir := filepath.Dir(self)
 			places = append(places, filepath.Join(dir, name), filepath.Join(dir, "scripts", name))

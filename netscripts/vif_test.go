@@ -409,3 +409,43 @@ func TestVifSetup(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, out, "there is no script "+filepath.Join(scripts, "vif-none"))
 }
+
+// vnet.toml may have put things elsewhere.
+func TestConfiguration(t *testing.T) {
+	t.Parallel()
+	x := newXenHost(t)
+	heard := x.fakeDaemon("")
+	elsewhere := filepath.Join(x.prefix, "elsewhere")
+	require.NoError(t, os.Rename(filepath.Join(x.prefix, "run/xend/vnetd.sock"), elsewhere))
+	file := filepath.Join(x.prefix, "etc/xen/vnet.toml")
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	log := filepath.Join(x.prefix, "my.log")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "[paths]\ncontrol_socket = %q\nhotplug_log = %q\n[dataplane]\nmtu_mode = \"pmtu\"\n", elsewhere, log), 0o644))
+	x.IP("link set xenbr0 alias 'xend vnet " + vnet97 + "'")
+	require.Equal(t, result{}, x.vif("online", "bridge=xenbr0", "mac="+domMAC))
+	require.Equal(t, 1400, x.mtu("vif1.0"), "what the bridge has is what fits")
+	<-heard
+	require.Equal(t, 1, x.vif("online", "bridge=none").status)
+	b, err := os.ReadFile(log)
+	require.NoError(t, err)
+	require.Regexp(t, `^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d vif-bridge\[\d+\]: there is no bridge none\n$`, string(b))
+
+	// A broken file is the daemon's business.
+	require.NoError(t, os.WriteFile(file, []byte("[paths\n"), 0o644))
+	r := x.vif("online", "bridge=xenbr0")
+	require.Equal(t, 0, r.status)
+	require.Contains(t, r.stderr, "etc/xen/vnet.toml")
+	require.Contains(t, r.stderr, "going on with the defaults")
+}
+
+// What xend runs has the log for its standard error output already.
+func TestLogIsNotWrittenTwice(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	require.True(t, (&hotplugLog{path: path}).is(f))
+	require.False(t, (&hotplugLog{path: path}).is(os.Stderr))
+	require.False(t, (&hotplugLog{path: path + "2"}).is(f))
+}

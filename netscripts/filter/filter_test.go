@@ -45,7 +45,7 @@ link set %[2]s up arp off`, port, out))
 			l.ends[port] = c
 			return err
 		}))
-		t.Cleanup(func() { l.ends[port].Close() })
+		t.Cleanup(func() { _ = l.ends[port].Close() })
 	}
 	// Carrier comes in the background.
 	require.Eventually(t, func() bool {
@@ -281,7 +281,7 @@ func (l *lab) reaches(from, to string) bool {
 		c, err = packet.Listen(device, packet.Raw, 0, nil)
 		return err
 	}))
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_, err = c.WriteTo(last, &packet.Addr{HardwareAddr: broadcast})
 	require.NoError(l.t, err)
 	buf := make([]byte, 4096)
@@ -313,7 +313,7 @@ func TestInput(t *testing.T) {
 		l.ends["br0"] = c
 		return err
 	}))
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	own := frame(domain, broadcast, 0x0800, ip4("10.0.0.5", 17, udp(1, 2)), "own")
 	spoof := frame(domain, broadcast, 0x0800, ip4("10.0.0.6", 17, udp(1, 2)), "spoof")
 	require.Equal(t, []bool{true, false}, l.passes("vif1.0", "br0", own, spoof))

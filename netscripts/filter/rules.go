@@ -55,10 +55,6 @@ func link(offset int, want []byte) []expr.Any {
 	return compare(expr.PayloadBaseLLHeader, offset, expr.CmpOpEq, want)
 }
 
-func network(offset int, want []byte) []expr.Any {
-	return compare(expr.PayloadBaseNetworkHeader, offset, expr.CmpOpEq, want)
-}
-
 func transport(offset int, want []byte) []expr.Any {
 	return compare(expr.PayloadBaseTransportHeader, offset, expr.CmpOpEq, want)
 }

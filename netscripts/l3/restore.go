@@ -127,11 +127,9 @@ func isUnproven(b []byte) bool {
 func (c *Conn) restoreAddresses(want, have State, elapsed time.Duration, remove bool) error {
 	wanted, present := byDevice(want.Addresses), byDevice(have.Addresses)
 	for group, list := range present {
-		n := 0
+		n := len(list)
 		if remove {
 			n = commonAddresses(wanted[group], list)
-		} else {
-			n = len(list)
 		}
 		for _, b := range slices.Backward(list[n:]) { // secondary addresses before their primary one
 			if err := c.change("remove "+describeAddress(b), unix.RTM_DELADDR, 0, b); err != nil && !isGone(err) {
