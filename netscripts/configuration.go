@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/BurntSushi/toml"
 
@@ -15,6 +16,7 @@ import (
 // file is right is the daemon's business: here, what cannot be read is as if it were not there.
 type configuration struct {
 	Paths struct {
+		State         string `toml:"state"`
 		Scripts       string `toml:"scripts"`
 		ControlSocket string `toml:"control_socket"`
 		HotplugLog    string `toml:"hotplug_log"`
@@ -26,6 +28,7 @@ type configuration struct {
 
 func defaultConfiguration(p paths.Paths) configuration {
 	var c configuration
+	c.Paths.State = filepath.Join(p.State(), "vnets")
 	c.Paths.Scripts, c.Paths.ControlSocket, c.Paths.HotplugLog = p.Scripts(), p.ControlSocket(), p.HotplugLog()
 	return c
 }

@@ -135,7 +135,8 @@ func stale(path string) bool {
 	if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 		return true
 	}
+	// Empty while a program is being started.
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	base := filepath.Base(strings.TrimSpace(name))
-	return err == nil && base != "." && !strings.Contains(string(cmdline), base)
+	return err == nil && len(cmdline) > 0 && base != "." && !strings.Contains(string(cmdline), base)
 }

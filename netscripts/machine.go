@@ -17,6 +17,8 @@ type machine struct {
 	host   *hostnet.Host
 	l3     *l3.Conn
 	before func(what string) error
+	// configured are the bridges of persistent vnets.
+	configured map[string]string
 }
 
 func (s *script) openMachine() (*machine, error) {
@@ -30,7 +32,7 @@ func (s *script) openMachine() (*machine, error) {
 		return nil, err
 	}
 	conn.Before = s.Before
-	return &machine{host: host, l3: conn, before: s.Before}, nil
+	return &machine{host: host, l3: conn, before: s.Before, configured: configuredVnets(s.conf.Paths.State)}, nil
 }
 
 func (m *machine) close() {
@@ -139,48 +141,6 @@ func indices(devices []device) []int {
 		list[i] = d.Index
 	}
 	return list
-}
-
-// vnetAlias begins the alias of what xend makes for a vnet; the full id follows.
-const vnetAlias = "xend vnet "
-
-// vnets maps the index of each bridge that belongs to a vnet to that vnet's id: one that xend made,
-// or one that has a vnet's interface for a port.
-func (m *machine) vnets() (map[int]string, error) {
-	links, err := m.host.Links()
-	if err != nil {
-		return nil, err
-	}
-	ids := map[int]string{}
-	for _, l := range links {
-		id, ok := strings.CutPrefix(l.Alias, vnetAlias)
-		switch {
-		case !ok:
-		case l.Kind == "bridge":
-			ids[l.Index] = id
-		case l.Master != 0:
-			ids[l.Master] = id
-		}
-	}
-	return ids, nil
-}
-
-// bridges lists the bridges that are no vnet's, by name.
-func (m *machine) bridges() ([]hostnet.Link, error) {
-	vnets, err := m.vnets()
-	if err != nil {
-		return nil, err
-	}
-	links, err := m.host.Links()
-	if err != nil {
-		return nil, err
-	}
-	links = slices.DeleteFunc(links, func(l hostnet.Link) bool {
-		_, vnet := vnets[l.Index]
-		return l.Kind != "bridge" || vnet
-	})
-	slices.SortFunc(links, func(a, b hostnet.Link) int { return strings.Compare(a.Name, b.Name) })
-	return links, nil
 }
 
 // kernelPoll is how often the kernel is asked whether it has done something.

@@ -88,7 +88,13 @@ link set vnet97 alias 'xend vnet 0000:0000:0000:0000:0000:0000:0000:0097'
 link add mybridge type bridge
 link add vnif98 type veth peer name x98
 link set vnif98 alias 'xend vnet 0000:0000:0000:0000:0000:0000:0000:0098'
-link set vnif98 master mybridge`)
+link set vnif98 master mybridge
+link add admins type bridge`)
+	// Configured for a vnet, and xend does not run yet.
+	vnets := filepath.Join(h.prefix, "var/lib/xend/vnets")
+	require.NoError(t, os.MkdirAll(vnets, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(vnets, "0000-0000-0000-0000-0000-0000-0000-0099.sxp"), []byte("(vnet (id 99) (bridge admins))\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(vnets, "bad.sxp"), []byte("(vnet"), 0o600))
 	was := h.dump()
 	require.Contains(t, h.must("network-vnet", "start").stdout, "eth0 is a bridge now")
 	require.Contains(t, h.must("network-vnet", "start").stdout, "nothing to do")

@@ -1,0 +1,72 @@
+package netscripts
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// vnetAlias begins the alias of what xend makes for a vnet; the full id follows.
+const vnetAlias = "xend vnet "
+
+// vnets maps the index of each bridge that belongs to a vnet to that vnet's id: one that xend made,
+// one that has a vnet's interface for a port, and one that a vnet is configured for, also while
+// xend does not run.
+func (m *machine) vnets() (map[int]string, error) {
+	links, err := m.host.Links()
+	if err != nil {
+		return nil, err
+	}
+	ids := map[int]string{}
+	for _, l := range links {
+		id, ok := strings.CutPrefix(l.Alias, vnetAlias)
+		switch {
+		case ok && l.Kind == "bridge":
+			ids[l.Index] = id
+		case ok && l.Master != 0:
+			ids[l.Master] = id
+		case l.Kind == "bridge" && m.configured[l.Name] != "":
+			ids[l.Index] = m.configured[l.Name]
+		}
+	}
+	return ids, nil
+}
+
+// configuredVnets maps bridges, by name, to the ids of the persistent vnets that they are for. A file
+// that cannot be read is the daemon's business.
+func configuredVnets(dir string) map[string]string {
+	bridges := map[string]string{}
+	files, _ := filepath.Glob(filepath.Join(dir, "*.sxp"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if c, err := vnet.ParseConfig(text); err == nil {
+			bridges[c.Bridge] = c.ID.String()
+		}
+	}
+	return bridges
+}
+
+// bridges lists the bridges that are no vnet's, by name.
+func (m *machine) bridges() ([]hostnet.Link, error) {
+	vnets, err := m.vnets()
+	if err != nil {
+		return nil, err
+	}
+	links, err := m.host.Links()
+	if err != nil {
+		return nil, err
+	}
+	links = slices.DeleteFunc(links, func(l hostnet.Link) bool {
+		_, vnet := vnets[l.Index]
+		return l.Kind != "bridge" || vnet
+	})
+	slices.SortFunc(links, func(a, b hostnet.Link) int { return strings.Compare(a.Name, b.Name) })
+	return links, nil
+}
