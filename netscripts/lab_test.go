@@ -245,7 +245,11 @@ func steady(v any) {
 			delete(v, "secondary")
 			delete(v, "stable-privacy")
 		}
-		// A neighbour's first next hop is listed by chance.
+		// Comes and goes in the background; LOWER_UP is what counts.
+		if flags, ok := v["flags"].([]any); ok {
+			v["flags"] = slices.DeleteFunc(flags, func(f any) bool { return f == "NO-CARRIER" })
+		}
+		// Which next hop comes first is chance.
 		if hops, ok := v["nexthops"].([]any); ok {
 			slices.SortFunc(hops, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
