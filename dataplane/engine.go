@@ -153,7 +153,10 @@ func (e *Engine) Events() <-chan Event { return e.events }
 func (e *Engine) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if !e.config.Enabled { // never changes
+	e.mu.Lock()
+	enabled := e.config.Enabled // never changes
+	e.mu.Unlock()
+	if !enabled {
 		e.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
 		close(e.ready)
 		<-ctx.Done()
@@ -181,10 +184,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return e.control(ctx, watch) })
 	group.Go(func() error { return e.resolve(ctx) })
-	if err := e.addDefaults(); err != nil {
+	failure := e.addDefaults()
+	if failure != nil {
 		cancel()
-		err = fmt.Errorf("data plane: %w", err)
-		group.Go(func() error { return err })
 	} else {
 		close(e.ready)
 	}
@@ -192,10 +194,14 @@ func (e *Engine) Run(ctx context.Context) error {
 	for _, w := range e.workers {
 		w.stop()
 	}
-	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	err = group.Wait()
+	switch {
+	case failure != nil:
+		return fmt.Errorf("data plane: %w", failure)
+	case errors.Is(err, context.Canceled):
+		return nil
 	}
-	return nil
+	return err
 }
 
 // open opens the sockets and the ports of vnets that were added before.

@@ -304,6 +304,9 @@ func (w *worker) canonical(addr netip.Addr) netip.Addr {
 func (w *worker) learnRemote(n *network, mac wire.MAC, from netip.Addr, by varp.Source) bool {
 	key := varp.Key{Vnet: n.config.ID, MAC: mac}
 	from = w.canonical(from)
+	if from.Is6() && from.IsLinkLocalUnicast() {
+		return true // no address without its link
+	}
 	if w.now < w.remoteCache.until && w.remoteCache.from == from && w.remoteCache.key == key {
 		return true
 	}
