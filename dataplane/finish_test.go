@@ -136,12 +136,12 @@ func datagrams(t *testing.T, from, to *lab.Domain, addr netip.Addr, sizes []int,
 		in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
 		return err
 	}))
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	require.NoError(t, from.Do(func() (err error) {
 		out, err = net.DialUDP("udp", nil, in.LocalAddr().(*net.UDPAddr))
 		return err
 	}))
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	if gso > 0 {
 		raw, err := out.SyscallConn()
 		require.NoError(t, err)
@@ -152,7 +152,7 @@ func datagrams(t *testing.T, from, to *lab.Domain, addr netip.Addr, sizes []int,
 	}
 	ctx, cancel := context.WithCancel(soon(t))
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { in.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
 	defer stop()
 	buf := make([]byte, 65536)
 	for i, size := range sizes {
@@ -173,46 +173,6 @@ func datagrams(t *testing.T, from, to *lab.Domain, addr netip.Addr, sizes []int,
 			if want = want[expected:]; len(want) == 0 {
 				break
 			}
-		}
-	}
-}
-
-func TestAsSuperFrame(t *testing.T) {
-	with := func(change func(f []byte)) []byte {
-		f := tcpFrame(1446)
-		change(f)
-		return f
-	}
-	six := append(append(append([]byte{}, domainMAC(1)...), domainMAC(9)...), 0x86, 0xdd, 0x60, 0, 0, 0, 0x05, 0x8c, 6, 64)
-	six = append(append(six, make([]byte, 32)...), tcpFrame(1400)[34:]...)
-	tagged := append(append(append([]byte{}, six[:12]...), 0x81, 0, 0, 5), six[12:]...)
-	for name, c := range map[string]struct {
-		frame []byte
-		want  uint8
-		size  uint16
-	}{
-		"IPv4":      {tcpFrame(1446), wire.GSOTCPv4, 1446},
-		"IPv6":      {six, wire.GSOTCPv6, 1400},
-		"tagged":    {tagged, wire.GSOTCPv6, 1400},
-		"no data":   {tcpFrame(0), 0, 0},
-		"UDP":       {with(func(f []byte) { f[23] = 17 }), 0, 0},
-		"fragment":  {with(func(f []byte) { f[20] = 0x20 }), 0, 0},
-		"SYN":       {with(func(f []byte) { f[47] |= tcpSYN }), 0, 0},
-		"urgent":    {with(func(f []byte) { f[47] |= tcpURG }), 0, 0},
-		"MD5":       {with(func(f []byte) { f[46] = 0xa0; f[54], f[55], f[56], f[57] = 1, 1, 19, 18 }), 0, 0},
-		"AO":        {with(func(f []byte) { f[46] = 0x60; f[54], f[55] = 29, 4 }), 0, 0},
-		"nonsense":  {with(func(f []byte) { f[46] = 0x60; f[54], f[55] = 8, 77 }), 0, 0},
-		"timestamp": {with(func(f []byte) { f[46] = 0x80; copy(f[54:], []byte{1, 1, 8, 10}) }), wire.GSOTCPv4, 1434},
-		"header":    {with(func(f []byte) { f[46] = 0x40 }), 0, 0},
-		"length":    {with(func(f []byte) { f[16] = 0xff }), 0, 0},
-		"ARP":       {with(func(f []byte) { f[13] = 6 }), 0, 0},
-		"short":     {tcpFrame(0)[:20], 0, 0},
-	} {
-		h, ok := asSuperFrame(c.frame, wire.VnetHdr{})
-		require.Equal(t, c.want != 0, ok, name)
-		if ok {
-			require.Equal(t, c.want, h.GSOType, name)
-			require.Equal(t, c.size, h.GSOSize, name)
 		}
 	}
 }

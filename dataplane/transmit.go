@@ -93,11 +93,6 @@ func (w *worker) segment(s *offload.Segmenter, n *network, l *link, frame []byte
 		p.Prefix = n.etherIPHeader()
 		p.Alone = true
 	}
-	if h.GSOType == wire.GSONone && len(frame) > p.MaxFrame {
-		if super, ok := asSuperFrame(frame, h); ok {
-			h = super
-		}
-	}
 	if err := s.Segment(frame, h, &p); err != nil {
 		w.drop(DropFrame)
 		return false

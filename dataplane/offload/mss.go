@@ -10,6 +10,8 @@ const (
 	optEnd = 0
 	optNop = 1
 	optMSS = 2
+	optMD5 = 19 // RFC 2385
+	optAO  = 29 // RFC 5925
 )
 
 // ClampMSS lowers, in place, the MSS that a TCP SYN announces to what fits in frames of maxFrame bytes,
@@ -54,22 +56,40 @@ func swap(w uint64) uint64 { return w>>8&0xff | w&0xff<<8 }
 
 // mssOption finds the value of the MSS option among the options from at to the end of b.
 func mssOption(b []byte, at int) (int, bool) {
-	for at < len(b) && b[at] != optEnd {
-		if b[at] == optNop {
-			at++
-			continue
-		}
-		if at+2 > len(b) {
-			break
-		}
-		n := int(b[at+1])
-		if n < 2 || at+n > len(b) {
-			break
-		}
-		if b[at] == optMSS && n == 4 {
+	for {
+		kind, n := option(b, at)
+		switch {
+		case n == 0:
+			return 0, false
+		case kind == optMSS && n == 4:
 			return at + 2, true
 		}
 		at += n
 	}
-	return 0, false
+}
+
+// signed reports whether TCP options sign their segment, which may not be changed then. Options that
+// cannot be read may.
+func signed(options []byte) bool {
+	for at := 0; at < len(options) && options[at] != optEnd; {
+		kind, n := option(options, at)
+		if n == 0 || kind == optMD5 || kind == optAO {
+			return true
+		}
+		at += n
+	}
+	return false
+}
+
+// option reads the TCP option at at: its kind and length; length 0 at the end, and if there is none.
+func option(b []byte, at int) (kind, length int) {
+	switch {
+	case at >= len(b) || b[at] == optEnd:
+		return optEnd, 0
+	case b[at] == optNop:
+		return optNop, 1
+	case at+2 > len(b) || b[at+1] < 2 || at+int(b[at+1]) > len(b):
+		return optEnd, 0
+	}
+	return int(b[at]), int(b[at+1])
 }

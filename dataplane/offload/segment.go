@@ -118,6 +118,11 @@ func (s *Segmenter) Segment(frame []byte, h wire.VnetHdr, p *Path) error {
 	if len(frame)+len(p.Prefix) > maxDatagram || len(p.Prefix) > maxPrefix {
 		return ErrLong
 	}
+	if len(frame) > p.MaxFrame {
+		if gso, ok := divisible(frame, h, p.MaxFrame); ok {
+			return s.cut(frame, gso, p)
+		}
+	}
 	if err := Complete(frame, h); err != nil {
 		return err
 	}
@@ -133,6 +138,41 @@ func (s *Segmenter) Segment(frame []byte, h wire.VnetHdr, p *Path) error {
 	t.borrow(frame)
 	return nil
 }
+
+// divisible returns how to cut a frame that is too long for the path though it is no super-frame: into equal
+// segments, which the other side joins with those of the next frame. That is done with TCP only, where
+// the sender counts on hardware, since it left the checksum to it: the end of what it had to send may be
+// one segment. What is complete, signed, or may be fragmented and thus has an id of its own, stays whole.
+func divisible(frame []byte, h wire.VnetHdr, maxFrame int) (gso wire.VnetHdr, ok bool) {
+	if h.Flags&wire.FlagNeedsCsum == 0 || h.CsumOffset != tcpCsum {
+		return h, false
+	}
+	l, ok := parse(frame)
+	if !ok || l.fragment || l.proto != protoTCP || int(h.CsumStart) != l.l4 {
+		return h, false
+	}
+	hl, ok := l.transport(frame)
+	if !ok || frame[l.l4+tcpFlags]&(tcpSYN|tcpRST|tcpURG) != 0 || signed(frame[l.l4+tcpLen:hl]) {
+		return h, false
+	}
+	h.GSOType = wire.GSOTCPv6
+	if !l.v6 {
+		if frame[l.l3+6]&0x40 == 0 {
+			return h, false
+		}
+		h.GSOType = wire.GSOTCPv4
+	}
+	payload, fits := l.end-hl, maxFrame-hl
+	if fits < minDivided || payload <= fits {
+		return h, false
+	}
+	n := (payload + fits - 1) / fits
+	h.GSOSize = uint16((payload + n - 1) / n)
+	return h, true
+}
+
+// minDivided is the least payload of segments, in bytes, that a frame is divided into.
+const minDivided = 256
 
 // cut adds the segments of a GSO frame.
 func (s *Segmenter) cut(frame []byte, h wire.VnetHdr, p *Path) error {

@@ -328,6 +328,60 @@ func TestPadding(t *testing.T) {
 	require.Equal(t, p.segments(1000), datagrams(t, &s, 1450))
 }
 
+// TestDivide: a single TCP segment that does not fit is cut like a super-frame if its sender left the checksum to
+// hardware, and in equal parts.
+func TestDivide(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 12))
+	var s Segmenter
+	for name, c := range map[string]struct {
+		change func(p *packet)
+		hdr    func(h *wire.VnetHdr)
+		whole  bool
+	}{
+		"IPv4":              {},
+		"IPv6":              {change: func(p *packet) { p.v6 = true }},
+		"tagged":            {change: func(p *packet) { p.tags = []uint16{0x8100} }},
+		"extension headers": {change: func(p *packet) { p.v6, p.exts = true, []ext{{60, make([]byte, 6)}} }},
+		"at the end":        {change: func(p *packet) { p.flags |= tcpFIN | tcpPSH }},
+		"complete":          {hdr: func(h *wire.VnetHdr) { h.Flags = 0 }, whole: true},
+		"with its own id":   {change: func(p *packet) { p.df = false }, whole: true},
+		"at the beginning":  {change: func(p *packet) { p.flags |= tcpSYN }, whole: true},
+		"reset":             {change: func(p *packet) { p.flags |= tcpRST }, whole: true},
+		"urgent":            {change: func(p *packet) { p.flags |= tcpURG }, whole: true},
+		"MD5":               {change: func(p *packet) { p.tcpOpts = append([]byte{1, 1, 19, 18}, make([]byte, 16)...) }, whole: true},
+		"AO":                {change: func(p *packet) { p.tcpOpts = append([]byte{29, 16}, make([]byte, 14)...) }, whole: true},
+		"behind others":     {change: func(p *packet) { p.tcpOpts = append(bytes.Clone(timestamps), 29, 4, 0, 0) }, whole: true},
+		"nonsense":          {change: func(p *packet) { p.tcpOpts = []byte{8, 77, 0, 0} }, whole: true},
+		"short option":      {change: func(p *packet) { p.tcpOpts = []byte{1, 1, 1, 8} }, whole: true},
+		"ends early":        {change: func(p *packet) { p.tcpOpts = []byte{0, 29, 4, 0} }},
+		"UDP":               {change: func(p *packet) { p.tcp, p.tcpOpts, p.flags = false, nil, 0 }, whole: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := tcpPacket(r, 1500)
+			if c.change != nil {
+				c.change(&p)
+			}
+			_, _, hl := p.headers()
+			for _, maxFrame := range []int{hl + 1500, hl + 1499, hl + 750, hl + 749, hl + 300, hl + 200} {
+				frame, h := p.super(0)
+				h.GSOType, h.GSOSize, h.HdrLen = wire.GSONone, 0, 0
+				if c.hdr != nil {
+					frame = p.build(false)
+					c.hdr(&h)
+				}
+				want := [][]byte{p.build(false)}
+				if n := maxFrame - hl; n < 1500 && n > 256 && !c.whole {
+					count := (1500 + n - 1) / n
+					want = p.segments((1500 + count - 1) / count)
+				}
+				s.Reset()
+				require.NoError(t, s.Segment(frame, h, pathOf(maxFrame)))
+				require.Equal(t, want, datagrams(t, &s, maxFrame))
+			}
+		})
+	}
+}
+
 // TestHdrLenIsAHint: the headers are measured, whatever hdr_len says.
 func TestHdrLenIsAHint(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 11))
