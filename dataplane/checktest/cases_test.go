@@ -39,6 +39,8 @@ func (m *maker) singles(s *setup) (out []shot) {
 	}{
 		{"TCP", packet{proto: protoTCP, flags: ack | psh, opts: timestamps, df: true, seq: 7}},
 		{"TCP to be summed", packet{proto: protoTCP, flags: ack, df: true, sum: partial}},
+		{"TCP to be summed, with its own id", packet{proto: protoTCP, flags: ack, sum: partial, id: 5}},
+		{"TCP with a wrong sum", packet{proto: protoTCP, flags: ack, df: true, sum: wrong}},
 		{"TCP, six", packet{v6: true, proto: protoTCP, flags: ack | fin, opts: timestamps}},
 		{"TCP, six, to be summed", packet{v6: true, proto: protoTCP, flags: ack, opts: timestamps, sum: partial}},
 		{"UDP", packet{proto: protoUDP, id: 77}},

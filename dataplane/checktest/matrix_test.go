@@ -24,6 +24,7 @@ func TestMatrix(t *testing.T) {
 				m := x.maker
 				shots[i] = slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup))
 			}
+			rec := w.recorders(t)
 			var cut [2][2][]expected // late, early
 			for i := range shots {
 				cut[0][i] = w.expect(t, shots[i], false)
@@ -42,6 +43,9 @@ func TestMatrix(t *testing.T) {
 						early = 1
 					}
 					w.exchange(t, s, cut[early])
+					if s.quick {
+						w.traffic(t, s, rec)
+					}
 				})
 			}
 			t.Logf("on the wire: %v", w.wire.count)

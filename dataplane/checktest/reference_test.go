@@ -2,6 +2,7 @@ package checktest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -207,12 +208,33 @@ func finish(f []byte, h wire.VnetHdr) ([]byte, error) {
 	return f, nil
 }
 
+// divided returns a header that says how to cut a TCP segment that is longer than limit, into equal parts: if its
+// sender left the checksum to hardware, IPv4 may not fragment it, and it is one like all others.
+func divided(f []byte, h wire.VnetHdr, limit int) (wire.VnetHdr, bool) {
+	l, err := look(f)
+	if err != nil || limit <= 0 || len(f) <= limit || !isTCP(f) || h.Flags&wire.FlagNeedsCsum == 0 ||
+		f[0]&1 != 0 || !l.v6 && f[l.l3+6]&0x40 == 0 || f[l.l4+13]&(syn|rst|urg) != 0 {
+		return h, false
+	}
+	hl := l.l4 + int(f[l.l4+12]>>4)*4
+	n := l.end - hl
+	count := (n + limit - hl - 1) / (limit - hl)
+	h.GSOType, h.GSOSize = wire.GSOTCPv4, uint16((n+count-1)/count)
+	if l.v6 {
+		h.GSOType = wire.GSOTCPv6
+	}
+	return h, count > 1
+}
+
 // pieces are the frames that a frame becomes on a cable: itself, or what is cut from a super-frame. A
 // limit above 0 is the length that frames with TCP may have.
 func pieces(f []byte, h wire.VnetHdr, limit int) ([][]byte, error) {
 	if h.GSOType == wire.GSONone {
-		one, err := finish(f, h)
-		return [][]byte{one}, err
+		var ok bool
+		if h, ok = divided(f, h, limit); !ok {
+			one, err := finish(f, h)
+			return [][]byte{one}, err
+		}
 	}
 	l, err := look(f)
 	if err != nil {
@@ -311,4 +333,90 @@ func sameBut(want []byte, got caught) bool {
 		}
 	}
 	return bytes.Equal(a, b)
+}
+
+func isTCP(f []byte) bool {
+	l, err := look(f)
+	if err != nil || l.proto != protoTCP || l.fragment || l.end < l.l4+20 {
+		return false
+	}
+	n := int(f[l.l4+12]>>4) * 4
+	return n >= 20 && l.l4+n <= l.end
+}
+
+// sameStream compares frames of one TCP flow that may have been joined and cut anew: each run of segments that
+// follow each other and have the same headers counts as one.
+func sameStream(in, out [][]byte) error {
+	a, b := runs(in), runs(out)
+	for i := range min(len(a), len(b)) {
+		if !bytes.Equal(a[i], b[i]) {
+			return fmt.Errorf("run %d of %d: went in as %d bytes, came out as %d\n\twent in  %x\n\tcame out %x",
+				i+1, len(a), len(a[i]), len(b[i]), short(a[i]), short(b[i]))
+		}
+	}
+	if len(a) != len(b) {
+		return fmt.Errorf("%d runs went in, %d came out", len(a), len(b))
+	}
+	return nil
+}
+
+// runs joins the segments of each run, without regard to lengths, ids and checksums in the headers.
+func runs(frames [][]byte) (out [][]byte) {
+	var head []byte // of the run, with the sequence of what may follow
+	for _, f := range frames {
+		if !isTCP(f) {
+			out, head = append(out, f), nil
+			continue
+		}
+		l, _ := look(f)
+		hl := l.l4 + int(f[l.l4+12]>>4)*4
+		good := unfinished(f) == nil
+		h := bytes.Clone(f[:hl])
+		tcp := h[l.l4:]
+		if good {
+			if l.v6 {
+				clear(h[l.l3+4 : l.l3+6])
+			} else {
+				clear(h[l.l3+2 : l.l3+6])
+				clear(h[l.l3+10 : l.l3+12])
+			}
+			clear(tcp[16:18])
+		}
+		seq := binary.BigEndian.Uint32(tcp[4:])
+		last := tcp[13]&(psh|fin) != 0
+		again := bytes.Clone(h)
+		again[l.l4+13] &^= psh | fin
+		if good && head != nil && bytes.Equal(head, again) && l.end > hl {
+			r := &out[len(out)-1]
+			*r = append(*r, f[hl:l.end]...)
+			(*r)[l.l4+13] |= tcp[13] & (psh | fin)
+		} else {
+			out = append(out, append(h, f[hl:l.end]...))
+		}
+		head = nil
+		if good && !last && l.end > hl && tcp[13]&(syn|rst|urg) == 0 {
+			head = again
+			head[l.l4+13] &^= cwr
+			binary.BigEndian.PutUint32(head[l.l4+4:], seq+uint32(l.end-hl))
+		}
+	}
+	return out
+}
+
+// inOrder compares two frames of a flow by what a sender counts up: sequence and acknowledgement of TCP, relative
+// to those of some frame of the flow; of other protocols by their bytes.
+func inOrder(some, a, b []byte) int {
+	if !isTCP(some) || !isTCP(a) || !isTCP(b) {
+		return bytes.Compare(a, b)
+	}
+	field := func(f []byte, at int) int32 {
+		l, _ := look(f)
+		return int32(binary.BigEndian.Uint32(f[l.l4+at:]))
+	}
+	const seq, ack = 4, 8
+	return cmp.Or(
+		cmp.Compare(field(a, seq)-field(some, seq), field(b, seq)-field(some, seq)),
+		cmp.Compare(field(a, ack)-field(some, ack), field(b, ack)-field(some, ack)),
+		cmp.Compare(len(a), len(b)), bytes.Compare(a, b),
+	)
 }

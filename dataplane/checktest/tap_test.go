@@ -3,6 +3,7 @@ package checktest
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -164,6 +165,8 @@ type caught struct {
 type inbox struct {
 	mu     sync.Mutex
 	frames []caught
+	weight int // of frames
+	supers int // since ever
 	err    error
 	more   chan struct{}
 }
@@ -178,28 +181,63 @@ func (q *inbox) put(frame []byte, h wire.VnetHdr) {
 	if err != nil && q.err == nil {
 		q.err = fmt.Errorf("%w; %+v, frame of %d bytes: %x…", err, h, len(frame), frame[:min(64, len(frame))])
 	}
+	super := h.GSOType != wire.GSONone
+	if super {
+		q.supers++
+	}
 	for i, f := range list {
-		q.frames = append(q.frames, caught{f, h.GSOType != wire.GSONone, i > 0})
+		q.frames = append(q.frames, caught{f, super, i > 0})
+		q.weight += weight(f)
 	}
 	close(q.more)
 	q.more = make(chan struct{})
 }
 
-// take takes at least n frames, and waits for them; what came until ctx ended if it does.
-func (q *inbox) take(ctx context.Context, n int) ([]caught, error) {
+// weight is what a frame counts: what remains the same however TCP is cut.
+func weight(f []byte) int {
+	if !isTCP(f) {
+		return 1
+	}
+	l, _ := look(f)
+	return max(1, l.end-l.l4-int(f[l.l4+12]>>4)*4)
+}
+
+// weights is the weight of frames together.
+func weights(frames [][]byte) (sum int) {
+	for _, f := range frames {
+		sum += weight(f)
+	}
+	return sum
+}
+
+// take takes frames of some weight or more, and waits for them; what came until ctx ended if it does.
+func (q *inbox) take(ctx context.Context, weight int) ([]caught, error) {
 	for {
 		q.mu.Lock()
 		frames, more, err := q.frames, q.more, q.err
-		if len(frames) >= n || err != nil {
-			q.frames, q.err = nil, nil
-			q.mu.Unlock()
-			return frames, err
+		enough := q.weight >= weight || err != nil || ctx.Err() != nil
+		if enough {
+			q.frames, q.weight, q.err = nil, 0, nil
 		}
 		q.mu.Unlock()
+		if enough {
+			return frames, errors.Join(err, ctx.Err())
+		}
 		select {
 		case <-more:
 		case <-ctx.Done():
-			return frames, ctx.Err()
 		}
 	}
+}
+
+// changed is closed when there is something to take.
+func (q *inbox) changed() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.frames) > 0 {
+		now := make(chan struct{})
+		close(now)
+		return now
+	}
+	return q.more
 }
