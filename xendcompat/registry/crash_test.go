@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -217,6 +218,13 @@ func fillDisk(dir string) error {
 	if err := r.Close(); err != nil {
 		return err
 	}
+	// Not even the pid in the lock file has room.
+	if err := os.Truncate(filepath.Join(dir, lockFile), 0); err != nil {
+		return err
+	}
+	if err := fill(filepath.Join(dir, "fill")); err != nil {
+		return err
+	}
 	if r, err = Open(Options{Dir: dir}); err != nil {
 		return err
 	}
@@ -224,6 +232,25 @@ func fillDisk(dir string) error {
 		return fmt.Errorf("on the disk: %s instead of %s; corrupt: %v", ids(r), want, r.Corrupt())
 	}
 	return nil
+}
+
+// fill makes a file of all the space that is left.
+func fill(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	return errors.Join(f.Close(), ignore(err, unix.ENOSPC))
+}
+
+func ignore(err error, expected unix.Errno) error {
+	if isErrno(err, expected) {
+		return nil
+	}
+	return err
 }
 
 // readOnly makes the disk read-only under a registry, and then opens it so.

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/xenvnet/xend/vnet"
 )
@@ -42,15 +44,22 @@ func (r *Registry) load() error {
 			found = append(found, e)
 		}
 	}
+	// A file that was written by hand, which has no number, takes no device away from a vnet that has it.
+	slices.SortFunc(found, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.number-1, b.number-1), a.config.ID.Compare(b.config.ID))
+	})
+	devices := map[string]string{} // whose they are
+	found = slices.DeleteFunc(found, func(e entry) bool {
+		err := claim(devices, e.config)
+		if err != nil {
+			r.reject(e.config.ID.FileName()+vnetExt, err)
+		}
+		return err != nil
+	})
 	slices.SortFunc(found, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.number, b.number), a.config.ID.Compare(b.config.ID))
 	})
-	devices := map[string]string{} // whose they are
 	for _, e := range found {
-		if err := claim(devices, e.config); err != nil {
-			r.reject(e.config.ID.FileName()+vnetExt, err)
-			continue
-		}
 		if n := len(r.order); n > 0 && e.number <= r.last {
 			e.number = r.last + 1 // without a number of its own, or with somebody else's
 		}
@@ -82,7 +91,7 @@ func (r *Registry) reject(name string, why error) {
 
 // read reads a vnet's file.
 func (r *Registry) read(name string) (entry, error) {
-	b, err := os.ReadFile(filepath.Join(r.dir, name))
+	b, err := readFile(filepath.Join(r.dir, name))
 	if err != nil {
 		return entry{}, err
 	}
@@ -98,4 +107,21 @@ func (r *Registry) read(name string) (entry, error) {
 		return entry{}, fmt.Errorf("it holds vnet %s, whose file is %s", e.config.IDText, want)
 	}
 	return e, nil
+}
+
+// readFile reads a file, and nothing that is none: of a pipe, opening it would wait for a writer.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return io.ReadAll(f)
 }

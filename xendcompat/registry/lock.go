@@ -43,14 +43,13 @@ func lockDir(dir string) (*os.File, error) {
 		f.Close()
 		return nil, locked
 	}
-	if err == nil {
-		if err = f.Truncate(0); err == nil {
-			_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
-		}
-	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	// A full disk keeps no vnet from being there again.
+	if f.Truncate(0) == nil {
+		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
 	return f, nil
 }
