@@ -342,7 +342,8 @@ func (e *Engine) masterLocked(n *network, bridge int) {
 	bridge = l.Master
 	n.bridge = bridge
 	if n.config.Bridge == "" {
-		return // its owner's business
+		e.claimLearnedLocked(n) // which bridge it is on is its owner's business
+		return
 	}
 	if bridge == n.devices.BridgeIndex {
 		n.problem = ""

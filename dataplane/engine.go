@@ -242,7 +242,7 @@ func (e *Engine) close() {
 	e.state = stateClosed
 	for _, n := range e.networks {
 		if n.port != nil {
-			n.port.Close()
+			_ = n.port.Close()
 		}
 	}
 	for _, f := range e.underlays {
@@ -341,7 +341,12 @@ func (e *Engine) addLocked(c vnet.Config) error {
 	before := e.networks[c.ID]
 	n := newNetwork(c, len(e.workers), e.recent.salt(c.ID))
 	n.devices = devices
-	n.bridge = devices.BridgeIndex
+	if n.bridge = devices.BridgeIndex; n.bridge == 0 {
+		// Somebody may have put it on a bridge of his own.
+		if l, err := e.host.LinkByIndex(devices.VnifIndex); err == nil {
+			n.bridge = l.Master
+		}
+	}
 	n.limit = e.bumLimit()
 	if before != nil {
 		n.shares = before.shares
@@ -414,7 +419,7 @@ func (e *Engine) attachLocked(n *network) error {
 		}
 		e.publishLocked()
 		e.quiesceLocked()
-		p.Close()
+		_ = p.Close()
 		return err
 	}
 	return nil
@@ -439,7 +444,7 @@ func (e *Engine) detachLocked(n *network) {
 	e.networks[n.config.ID] = c
 	e.publishLocked()
 	e.quiesceLocked()
-	p.Close()
+	_ = p.Close()
 }
 
 // Remove stops carrying a vnet's frames and removes its devices; the bridge only if it is ours and no

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -53,6 +54,13 @@ func (e *Engine) openUnderlaysLocked() error {
 			})
 			return err
 		})
+		if fam == underlay.IPv6 && err != nil {
+			e.log.Error("no IPv6 underlay: hosts are reached over IPv4 only", "err", err)
+			continue
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w: does another xend or vnetd run on this machine?", err)
+		}
 		if err != nil {
 			return err
 		}

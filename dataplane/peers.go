@@ -62,7 +62,7 @@ func (p *peers) configure(list []Peer, port uint16) {
 // their counters.
 func (p *peers) list(own map[netip.Addr]struct{}) ([]*peer, map[netip.Addr]*peer) {
 	want := map[netip.Addr]*peer{}
-	want1 := func(name string, addr netip.Addr, port uint16) {
+	add := func(name string, addr netip.Addr, port uint16) {
 		if _, isOwn := own[addr]; isOwn || !addr.IsValid() {
 			return
 		}
@@ -80,11 +80,11 @@ func (p *peers) list(own map[netip.Addr]struct{}) ([]*peer, map[netip.Addr]*peer
 	}
 	for _, r := range p.configured {
 		if !p.removed[r.addr] {
-			want1(r.name, r.addr, r.port)
+			add(r.name, r.addr, r.port)
 		}
 	}
 	for addr, port := range p.added {
-		want1("", addr, port)
+		add("", addr, port)
 	}
 	p.live = want
 	out := slices.SortedFunc(maps.Values(want), func(a, b *peer) int { return a.addr.Addr().Compare(b.addr.Addr()) })

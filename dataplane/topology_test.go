@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -665,6 +666,17 @@ func TestDefaultVnets(t *testing.T) {
 	cfg.DefaultVnets = true
 	require.NoError(t, hosts[0].Reload(cfg))
 	require.Len(t, hosts[0].Snapshot().Vnets, 3)
+}
+
+// Two daemons on one machine: the second says why it cannot run.
+func TestPortTaken(t *testing.T) {
+	_, _, hosts := newLab(t, 1, testConfig())
+	e, err := New(testConfig(), hosts[0].Net, logger(t, "second"))
+	require.NoError(t, err)
+	err = e.Run(soon(t))
+	require.ErrorContains(t, err, "does another xend or vnetd run")
+	require.ErrorIs(t, err, unix.EADDRINUSE)
+	require.ErrorIs(t, e.Add(soon(t), configOf(t, "97")), ErrClosed)
 }
 
 // Without the data plane there are devices, but no tunnel.
