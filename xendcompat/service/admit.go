@@ -62,17 +62,27 @@ func (s *Service) checkID(c vnet.Config) error {
 	return nil
 }
 
-// checkNames compares with the devices of all other vnets. A device has one name among bridges and
-// interfaces.
+// checkNames compares with the devices of all other vnets, and with the one that every vnet has besides
+// those that it names. A device has one name among bridges and interfaces.
 func (s *Service) checkNames(c vnet.Config) error {
+	peer := port.PeerName(c.ID)
+	others := s.wanted()
 	for _, f := range []struct{ field, name string }{{"bridge", c.Bridge}, {"vnetif", c.Vnetif}} {
 		if f.name == "" {
 			continue
 		}
-		for _, o := range s.wanted() {
-			if o.ID != c.ID && (f.name == o.Bridge || f.name == o.Vnetif) {
+		if f.name == peer {
+			return refuse(Invalid, f.field, "%s is how the other end of the vnet's interface is named", f.name)
+		}
+		for _, o := range others {
+			if o.ID != c.ID && (f.name == o.Bridge || f.name == o.Vnetif || f.name == port.PeerName(o.ID)) {
 				return refuse(Conflict, f.field, "%s belongs to vnet %s", f.name, o.IDText)
 			}
+		}
+	}
+	for _, o := range others {
+		if o.ID != c.ID && (peer == o.Bridge || peer == o.Vnetif) {
+			return refuse(Conflict, "id", "vnet %s needs %s for the other end of its interface, and that belongs to vnet %s", c.IDText, peer, o.IDText)
 		}
 	}
 	return nil
@@ -81,17 +91,19 @@ func (s *Service) checkNames(c vnet.Config) error {
 // checkDevices looks whether the names are taken by devices that xend did not make. A bridge that
 // exists is used.
 func (s *Service) checkDevices(c vnet.Config) error {
-	l, err := s.o.Host.LinkByName(c.Vnetif)
-	switch {
-	case err == nil && l.Alias != port.Alias(c.ID):
-		return refuse(Conflict, "vnetif", "%s is the name of a device that xend did not make for this vnet", l)
-	case err != nil && !errors.Is(err, hostnet.ErrNotFound):
-		return failed("look for "+c.Vnetif, err)
+	for _, f := range []struct{ field, name string }{{"vnetif", c.Vnetif}, {"id", port.PeerName(c.ID)}} {
+		l, err := s.o.Host.LinkByName(f.name)
+		switch {
+		case err == nil && l.Alias != port.Alias(c.ID):
+			return refuse(Conflict, f.field, "%s is the name of a device that xend did not make for this vnet", l)
+		case err != nil && !errors.Is(err, hostnet.ErrNotFound):
+			return failed("look for "+f.name, err)
+		}
 	}
 	if c.Bridge == "" {
 		return nil
 	}
-	l, err = s.o.Host.LinkByName(c.Bridge)
+	l, err := s.o.Host.LinkByName(c.Bridge)
 	switch {
 	case err == nil && l.Kind != "bridge":
 		return refuse(Conflict, "bridge", "%s is no bridge", l)

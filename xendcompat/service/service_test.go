@@ -79,8 +79,11 @@ func TestRefusals(t *testing.T) {
 	transient := simple(t, "50")
 	transient.Bridge = ""
 	require.NoError(t, d.AddTransient(ctx, transient))
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "eth7", Peer: "eth8"}))
-	_, err := h.CreateBridge(hostnet.Bridge{Name: "br7"})
+	require.NoError(t, d.CreateVnet(ctx, config(t, "(vnet (id 60) (bridge vnp61))")))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "eth7", Peer: "vnp62"}))
+	vnp62, err := h.LinkByName("vnp62")
+	require.NoError(t, err)
+	_, err = h.CreateBridge(hostnet.Bridge{Name: "br7"})
 	require.NoError(t, err)
 	eth7, err := h.LinkByName("eth7")
 	require.NoError(t, err)
@@ -102,6 +105,12 @@ func TestRefusals(t *testing.T) {
 		{"(vnet (id 98) (vnetif vnet97))", Conflict, "invalid vnet config: vnetif: vnet97 belongs to vnet 97"},
 		{"(vnet (id 98) (vnetif vnif0003))", Conflict, "invalid vnet config: vnetif: vnif0003 belongs to vnet 0003"},
 		{"(vnet (id 98) (bridge vnif50))", Conflict, "invalid vnet config: bridge: vnif50 belongs to vnet 50"},
+		{"(vnet (id 98) (bridge vnp97))", Conflict, "invalid vnet config: bridge: vnp97 belongs to vnet 97"},
+		{"(vnet (id 98) (vnetif vnp2))", Conflict, "invalid vnet config: vnetif: vnp2 belongs to vnet 0002"},
+		{"(vnet (id 98) (vnetif vnp98))", Invalid, "invalid vnet config: vnetif: vnp98 is how the other end of the vnet's interface is named"},
+		{"(vnet (id 98) (bridge vnp98))", Invalid, "invalid vnet config: bridge: vnp98 is how the other end of the vnet's interface is named"},
+		{"(vnet (id 61))", Conflict, "invalid vnet config: id: vnet 61 needs vnp61 for the other end of its interface, and that belongs to vnet 60"},
+		{"(vnet (id 62))", Conflict, "invalid vnet config: id: " + vnp62.String() + " is the name of a device that xend did not make for this vnet"},
 		{"(vnet (id 98) (vnetif eth7))", Conflict, "invalid vnet config: vnetif: " + eth7.String() + " is the name of a device that xend did not make for this vnet"},
 		{"(vnet (id 98) (vnetif br7))", Conflict, "invalid vnet config: vnetif: " + br7.String() + " is the name of a device that xend did not make for this vnet"},
 		{"(vnet (id 98) (bridge eth7))", Conflict, "invalid vnet config: bridge: " + eth7.String() + " is no bridge"},
@@ -111,7 +120,7 @@ func TestRefusals(t *testing.T) {
 		refused(t, d.CreateVnet(ctx, config(t, c.text)), c.kind, c.error)
 		refused(t, d.AddTransient(ctx, config(t, c.text)), c.kind, c.error)
 	}
-	require.Equal(t, "97", vnets(d.Service))
+	require.Equal(t, "97 60", vnets(d.Service))
 	require.Equal(t, before, layout(t, h))
 
 	gone, cancel := context.WithCancel(ctx)
