@@ -39,6 +39,7 @@ func (w *world) recorders(t *testing.T) (out [2]*record) {
 		require.NoError(t, err)
 		openTap(t, x.guest.Node, eth.Index, x.host.Name+"'s guest", true, func(f []byte, h wire.VnetHdr, leaves bool) {
 			switch {
+			case f[0] == 0x33: // IPv6 multicast: reports that the guest sent, and repeats, on its own
 			case leaves && wire.Source(f) == own:
 				r.left(f, h)
 			case !leaves && wire.Source(f) == other:
