@@ -79,6 +79,9 @@ func exchange(c *http.Client, req *http.Request) (reply, error) {
 	return r, nil
 }
 
+// reasonNotFound is the reason phrase for what does not exist.
+const reasonNotFound = "Not found"
+
 // errTooLarge is an answer that no daemon of ours gives.
 var errTooLarge = fmt.Errorf("xend's answer is larger than %d MiB", maxReply>>20)
 
@@ -133,7 +136,7 @@ func (c *HTTP) do(ctx context.Context, method, path, contentType string, body []
 	case http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent:
 		return r, nil
 	}
-	return reply{}, &Error{Text: r.reason, NotFound: r.reason == "Not found"}
+	return reply{}, &Error{Text: r.reason, NotFound: r.reason == reasonNotFound}
 }
 
 // xendErr returns the error that a body carries, or nil.
@@ -194,7 +197,14 @@ func (c *HTTP) post(ctx context.Context, path, op string, params url.Values) err
 	return err
 }
 
-func vnetPath(id string) string { return "/xend/vnet/" + url.PathEscape(id) }
+// below returns the path of what is called name in dir. Names that lead elsewhere are those of nothing.
+func below(dir, name string) (string, error) {
+	switch name {
+	case "", ".", "..":
+		return "", &Error{Text: reasonNotFound, NotFound: true}
+	}
+	return dir + url.PathEscape(name), nil
+}
 
 // Vnets implements [Xend].
 func (c *HTTP) Vnets(ctx context.Context) ([]string, error) {
@@ -216,7 +226,11 @@ func texts(v sxp.Value) []string {
 
 // Vnet implements [Xend].
 func (c *HTTP) Vnet(ctx context.Context, id string) (sxp.Value, error) {
-	return c.get(ctx, vnetPath(id))
+	path, err := below("/xend/vnet/", id)
+	if err != nil {
+		return sxp.Value{}, err
+	}
+	return c.get(ctx, path)
 }
 
 // CreateVnet implements [Xend]. The file goes as an upload, as legacy clients send it.
@@ -242,7 +256,11 @@ func (c *HTTP) CreateVnet(ctx context.Context, name string, config []byte) error
 
 // DeleteVnet implements [Xend].
 func (c *HTTP) DeleteVnet(ctx context.Context, id string) error {
-	return c.post(ctx, vnetPath(id), "delete", nil)
+	path, err := below("/xend/vnet/", id)
+	if err != nil {
+		return err
+	}
+	return c.post(ctx, path, "delete", nil)
 }
 
 // Domains implements [Xend].
@@ -253,7 +271,11 @@ func (c *HTTP) Domains(ctx context.Context) ([]sxp.Value, error) {
 
 // Domain implements [Xend].
 func (c *HTTP) Domain(ctx context.Context, name string) (sxp.Value, error) {
-	return c.get(ctx, "/xend/domain/"+url.PathEscape(name))
+	path, err := below("/xend/domain/", name)
+	if err != nil {
+		return sxp.Value{}, err
+	}
+	return c.get(ctx, path)
 }
 
 // Node implements [Xend].
