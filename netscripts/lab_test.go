@@ -247,7 +247,11 @@ func steady(v any) {
 		}
 		// Comes and goes in the background; LOWER_UP is what counts.
 		if flags, ok := v["flags"].([]any); ok {
-			v["flags"] = slices.DeleteFunc(flags, func(f any) bool { return f == "NO-CARRIER" })
+			v["flags"] = slices.DeleteFunc(flags, func(f any) bool { return f == "NO-CARRIER" || f == "linkdown" })
+		}
+		// A device that is down keeps the queue that it had when it was up last.
+		if flags, ok := v["flags"].([]any); ok && !slices.Contains(flags, any("UP")) {
+			delete(v, "qdisc")
 		}
 		// Which next hop comes first is chance.
 		if hops, ok := v["nexthops"].([]any); ok {

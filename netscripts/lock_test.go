@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -59,6 +60,10 @@ func TestForeignLock(t *testing.T) {
 		_ = other.Process.Kill()
 		_ = other.Wait()
 	})
+	require.Eventually(t, func() bool { // until then it shows our own command line
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", other.Process.Pid))
+		return err == nil && strings.HasPrefix(string(b), "sleep")
+	}, time.Minute, time.Millisecond)
 	hold := func(owner string) {
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "owner"), []byte(owner), 0o644))

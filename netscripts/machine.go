@@ -200,7 +200,7 @@ func (m *machine) revive(d device, state l3.State, t *transaction) error {
 	})
 	each(func(d device) error {
 		if !d.Up {
-			return nil
+			return m.down(d.Index) // VLANs come up with the device below them
 		}
 		return m.up(d.Index)
 	})

@@ -251,6 +251,7 @@ func TestRootOnTheNetwork(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.IP("link add eth1 type veth peer name v1\nlink set eth1 up\nlink set v1 up\naddr add 198.18.0.1/24 dev eth1")
+	h.waitForAddresses()
 	was := h.dump()
 	for _, c := range []struct {
 		name, mount string
