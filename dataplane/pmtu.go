@@ -16,8 +16,7 @@ func (w *worker) fitPath(n *network, l *link, etherip bool, frame []byte, h wire
 	switch h.GSOType &^ wire.GSOECN {
 	case wire.GSONone:
 	case wire.GSOUDPL4:
-		// Datagrams keep their boundaries.
-		longest = min(longest, int(h.HdrLen)+int(h.GSOSize))
+		longest = offload.LongestUDP(frame, h)
 	default:
 		return true // TCP is cut to fit
 	}

@@ -41,3 +41,14 @@ func innerMSS(maxFrame, l3 int, v6 bool) int {
 	}
 	return maxFrame - l3 - wire.IPv4Len - tcpLen
 }
+
+// LongestUDP is the length in bytes of the longest frame that a super-frame of UDP becomes, whose datagrams keep
+// their boundaries. The headers are measured: hdr_len of a header from the kernel tells something else. A frame
+// whose headers contradict themselves counts as a whole.
+func LongestUDP(frame []byte, h wire.VnetHdr) int {
+	l, ok := parse(frame)
+	if !ok || l.proto != protoUDP || l.fragment {
+		return len(frame)
+	}
+	return min(len(frame), l.l4+wire.UDPLen+int(h.GSOSize))
+}

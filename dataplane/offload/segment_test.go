@@ -328,6 +328,30 @@ func TestPadding(t *testing.T) {
 	require.Equal(t, p.segments(1000), datagrams(t, &s, 1450))
 }
 
+func TestLongestUDP(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 13))
+	var s Segmenter
+	for range 300 {
+		p := randomPacket(r, 1+r.IntN(5000))
+		p.tcp = false
+		frame, h := p.super(1 + r.IntN(2000))
+		h.HdrLen = uint16(r.Uint32())
+		s.Reset()
+		if s.Segment(frame, h, pathOf(9000)) != nil {
+			continue
+		}
+		longest := 0
+		for _, f := range datagrams(t, &s, 9000) {
+			longest = max(longest, len(f))
+		}
+		require.Equal(t, longest, LongestUDP(frame, h))
+	}
+	p := tcpPacket(r, 2000)
+	frame, h := p.super(1000)
+	require.Equal(t, len(frame), LongestUDP(frame, h))
+	require.Equal(t, 20, LongestUDP(frame[:20], h))
+}
+
 // TestDivide: a single TCP segment that does not fit is cut like a super-frame if its sender left the checksum to
 // hardware, and in equal parts.
 func TestDivide(t *testing.T) {
