@@ -189,7 +189,7 @@ func (l *hotplugLog) is(w io.Writer) bool {
 func (l *hotplugLog) Write(p []byte) (int, error) {
 	if l.file == nil && !l.failed {
 		_ = os.MkdirAll(filepath.Dir(l.path), 0o755)
-		f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 		l.file, l.failed = f, err != nil
 	}
 	if l.failed {

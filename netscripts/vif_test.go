@@ -404,6 +404,11 @@ func TestVifSetup(t *testing.T) {
 	require.NoError(t, err, out)
 	require.Contains(t, out, "vif-mine online")
 
+	x.store("script", "vif-setup")
+	out, err = setup("online")
+	require.Error(t, err)
+	require.Contains(t, out, "which would run itself for ever")
+
 	x.store("script", "vif-none")
 	out, err = setup("online")
 	require.Error(t, err)
