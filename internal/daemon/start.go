@@ -133,6 +133,7 @@ func spawn(args []string) error {
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Env = append(os.Environ(), readyEnv+"=3") // after standard error
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	keepFiles()
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
@@ -160,6 +161,19 @@ func spawn(args []string) error {
 				return fmt.Errorf("%w: %w", ErrNotReady, err) // killed: it could not say why
 			}
 			return ErrNotReady
+		}
+	}
+}
+
+// keepFiles keeps what a caller left open, such as the pipe that somebody reads to its end, from the daemon.
+func keepFiles() {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // no harm but to a caller who waits
+	}
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
 		}
 	}
 }
