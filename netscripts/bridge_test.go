@@ -36,11 +36,11 @@ func TestStartStop(t *testing.T) {
 	once := h.dump()
 	r = h.must("network-bridge", "start")
 	require.Equal(t, "network-bridge: nothing to do: eth0 is a bridge over peth0 already\n", r.stdout)
-	same(t, once, h.dump(), "second start")
+	h.same(once, "second start")
 
 	r = h.must("network-bridge", "stop")
 	require.Equal(t, "network-bridge: the bridge eth0 is gone; eth0 has its name and addresses again\n", r.stdout)
-	same(t, before, h.dump(), "stop")
+	h.same(before, "stop")
 	r = h.must("network-bridge", "stop")
 	require.Equal(t, "network-bridge: nothing to do: there is no bridge eth0\n", r.stdout)
 
@@ -129,7 +129,7 @@ func TestRichStartStop(t *testing.T) {
 		require.Empty(t, h.Show("-6", "route", "show", "table", "all", "dev", "peth0"))
 		r = h.runWith(context.Background(), Env{Before: before}, "network-bridge", "stop")
 		require.Equal(t, result{0, r.stdout, ""}, r)
-		same(t, was, h.dump(), "stop")
+		h.same(was, "stop")
 	})
 }
 
@@ -164,10 +164,10 @@ func TestFailureAtEachChange(t *testing.T) {
 				require.Equal(t, 1, r.status, failed)
 				require.Contains(t, r.stderr, "injected")
 				require.Contains(t, r.stderr, "everything was put back as it was")
-				same(t, was, h.dump(), fmt.Sprintf("%s at change %d, %s: %s", command, n, failed, r.stderr))
+				h.same(was, fmt.Sprintf("%s at change %d, %s: %s", command, n, failed, r.stderr))
 			}
 		}
-		same(t, plain, h.dump(), "stop")
+		h.same(plain, "stop")
 		require.Greater(t, changes, 60)
 	})
 }

@@ -46,10 +46,10 @@ func TestKilledAtEachChange(t *testing.T) {
 			r := h.run("network-bridge", opposite[command])
 			require.Equal(t, 0, r.status, r.stderr)
 			require.Contains(t, r.stdout, "nothing to do")
-			same(t, was, h.dump(), fmt.Sprintf("%s killed at change %d: %s", command, n, r.stderr))
+			h.same(was, fmt.Sprintf("%s killed at change %d: %s", command, n, r.stderr))
 		}
 	}
-	same(t, plain, h.dump(), "stop")
+	h.same(plain, "stop")
 }
 
 // Killed at the last moment and in the middle, and the rollback killed as well.
@@ -64,7 +64,7 @@ func TestKilledInRollback(t *testing.T) {
 			break
 		}
 	}
-	same(t, was, h.dump(), "recovery killed at each change")
+	h.same(was, "recovery killed at each change")
 }
 
 func TestSignals(t *testing.T) {
@@ -88,7 +88,7 @@ func TestSignals(t *testing.T) {
 		require.Equal(t, 1, cmd.ProcessState.ExitCode())
 		require.Contains(t, stderr.String(), sig.String())
 		require.Contains(t, stderr.String(), "everything was put back as it was")
-		same(t, was, h.dump(), sig.String())
+		h.same(was, sig.String())
 	}
 }
 
@@ -108,7 +108,7 @@ func TestTimeout(t *testing.T) {
 	}, "network-bridge", "start")
 	require.Equal(t, 1, r.status)
 	require.Contains(t, r.stderr, "this took longer than 300ms")
-	same(t, was, h.dump(), "time-out")
+	h.same(was, "time-out")
 }
 
 // A rollback that fails keeps the journal, and the next run finishes it.
@@ -131,7 +131,7 @@ func TestRollbackFails(t *testing.T) {
 	r = h.run("network-bridge", "stop")
 	require.Equal(t, 0, r.status, r.stderr)
 	require.Contains(t, r.stderr, fmt.Sprintf("network-bridge start of process %d was interrupted; putting everything back", os.Getpid()))
-	same(t, was, h.dump(), "second rollback")
+	h.same(was, "second rollback")
 }
 
 // A journal of another boot or of a namespace that is gone says nothing about this one.
@@ -154,7 +154,7 @@ func TestForeignJournal(t *testing.T) {
 	require.NotEqual(t, string(b), other)
 	require.NoError(t, os.WriteFile(j.path, []byte(other), 0o600))
 	require.Contains(t, h.must("network-bridge", "stop").stdout, "nothing to do")
-	same(t, was, h.dump(), "another boot's journal")
+	h.same(was, "another boot's journal")
 
 	require.NoError(t, os.WriteFile(j.path, b[:len(b)/2], 0o600))
 	r := h.run("network-bridge", "start")
@@ -190,7 +190,7 @@ func TestConcurrentRuns(t *testing.T) {
 		}
 		require.Equal(t, 3, idle)
 	}
-	same(t, was, h.dump(), "concurrent runs")
+	h.same(was, "concurrent runs")
 }
 
 // Start and stop at the same time end in one state or the other.
@@ -210,5 +210,5 @@ func TestStartAgainstStop(t *testing.T) {
 		}
 	}
 	require.Equal(t, 0, h.run("network-bridge", "stop").status)
-	same(t, was, h.dump(), "start against stop")
+	h.same(was, "start against stop")
 }

@@ -101,11 +101,19 @@ func (h *host) waitForAddresses() {
 	})
 }
 
-// same wants two dumps to be equal and shows the lines that are not.
-func same(t testing.TB, want, have, why string) {
+// same wants the network to be what a dump says, once the kernel has done what it does in the
+// background (an IPv6 address is ready a moment after it was added), and shows the lines that differ.
+func (h *host) same(want, why string) {
+	t := h.t
 	t.Helper()
-	if want == have {
-		return
+	var have string
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		if have = h.dump(); want == have {
+			return
+		}
+		if time.Now().After(deadline) {
+			break
+		}
 	}
 	var b strings.Builder
 	only := func(sign string, of, not []string) {
@@ -115,12 +123,12 @@ func same(t testing.TB, want, have, why string) {
 			}
 		}
 	}
-	w, h := strings.Split(want, "\n"), strings.Split(have, "\n")
-	only("- ", w, h)
-	only("+ ", h, w)
-	for i := range min(len(w), len(h)) {
-		if b.Len() == 0 && w[i] != h[i] {
-			b.WriteString("in another order, from\n" + w[i] + "\nand\n" + h[i])
+	w, l := strings.Split(want, "\n"), strings.Split(have, "\n")
+	only("- ", w, l)
+	only("+ ", l, w)
+	for i := range min(len(w), len(l)) {
+		if b.Len() == 0 && w[i] != l[i] {
+			b.WriteString("in another order, from\n" + w[i] + "\nand\n" + l[i])
 		}
 	}
 	t.Fatalf("the network is not what it was: %s\n%s", why, b.String())

@@ -135,7 +135,7 @@ func TestStartStopRestoresAnything(t *testing.T) {
 			require.Contains(t, bridged, "peth0")
 			stop := h.runWith(context.Background(), env, append([]string{"network-bridge", "stop"}, args...)...)
 			require.Equal(t, result{0, stop.stdout, ""}, stop)
-			same(t, before, h.dump(), "start and stop")
+			h.same(before, "start and stop")
 		})
 	}
 }

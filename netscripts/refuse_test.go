@@ -59,7 +59,7 @@ func TestStartDoesNothing(t *testing.T) {
 				require.NoError(t, err)
 				require.Contains(t, string(log), c.text)
 			}
-			same(t, was, h.dump(), "refusal")
+			h.same(was, "refusal")
 		})
 	}
 }
@@ -100,7 +100,7 @@ link add admins type bridge`)
 	require.Contains(t, h.must("network-vnet", "start").stdout, "nothing to do")
 	require.Contains(t, h.must("network-vnet", "status").stdout, "port peth0")
 	require.Contains(t, h.must("network-vnet", "stop").stdout, "is gone")
-	same(t, was, h.dump(), "stop")
+	h.same(was, "stop")
 	require.Equal(t, result{}, h.run("vnet-insert"))
 }
 
@@ -126,7 +126,7 @@ func TestChoice(t *testing.T) {
 	require.Contains(t, dry(), "rename eth1 to peth1")
 	require.Contains(t, dry("bridge=xenbr8"), "create the bridge xenbr8,", "arguments override the environment")
 	env.Getenv = nil
-	same(t, was, h.dump(), "dry runs")
+	h.same(was, "dry runs")
 
 	h.IP("route del default via 192.0.2.254")
 	require.Contains(t, dry(), "rename eth0", "the default route of IPv6")
@@ -153,11 +153,11 @@ func TestDryRunShowsEverything(t *testing.T) {
 		require.Contains(t, out, text)
 	}
 	require.NotContains(t, out, "198.51.100.0/25", "what the kernel makes by itself")
-	same(t, was, h.dump(), "dry run")
+	h.same(was, "dry run")
 	require.Equal(t, 0, h.run("network-bridge", "start").status)
 	was = h.dump()
 	require.Contains(t, h.must("network-bridge", "stop", "--dry-run").stdout, "delete the bridge")
-	same(t, was, h.dump(), "dry run of stop")
+	h.same(was, "dry run of stop")
 }
 
 func TestStatus(t *testing.T) {
@@ -182,13 +182,13 @@ func TestStopFindsTheBridge(t *testing.T) {
 		h.must("network-bridge", "start", "bridge=xenbr5")
 		require.Contains(t, h.must("network-bridge", "stop", "bridge=other").stdout, "nothing to do: there is no bridge other")
 		require.Contains(t, h.must(append([]string{"network-bridge", "stop"}, stop...)...).stdout, "the bridge xenbr5 is gone; eth0 has")
-		same(t, was, h.dump(), strings.Join(stop, " "))
+		h.same(was, strings.Join(stop, " "))
 	}
 	// The journal is a help, no more.
 	h.must("network-bridge", "start")
 	require.NoError(t, os.RemoveAll(filepath.Join(h.prefix, "run")))
 	require.Contains(t, h.must("network-bridge", "stop").stdout, "the bridge eth0 is gone")
-	same(t, was, h.dump(), "stop without the journal")
+	h.same(was, "stop without the journal")
 }
 
 func TestStopRefuses(t *testing.T) {
@@ -203,7 +203,7 @@ func TestStopRefuses(t *testing.T) {
 	r := h.run("network-bridge", "stop")
 	require.Equal(t, 1, r.status)
 	require.Contains(t, r.stderr, "cannot remove the bridge eth0: it still has the ports vif1.0, vif2.0; shut those domains down or take the ports off first; nothing was changed")
-	same(t, was, h.dump(), "refusal")
+	h.same(was, "refusal")
 	h.IP("link del vif1.0\nlink del vif2.0")
 	if _, err := h.TryIP("link add link eth0 name eth0.7 type vlan id 7"); err == nil {
 		r := h.run("network-bridge", "stop")
@@ -230,7 +230,7 @@ func TestPortComesDuringStop(t *testing.T) {
 	require.Equal(t, 1, r.status)
 	require.Contains(t, r.stderr, "it got the ports vif1.0 meanwhile")
 	h.IP("link set vif1.0 nomaster")
-	same(t, was, h.dump(), "port came")
+	h.same(was, "port came")
 }
 
 func TestNoLink(t *testing.T) {
@@ -243,7 +243,7 @@ func TestNoLink(t *testing.T) {
 	require.Contains(t, r.stderr, "peth0 has no link after 50ms; going on without (is the cable in?)")
 	r = h.runWith(context.Background(), Env{LinkTimeout: 50 * time.Millisecond}, "network-bridge", "stop")
 	require.Equal(t, 0, r.status, r.stderr)
-	same(t, was, h.dump(), "without link")
+	h.same(was, "without link")
 }
 
 // Root is the prefix of a machine whose root file system comes from the network.
@@ -306,5 +306,5 @@ func TestRootOnTheNetwork(t *testing.T) {
 			require.Contains(t, r.stderr, c.text, c.name)
 		}
 	}
-	same(t, was, h.dump(), "refusals")
+	h.same(was, "refusals")
 }
