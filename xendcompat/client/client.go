@@ -213,6 +213,11 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // dial connects, and says so where it can't.
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if network == "unix" {
+		if err := config.CheckSocketPath(address); err != nil {
+			return nil, &ConnectError{Network: network, Address: address, Err: err}
+		}
+	}
 	d := net.Dialer{Timeout: DialTimeout}
 	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {

@@ -103,7 +103,7 @@ func TestConnectError(t *testing.T) {
 	for _, tt := range []struct{ network, address, want string }{
 		{"unix", socket(t), "Error connecting to xend: No such file or directory.  Is xend running?"},
 		{"tcp", "127.0.0.1:1", "Error connecting to xend: Connection refused.  Is xend running?"},
-		{"unix", "/" + strings.Repeat("a", 200), "Error connecting to xend: Invalid argument.  Is xend running?"},
+		{"unix", "/" + strings.Repeat("a", 200), "Error connecting to xend: Socket path /" + strings.Repeat("a", 200) + " is too long: 201 bytes, and the kernel takes 107.  Is xend running?"},
 	} {
 		_, err := NewHTTP(tt.network, tt.address).Vnets(t.Context())
 		require.EqualError(t, err, tt.want)

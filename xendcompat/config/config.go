@@ -136,7 +136,7 @@ func Load(p paths.Paths, o Options) (*Config, error) {
 		{c.LegacyControlSocket != "", c.LegacyControlSocket, "[control] legacy_socket"},
 	} {
 		if s.on {
-			if err := checkSocketPath(s.path); err != nil {
+			if err := CheckSocketPath(s.path); err != nil {
 				return nil, fmt.Errorf("%s: %w", s.key, err)
 			}
 		}
@@ -150,7 +150,8 @@ func Load(p paths.Paths, o Options) (*Config, error) {
 // maxSocketPath is what fits into sockaddr_un with its terminating zero; unix(7).
 const maxSocketPath = 107
 
-func checkSocketPath(path string) error {
+// CheckSocketPath tells why a unix socket can't have that path.
+func CheckSocketPath(path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("socket path %q is not absolute", path)
 	}
