@@ -241,3 +241,10 @@ func (q *inbox) changed() <-chan struct{} {
 	}
 	return q.more
 }
+
+// count is the number of super-frames that came.
+func (q *inbox) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.supers
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,9 +21,9 @@ import (
 type wireCheck struct {
 	setup *setup
 	id    vnet.ID
-	hosts []netip.Addr
 
 	mu      sync.Mutex
+	hosts   []netip.Addr
 	phase   string // what is being done, for the messages
 	errs    []string
 	parts   map[string]*fragments
@@ -249,6 +250,20 @@ func (c *wireCheck) etherIP(b []byte, fragmented bool) error {
 		return fmt.Errorf("inner frame: %w", err)
 	}
 	return nil
+}
+
+// addHost allows packets from and to an address.
+func (c *wireCheck) addHost(a netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hosts = append(c.hosts, a)
+}
+
+// counts tells how much was seen.
+func (c *wireCheck) counts() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.count)
 }
 
 // during names what is being done.

@@ -105,9 +105,9 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 		dev, err := h.Uplink().Link()
 		require.NoError(t, err)
 		require.NoError(t, h.Net.DeleteAddress(hostnet.Address{Index: dev.Index, Prefix: h.Uplink().Addr4}))
-		w.wire.hosts = append(w.wire.hosts, h.Addr6())
+		w.wire.addHost(h.Addr6())
 	} else {
-		w.wire.hosts = append(w.wire.hosts, h.Addr())
+		w.wire.addHost(h.Addr())
 	}
 	x := &side{host: h, inbox: newInbox()}
 	x.engine = w.startEngine(t, h)
