@@ -75,7 +75,9 @@ route add 2001:db8:c::/48 nexthop via fe80::97 dev eth0 nexthop via fe80::97 dev
 	require.NoError(t, err)
 	other, err := c.Capture(eth1)
 	require.NoError(t, err)
-	text := h.Show("route", "show", "table", "all") + h.Show("-6", "route", "show", "table", "all")
+	shared := func() string { return h.Show("route", "show", "10.10.0.0/16") + h.Show("-6", "route", "show", "2001:db8:c::/48") }
+	text := shared()
+	require.Contains(t, text, "dev eth1 weight 2")
 
 	// Through JSON, as the journal keeps it.
 	b, err := json.Marshal(before)
@@ -102,7 +104,7 @@ route add 2001:db8:c::/48 nexthop via fe80::97 dev eth0 nexthop via fe80::97 dev
 	require.NoError(t, err)
 	require.Empty(t, Difference(before, after))
 	h.IP("link del eth2")
-	require.Equal(t, len(text), len(h.Show("route", "show", "table", "all")+h.Show("-6", "route", "show", "table", "all")), text)
+	require.Len(t, shared(), len(text), text) // the order of IPv6 next hops is chance
 	still, err := c.Capture(eth1)
 	require.NoError(t, err)
 	require.Empty(t, Difference(other.Moved(eth2, eth0), still))
