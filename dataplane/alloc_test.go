@@ -100,6 +100,6 @@ func TestReceiveAllocations(t *testing.T) {
 	share := &n.shares[0]
 	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromUDP(l, l.UDP()[0]) }))
 	require.NotZero(t, share.rxPackets.Load())
-	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromVnif(n) }))
+	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromVnif(n, n.ports[0].Port) }))
 	require.NotZero(t, share.txPackets.Load())
 }

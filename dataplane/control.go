@@ -422,7 +422,7 @@ func (e *Engine) resync() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, n := range e.networks {
-		if n.port == nil {
+		if len(n.ports) == 0 {
 			continue
 		}
 		l, err := e.host.LinkByIndex(n.devices.VnifIndex)

@@ -241,8 +241,8 @@ func (e *Engine) close() {
 	defer e.mu.Unlock()
 	e.state = stateClosed
 	for _, n := range e.networks {
-		if n.port != nil {
-			_ = n.port.Close()
+		for _, p := range n.ports {
+			_ = p.Close()
 		}
 	}
 	for _, f := range e.underlays {
@@ -287,9 +287,11 @@ func (e *Engine) publishLocked() {
 		pmtu:    c.MTUMode == MTUPath,
 	}
 	for id, n := range e.networks {
-		if n.port != nil {
+		if len(n.ports) > 0 {
 			v.vnets[id] = n
-			v.sources[n.token] = source{network: n}
+		}
+		for _, p := range n.ports {
+			v.sources[p.token] = source{network: n, port: p.Port}
 		}
 	}
 	for _, f := range e.underlays {
@@ -350,12 +352,11 @@ func (e *Engine) addLocked(c vnet.Config) error {
 	n.limit = e.bumLimit()
 	if before != nil {
 		n.shares = before.shares
-		if before.port != nil && before.devices.PeerIndex == devices.PeerIndex {
-			// Nothing of this is interrupted.
-			n.port, n.token, n.worker = before.port, before.token, before.worker
+		if before.devices.PeerIndex == devices.PeerIndex {
+			n.ports = before.ports // nothing of this is interrupted
 		}
 	}
-	if e.state == stateRunning && n.port == nil {
+	if e.state == stateRunning && len(n.ports) == 0 {
 		if before != nil {
 			e.detachLocked(before)
 		}
@@ -369,7 +370,7 @@ func (e *Engine) addLocked(c vnet.Config) error {
 		e.networks[c.ID] = n
 		e.publishLocked()
 	}
-	if before == nil || before.port != n.port {
+	if before == nil || len(before.ports) == 0 || before.devices.PeerIndex != devices.PeerIndex {
 		e.log.Info("vnet is up", "vnet", c.IDText, "vnif", devices.VnifName, "bridge", devices.Bridge,
 			"adopted", !devices.Created)
 	}
@@ -389,40 +390,62 @@ func (e *Engine) bumLimit() *bucket {
 	return newBucket(e.config.BUMRate, e.config.BUMRate)
 }
 
-// attachLocked opens a network's port and gives it to the worker that has fewest.
+// attachLocked opens a network's ports and gives one to each worker; where the kernel does not let ports
+// share a vnif, one to the worker that has fewest.
 func (e *Engine) attachLocked(n *network) error {
-	p, err := port.Open(n.devices, port.Options{})
+	ports, err := port.OpenShared(n.devices, port.Options{}, len(e.workers))
 	if err != nil {
 		return err
 	}
-	count := make([]int, len(e.workers))
-	for _, other := range e.networks {
-		if other.port != nil {
-			count[other.worker]++
-		}
+	worker := 0
+	if len(ports) == 1 {
+		worker = e.leastLocked()
 	}
-	// From the last, since the first has EtherIP and most of the group's packets.
-	n.worker = len(count) - 1
-	for i := len(count) - 1; i >= 0; i-- {
-		if count[i] < count[n.worker] {
-			n.worker = i
-		}
+	n.ports = nil
+	for i, p := range ports {
+		n.ports = append(n.ports, attached{Port: p, token: e.tokenLocked(), worker: worker + i})
 	}
-	n.port = p
-	n.token = e.tokenLocked()
 	before := e.networks[n.config.ID]
 	e.networks[n.config.ID] = n
 	e.publishLocked()
-	if err := e.workers[n.worker].watch(p.FD(), n.token); err != nil {
-		if delete(e.networks, n.config.ID); before != nil {
-			e.networks[n.config.ID] = before
+	for i, p := range n.ports {
+		if err = e.workers[p.worker].watch(p.FD(), p.token); err != nil {
+			for _, p := range n.ports[:i] {
+				e.workers[p.worker].unwatch(p.FD())
+			}
+			break
 		}
-		e.publishLocked()
-		e.quiesceLocked()
-		_ = p.Close()
-		return err
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	if delete(e.networks, n.config.ID); before != nil {
+		e.networks[n.config.ID] = before
+	}
+	e.publishLocked()
+	e.quiesceLocked()
+	for _, p := range ports {
+		_ = p.Close()
+	}
+	return err
+}
+
+// leastLocked is the worker with the fewest ports; the last of equals, since the first has EtherIP and most
+// of the group's packets.
+func (e *Engine) leastLocked() int {
+	count := make([]int, len(e.workers))
+	for _, n := range e.networks {
+		for _, p := range n.ports {
+			count[p.worker]++
+		}
+	}
+	least := len(count) - 1
+	for i := least; i >= 0; i-- {
+		if count[i] < count[least] {
+			least = i
+		}
+	}
+	return least
 }
 
 // tokenLocked returns an unused token for epoll.
@@ -433,18 +456,21 @@ func (e *Engine) tokenLocked() int32 {
 
 // detachLocked stops carrying a network's frames; its devices stay.
 func (e *Engine) detachLocked(n *network) {
-	if n.port == nil {
+	if len(n.ports) == 0 {
 		return
 	}
-	e.workers[n.worker].unwatch(n.port.FD())
-	p := n.port
+	for _, p := range n.ports {
+		e.workers[p.worker].unwatch(p.FD())
+	}
 	// Workers may be using n.
 	c := newNetwork(n.config, len(e.workers), n.salt)
 	c.devices, c.shares, c.problem = n.devices, n.shares, n.problem
 	e.networks[n.config.ID] = c
 	e.publishLocked()
 	e.quiesceLocked()
-	_ = p.Close()
+	for _, p := range n.ports {
+		_ = p.Close()
+	}
 }
 
 // Remove stops carrying a vnet's frames and removes its devices; the bridge only if it is ours and no

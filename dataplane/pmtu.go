@@ -32,7 +32,7 @@ func (w *worker) fitPath(n *network, l *link, etherip bool, frame []byte, h wire
 	w.tooBig = answer
 	w.answer[0] = answer
 	w.answers[0] = wire.Frame{Bufs: w.answer[:]}
-	if _, err := n.port.Send(w.answers[:]); err != nil {
+	if _, err := n.sender(w.number).Send(w.answers[:]); err != nil {
 		w.drop(DropPort)
 	}
 	w.drop(DropTooBig)

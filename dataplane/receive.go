@@ -384,7 +384,7 @@ func (w *worker) deliver() {
 			w.coalesce.Add(w.inbound[at].frame)
 		}
 		frames := w.coalesce.Flush()
-		sent, err := t.network.port.Send(frames)
+		sent, err := t.network.sender(w.number).Send(frames)
 		if err != nil {
 			w.drops[DropPort].Add(uint64(len(frames) - sent))
 		}

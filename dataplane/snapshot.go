@@ -217,13 +217,13 @@ func (e *Engine) vnetsLocked() []Vnet {
 		v := Vnet{
 			ID: n.config.ID, IDText: n.config.IDText, Bridge: n.config.Bridge, Vnetif: n.config.Vnetif,
 			Security: n.config.Security, Default: n.config.ID.Default() && n.config.Bridge == "",
-			Up: n.port != nil && n.problem == "", Problem: n.problem,
+			Up: len(n.ports) > 0 && n.problem == "", Problem: n.problem,
 			Header: wire.FrameLen + int(offload.VUDPv4), MTU: n.devices.MTU, MAC: n.devices.MAC,
 		}
 		if e.config.Encapsulation == EtherIP {
 			v.Header = wire.FrameLen + int(offload.EtherIPv4)
 		}
-		if n.port == nil && v.Problem == "" {
+		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
 			if !e.config.Enabled {
 				v.Problem = ErrDisabled.Error()
@@ -263,11 +263,10 @@ func (e *Engine) queueDropsLocked() {
 		return
 	}
 	for _, n := range e.networks {
-		if n.port == nil {
-			continue
-		}
-		if dropped, err := n.port.Drops(); err == nil {
-			e.mouth.drops[DropVnifQueue].Add(uint64(dropped))
+		for _, p := range n.ports {
+			if dropped, err := p.Drops(); err == nil {
+				e.mouth.drops[DropVnifQueue].Add(uint64(dropped))
+			}
 		}
 	}
 	for _, f := range e.underlays {

@@ -16,8 +16,8 @@ import (
 // From the vnif to the underlay.
 
 // fromVnif moves a batch of frames from a vnif to other hosts.
-func (w *worker) fromVnif(n *network) {
-	count, err := n.port.Recv(w.frames)
+func (w *worker) fromVnif(n *network, p *port.Port) {
+	count, err := p.Recv(w.frames)
 	if errors.Is(err, port.ErrUnreadable) {
 		w.drop(DropFrame)
 	} else if err != nil {

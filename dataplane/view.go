@@ -40,6 +40,7 @@ type view struct {
 // source is a descriptor with packets for a worker: a vnif or a socket of an underlay.
 type source struct {
 	network *network
+	port    *port.Port
 	link    *link
 	socket  *underlay.Socket
 }
@@ -81,14 +82,13 @@ func (l *link) overhead(etherip bool) offload.Overhead {
 type network struct {
 	config  vnet.Config
 	devices port.Devices
-	port    *port.Port
+	// ports share what reaches the vnif; none while the vnet is not carried. Each may send.
+	ports []attached
 	// header is what stands in front of frames in UDP; its tail in front of them in EtherIP.
 	header []byte
 	// salt makes equal frames of two vnets differ in tables.
-	salt   uint64
-	token  int32
-	worker int // that reads the vnif
-	// limit is only used by that worker.
+	salt uint64
+	// limit bounds what is flooded; nil: nothing does.
 	limit *bucket
 	// suspect is until when there may be a loop.
 	suspect atomic.Int64
@@ -109,9 +109,19 @@ type share struct {
 	_    [8]byte // a cache line
 }
 
+// attached is a port that a worker reads.
+type attached struct {
+	*port.Port
+	token  int32
+	worker int
+}
+
 func newNetwork(c vnet.Config, workers int, salt uint64) *network {
 	return &network{config: c, header: wire.AppendVUDP(nil, c.ID), salt: salt, shares: make([]share, workers)}
 }
+
+// sender is the port by which a worker sends to the vnif: its own, where it has one.
+func (n *network) sender(worker int) *port.Port { return n.ports[worker%len(n.ports)].Port }
 
 // etherIPHeader is what stands in front of frames in EtherIP.
 func (n *network) etherIPHeader() []byte { return n.header[wire.MessageLen:] }
@@ -144,30 +154,31 @@ type twin struct {
 	heard atomic.Int64 // when both addresses were last seen at work
 }
 
-// bucket is a token bucket. It belongs to one goroutine.
+// bucket is a token bucket, which any goroutine may use.
 type bucket struct {
-	rate   int64 // tokens per second
-	burst  int64
-	tokens int64
-	last   int64 // nanoseconds
+	interval int64 // nanoseconds per token
+	depth    int64 // nanoseconds that tokens can be taken ahead of time
+	// next is when the tokens that were taken will all have come in: the theoretical arrival time of the
+	// generic cell rate algorithm.
+	next atomic.Int64
 }
 
+// newBucket returns a bucket that rate tokens per second come into, and that holds burst.
 func newBucket(rate, burst int) *bucket {
-	return &bucket{rate: int64(rate), burst: int64(burst), tokens: int64(burst)}
+	const second = int64(1e9)
+	return &bucket{interval: second / int64(rate), depth: second / int64(rate) * int64(burst)}
 }
 
 // take takes a token if there is one.
 func (b *bucket) take(now int64) bool {
-	const second = int64(1e9)
-	if elapsed := min(now-b.last, second*b.burst/b.rate+second); elapsed > 0 {
-		if add := elapsed * b.rate / second; add > 0 {
-			b.tokens = min(b.burst, b.tokens+add)
-			b.last = now - elapsed*b.rate%second/b.rate
+	for {
+		old := b.next.Load()
+		next := max(old, now) + b.interval
+		if next-now > b.depth {
+			return false
+		}
+		if b.next.CompareAndSwap(old, next) {
+			return true
 		}
 	}
-	if b.tokens == 0 {
-		return false
-	}
-	b.tokens--
-	return true
 }

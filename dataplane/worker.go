@@ -165,7 +165,7 @@ func (w *worker) run() error {
 func (w *worker) serve(s source) {
 	switch {
 	case s.network != nil:
-		w.fromVnif(s.network)
+		w.fromVnif(s.network, s.port)
 	case s.socket == s.link.EtherIP():
 		w.fromEtherIP(s.link, s.socket)
 	default:

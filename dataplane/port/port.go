@@ -37,6 +37,9 @@ var (
 type Options struct {
 	// ReceiveBuffer and SendBuffer are the socket's buffers in bytes; 0: DefaultBuffer.
 	ReceiveBuffer, SendBuffer int
+
+	// join makes the socket one of several that share the frames, before it gets any; nil: it gets all.
+	join func(fd int) error
 }
 
 // DefaultBuffer holds about a hundred super-frames of 64 KiB; memory is taken only while frames wait.
@@ -123,6 +126,11 @@ func (p *Port) configure(o Options) error {
 		if unix.SetsockoptInt(p.number, unix.SOL_SOCKET, buf.forced, buf.size) != nil {
 			// Without CAP_NET_ADMIN in the first user namespace: up to net.core.*mem_max.
 			_ = unix.SetsockoptInt(p.number, unix.SOL_SOCKET, buf.limited, buf.size)
+		}
+	}
+	if o.join != nil {
+		if err := o.join(p.number); err != nil {
+			return err
 		}
 	}
 	if err := unix.SetsockoptInt(p.number, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
