@@ -75,7 +75,9 @@ route add 2001:db8:c::/48 nexthop via fe80::97 dev eth0 nexthop via fe80::97 dev
 	require.NoError(t, err)
 	other, err := c.Capture(eth1)
 	require.NoError(t, err)
-	shared := func() string { return h.Show("route", "show", "10.10.0.0/16") + h.Show("-6", "route", "show", "2001:db8:c::/48") }
+	shared := func() string {
+		return h.Show("route", "show", "10.10.0.0/16") + h.Show("-6", "route", "show", "2001:db8:c::/48")
+	}
 	text := shared()
 	require.Contains(t, text, "dev eth1 weight 2")
 
