@@ -131,7 +131,7 @@ func Open(p paths.Paths) (Xend, error) {
 		}
 		return NewHTTP("tcp", address), nil
 	}
-	return NewHTTP(local(p)), nil
+	return local(configuration(p)), nil
 }
 
 // configuration is that of this machine. A file that is not valid did not start the daemon, and what
@@ -144,14 +144,19 @@ func configuration(p paths.Paths) config.Config {
 	return *c
 }
 
-// local is where the daemon of this machine serves SXP/HTTP. The unix socket is the better way, and
-// the one that an error names if there is none at all.
-func local(p paths.Paths) (network, address string) {
-	c := configuration(p)
-	if !c.UnixServer && c.HTTPServer {
-		return "tcp", net.JoinHostPort(c.HTTPAddress, strconv.Itoa(c.HTTPPort))
+// local returns the way to the daemon of this machine: the first of its servers, SXP/HTTP before XML-RPC,
+// unix sockets before TCP. Without any an error names the first.
+func local(c config.Config) Xend {
+	switch {
+	case c.UnixServer:
+	case c.HTTPServer:
+		return NewHTTP("tcp", net.JoinHostPort(c.HTTPAddress, strconv.Itoa(c.HTTPPort)))
+	case c.XMLRPCUnixServer:
+		return NewXMLRPC("unix", c.XMLRPCPath, "/RPC2")
+	case c.XMLRPCServer:
+		return NewXMLRPC("tcp", net.JoinHostPort(c.XMLRPCAddress, strconv.Itoa(c.XMLRPCPort)), "/RPC2")
 	}
-	return "unix", c.UnixPath
+	return NewHTTP("unix", c.UnixPath)
 }
 
 // OpenControl returns the way to the control socket of this machine's daemon.

@@ -78,17 +78,22 @@ func TestLocal(t *testing.T) {
 	p := paths.Paths{Prefix: t.TempDir()}
 	require.NoError(t, os.MkdirAll(p.EtcXen(), 0o755))
 	for text, want := range map[string]string{
-		"":                        "unix " + p.Socket(),
-		"(xend-unix-path /x/y)":   "unix /x/y",
-		"(xend-unix-path /x/y":    "unix " + p.Socket(),
-		"(xend-unix-server what)": "unix " + p.Socket(),
-		"(xend-unix-server no)":   "unix " + p.Socket(),
-		"(xend-http-server yes)":  "unix " + p.Socket(),
-		"(xend-unix-server no)(xend-http-server yes)(xend-port 8001)": "tcp localhost:8001",
+		"":                        "HTTP unix " + p.Socket(),
+		"(xend-unix-path /x/y)":   "HTTP unix /x/y",
+		"(xend-unix-path /x/y":    "HTTP unix " + p.Socket(),
+		"(xend-unix-server what)": "HTTP unix " + p.Socket(),
+		"(xend-http-server yes)":  "HTTP unix " + p.Socket(),
+		"(xend-unix-server no)(xend-http-server yes)(xend-port 1)": "HTTP tcp localhost:1",
+		"(xend-unix-server no)": "XMLRPC unix " + p.XMLRPCSocket(),
+		"(xend-unix-server no)(xend-unix-xmlrpc-server no)(xend-tcp-xmlrpc-server yes)(xend-tcp-xmlrpc-server-port 1)": "XMLRPC tcp localhost:1",
+		"(xend-unix-server no)(xend-unix-xmlrpc-server no)":                                                            "HTTP unix " + p.Socket(),
 	} {
 		require.NoError(t, os.WriteFile(p.XendConfig(), []byte(text), 0o644))
-		network, address := local(p)
-		require.Equal(t, want, network+" "+address, text)
+		xend := local(configuration(p))
+		_, err := xend.Vnets(t.Context())
+		var nobody *ConnectError
+		require.ErrorAs(t, err, &nobody, text)
+		require.Equal(t, want, strings.TrimPrefix(fmt.Sprintf("%T", xend), "*client.")+" "+nobody.Network+" "+nobody.Address, text)
 	}
 	require.Equal(t, NewControl(p.ControlSocket()), OpenControl(p))
 	require.NoError(t, os.WriteFile(p.XendConfig(), nil, 0o644))
