@@ -49,5 +49,5 @@ func (q *request) node(ctx context.Context, rest []string) *httpx.Reply {
 	if err != nil {
 		return q.refused(err)
 	}
-	return httpx.OK(httpx.Plain, text).SetHeader("X-Content-Type-Options", "nosniff")
+	return httpx.OK(httpx.Plain, text)
 }

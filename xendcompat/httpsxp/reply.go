@@ -65,8 +65,7 @@ func unknownOp(op string) *httpx.Reply {
 func page(b []byte) *httpx.Reply {
 	return httpx.OK(httpx.HTML, b).
 		SetHeader("Content-Security-Policy", html.Policy).
-		SetHeader("X-Frame-Options", "DENY").
-		SetHeader("X-Content-Type-Options", "nosniff")
+		SetHeader("X-Frame-Options", "DENY")
 }
 
 // seeOther sends a browser to another page after an operation, so that reloading does not repeat it.

@@ -73,6 +73,10 @@ func (r *Reply) encode(method string, keepAlive bool) []byte {
 	field("Expires", "-1")
 	if len(r.Body) > 0 && r.Type != "" {
 		field("Content-Type", r.Type)
+		if r.Type == Plain || r.Type == HTML {
+			// A text may hold what a client sent, and old browsers take it for a page.
+			field("X-Content-Type-Options", "nosniff")
+		}
 	}
 	field("Pragma", "no-cache")
 	field("Cache-control", "no-cache")

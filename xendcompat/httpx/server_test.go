@@ -110,12 +110,12 @@ func body(reply string) string {
 
 func TestReplyOnTheWire(t *testing.T) {
 	unix, _ := serve(t, echo{}, Options{})
-	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nExpires: -1\r\nContent-Type: text/plain\r\n"+
+	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nExpires: -1\r\nContent-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n"+
 		"Pragma: no-cache\r\nCache-control: no-cache\r\nConnection: close\r\n\r\nGET [\"x\"] ?y \"\"",
 		ask(t, unix, "GET /x?y HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nExpires: -1\r\nPragma: no-cache\r\nCache-control: no-cache\r\nConnection: close\r\n\r\n",
 		ask(t, unix, "GET /empty HTTP/1.0\r\n\r\n"), "nothing is of no type")
-	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nExpires: -1\r\nContent-Type: text/plain\r\n"+
+	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nExpires: -1\r\nContent-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n"+
 		"Pragma: no-cache\r\nCache-control: no-cache\r\nConnection: close\r\n\r\n",
 		ask(t, unix, "HEAD /x HTTP/1.1\r\n\r\n"))
 	require.Equal(t, "HTTP/1.1 501 Not implemented\r\nContent-Length: 34\r\nExpires: -1\r\nContent-Type: text/plain\r\n"+
