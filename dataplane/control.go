@@ -45,10 +45,12 @@ const (
 	// maxLimits bounds what is remembered for that.
 	maxLimits = 1024
 	// maxOldHosts bounds the hosts that speak only EtherIP, and oldHostTTL is after what silence they are
-	// forgotten; modernTTL is how long a host that spoke both is taken for a modern one.
+	// forgotten; modernTTL is how long a host that spoke both is taken for a modern one, and maxModern
+	// bounds those.
 	maxOldHosts = 1024
 	oldHostTTL  = int64(10 * time.Minute)
 	modernTTL   = int64(10 * time.Minute)
+	maxModern   = 4096
 	// maxTwins bounds the hosts known to have both families; twinTTL is how long that is believed.
 	maxTwins = 4096
 	twinTTL  = int64(60 * time.Second)
@@ -239,7 +241,9 @@ func (e *Engine) noticeLocked(n notice) {
 	case noticeOldHost:
 		e.oldHostLocked(n.addr)
 	case noticeNewHost:
-		e.modern[n.addr] = e.now()
+		if _, known := e.modern[n.addr]; known || len(e.modern) < maxModern {
+			e.modern[n.addr] = e.now()
+		}
 		if _, ok := e.old[n.addr]; ok {
 			delete(e.old, n.addr)
 			e.publishLocked()

@@ -432,3 +432,107 @@ func TestMulticastEcho(t *testing.T) {
 	}
 	require.Len(t, count, 5)
 }
+
+// careOf is where a host takes a MAC to be.
+func careOf(h *testHost, mac net.HardwareAddr) netip.Addr {
+	for _, e := range h.Snapshot().Entries {
+		if e.MAC == wire.MAC(mac) {
+			return e.Addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// The very same broadcast from another host is no copy: the domain has moved.
+func TestSameFrameFromAnotherHost(t *testing.T) {
+	_, s, hosts := newLab(t, 1, testConfig())
+	a := hosts[0]
+	first, second := newOriginal(t, s, "first"), newOriginal(t, s, "second")
+	add(t, "97", a)
+	id := idOf(t, "97")
+	at := capture(t, a.domain(1, "97"))
+	same := testFrame(broadcastMAC, domainMAC(9), "same")
+	for _, o := range []*original{first, second, first} {
+		o.send(wire.Group, vudp(id, same))
+		eventually(t, "move to "+o.Name, func() bool { return careOf(a, domainMAC(9)) == o.Addr() })
+		expect(t, at, same)
+	}
+	require.Zero(t, a.drops(DropDuplicate))
+}
+
+// A user-space original whose device does not exist announces the address 0.0.0.0.
+func TestAnnounceWithoutAddress(t *testing.T) {
+	_, s, hosts := newLab(t, 1, testConfig())
+	a := hosts[0]
+	o, behind := newOriginal(t, s, "original"), newOriginal(t, s, "behind")
+	add(t, "97", a)
+	id := idOf(t, "97")
+	o.send(a.Addr(), varpMessage(wire.Announce, id, domainMAC(9), netip.IPv4Unspecified()))
+	eventually(t, "announce learned", func() bool { return careOf(a, domainMAC(9)) == o.Addr() })
+	// Forwarded by a peer, it is the original sender's.
+	require.NoError(t, a.AddPeer(soon(t), o.Addr(), 0))
+	announce := varpMessage(wire.Announce, id, domainMAC(10), netip.IPv4Unspecified())
+	header, err := wire.AppendVFWD(nil, netip.AddrPortFrom(behind.Addr(), wire.Port), netip.AddrPortFrom(wire.Group, wire.Port), 64, announce)
+	require.NoError(t, err)
+	o.send(a.Addr(), append(header, announce...))
+	eventually(t, "announce learned", func() bool { return careOf(a, domainMAC(10)) == behind.Addr() })
+}
+
+// Frames for a MAC whose host announced an address of the other family, which this host lacks, are flooded.
+func TestUnreachableFamily(t *testing.T) {
+	_, s, hosts := newLab(t, 1, testConfig())
+	a := hosts[0]
+	o := newOriginal(t, s, "original")
+	add(t, "97", a)
+	d := a.domain(1, "97")
+	six := netip.MustParseAddr("2001:db8::1")
+	o.send(a.Addr(), varpMessage(wire.Announce, idOf(t, "97"), domainMAC(9), six))
+	eventually(t, "announce learned", func() bool { return careOf(a, domainMAC(9)) == six })
+	frame := testFrame(domainMAC(9), domainMAC(1), "to six")
+	require.NoError(t, d.Send("eth0", frame))
+	require.Equal(t, wire.Group, o.wait("the flooded frame", isFrame(frame)).to)
+}
+
+// The source port says nothing: an answer goes to the protocol's port. What follows a VARP message, and the
+// family of a request, say nothing either.
+func TestOddRequests(t *testing.T) {
+	_, s, hosts := newLab(t, 1, testConfig())
+	a := hosts[0]
+	o := newOriginal(t, s, "original")
+	add(t, "97", a)
+	id := idOf(t, "97")
+	at := capture(t, a.domain(1, "97"))
+	require.NoError(t, a.AddVif(id, domainMAC(1)))
+	answer := func(p heardPacket) bool { return isVARP(wire.Announce, domainMAC(1))(p) && p.to == o.Addr() }
+	frame := testFrame(domainMAC(1), domainMAC(20), "from another port")
+	require.NoError(t, o.Do(func() error {
+		c, err := net.DialUDP("udp4", &net.UDPAddr{Port: 5555}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.Addr(), wire.Port)))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err := c.Write(append(varpMessage(wire.Request, id, domainMAC(1), o.Addr()), 1, 2, 3)); err != nil {
+			return err
+		}
+		_, err = c.Write(vudp(id, frame))
+		return err
+	}))
+	p := o.wait("the answer", answer)
+	require.EqualValues(t, wire.Port, p.from.Port())
+	require.Len(t, p.data, wire.VARPLen)
+	expect(t, at, frame)
+
+	odd := varpMessage(wire.Request, id, domainMAC(1), o.Addr())
+	odd[26] = 77
+	o.send(wire.Group, odd)
+	o.wait("the answer", answer)
+
+	// By VFWD from a peer that does not know its own address.
+	require.NoError(t, a.AddPeer(soon(t), o.Addr(), 0))
+	header := make([]byte, wire.VFWDLen)
+	header[1], header[13] = byte(wire.MessageVFWD), wire.ProtocolUDP
+	group := wire.Group.As4()
+	copy(header[20:], group[:])
+	o.send(a.Addr(), append(header, varpMessage(wire.Request, id, domainMAC(1), netip.IPv4Unspecified())...))
+	o.wait("the answer", answer)
+}

@@ -348,6 +348,11 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		}
 		return pass
 	}
+	if m.CareOf.IsUnspecified() {
+		// A user-space original that did not find its device does not know its own address, but it is the
+		// sender.
+		m.CareOf = a.from
+	}
 	if _, own := w.view.own[m.CareOf]; own || !usableHost(m.CareOf) {
 		w.drop(DropMalformed)
 		return false

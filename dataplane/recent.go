@@ -101,7 +101,10 @@ func (r *recent) arrived(hash uint64, way uint32, from netip.Addr, now int64) (d
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.frameLocked(hash)
-	if f.first == 0 || now-f.first > duplicateWindow {
+	// Copies bear their sender's address, or that of its other family, whatever way they come: from
+	// another host it is no copy, but a domain that has moved.
+	another := f.from != from && f.from.Is4() == from.Is4()
+	if f.first == 0 || now-f.first > duplicateWindow || another {
 		f.first, f.from, f.delivered = max(now, 1), from, 0
 		clear(f.paths[:])
 	}

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
 
 	"github.com/xenvnet/xend/dataplane/offload"
@@ -74,19 +75,20 @@ func (w *worker) outward(n *network, frame []byte, h wire.VnetHdr) {
 func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.Addr) {
 	l := w.view.links[underlay.Of(to)]
 	if l == nil {
-		w.drop(DropNoUnderlay)
+		// The host announced an address of a family that there is no way to from here; it may hear the group.
+		w.floodOut(n, frame, h)
 		return
 	}
 	etherip := l.EtherIP() != nil && (w.view.etherip || w.isOld(to))
 	if w.view.pmtu && !w.fitPath(n, l, etherip, frame, h) {
 		return
 	}
-	w.segment(&w.unicast, n, l, frame, h, netip.AddrPortFrom(to, w.view.port), etherip)
+	w.segment(&w.unicast, n, l.maxFrame(etherip), frame, h, netip.AddrPortFrom(to, w.view.port), etherip)
 }
 
-// segment cuts a frame into packets for one host or group.
-func (w *worker) segment(s *offload.Segmenter, n *network, l *link, frame []byte, h wire.VnetHdr, to netip.AddrPort, etherip bool) bool {
-	p := offload.Path{To: to, Prefix: n.header, MaxFrame: l.maxFrame(etherip)}
+// segment cuts a frame into packets for one host or group, of inner frames of limit bytes where it can be cut.
+func (w *worker) segment(s *offload.Segmenter, n *network, limit int, frame []byte, h wire.VnetHdr, to netip.AddrPort, etherip bool) bool {
+	p := offload.Path{To: to, Prefix: n.header, MaxFrame: limit}
 	if etherip {
 		// EtherIP has no ports: port 0 tells those packets apart until they are sent.
 		p.To = netip.AddrPortFrom(to.Addr(), 0)
@@ -129,26 +131,46 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 		w.drop(DropNoUnderlay)
 		return
 	}
+	limit := v.floodFrame()
 	for _, l := range v.links {
-		if l != nil && !w.segment(&w.flood, n, l, frame, h, l.group, v.etherip && l.EtherIP() != nil) {
+		if l != nil && !w.segment(&w.flood, n, limit, frame, h, l.group, v.etherip && l.EtherIP() != nil) {
 			return
 		}
 	}
-	if l := v.links[underlay.IPv4]; l != nil {
+	if v.links[underlay.IPv4] != nil {
 		if v.etherip && len(v.peers) > 0 {
-			w.segment(&w.flood, n, l, frame, h, forPeers, false)
+			w.segment(&w.flood, n, limit, frame, h, forPeers, false)
 		}
 		if !v.etherip {
 			for addr := range v.old {
-				w.segment(&w.unicast, n, l, frame, h, netip.AddrPortFrom(addr, 0), true)
+				w.segment(&w.unicast, n, limit, frame, h, netip.AddrPortFrom(addr, 0), true)
 			}
 		}
 	}
 	for _, to := range v.replicas {
-		if l := v.links[underlay.Of(to.Addr())]; l != nil {
-			w.segment(&w.unicast, n, l, frame, h, to, false)
+		if v.links[underlay.Of(to.Addr())] != nil {
+			w.segment(&w.unicast, n, limit, frame, h, to, false)
 		}
 	}
+}
+
+// floodFrame is the largest frame whose packets fit all ways that flooded ones go. Super-frames must be cut
+// alike for all, or else who gets them twice would not recognise the copies.
+func (v *view) floodFrame() int {
+	limit := math.MaxInt
+	for _, l := range v.links {
+		if l == nil {
+			continue
+		}
+		limit = min(limit, l.maxFrame(v.etherip && l.EtherIP() != nil))
+		if len(v.replicas) > 0 {
+			limit = min(limit, l.maxFrame(false))
+		}
+		if len(v.peers) > 0 && l.Family() == underlay.IPv4 {
+			limit = min(limit, l.maxFrame(false)-wire.VFWDLen)
+		}
+	}
+	return limit
 }
 
 // transmit sends what the frames became.
