@@ -57,9 +57,13 @@ func writeVARP(b *bytes.Buffer, s dataplane.Snapshot) {
 			atom(u.Device), u.Group, address, u.Port, s.Encapsulation, seconds(s.Tables.EntryTTL))
 	}
 	for _, e := range s.Entries {
+		addr := e.Addr
+		if !addr.IsValid() { // a MAC that was asked for
+			addr = netip.IPv4Unspecified()
+		}
 		// One user, nothing waiting: the original's words for an entry at rest.
 		fmt.Fprintf(b, "(ventry \n (ref 1)\n (state %s)\n (flags -)\n (addr %s)\n (queue 0)\n (age %d)\n (vmac %s)\n (vnet %s)\n)\n",
-			e.State, e.Addr, seconds(e.Age), e.MAC, e.Vnet)
+			e.State, addr, seconds(e.Age), e.MAC, e.Vnet)
 	}
 }
 

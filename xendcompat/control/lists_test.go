@@ -76,4 +76,7 @@ func TestLists(t *testing.T) {
 	var b bytes.Buffer
 	writeVARP(&b, dataplane.Snapshot{})
 	require.Empty(t, b.String(), "without a data plane there is none to describe")
+	// A MAC that was asked for is behind nobody yet.
+	writeVARP(&b, dataplane.Snapshot{Enabled: true, Entries: []dataplane.Entry{{State: dataplane.Incomplete}}})
+	require.Contains(t, b.String(), "(state incomplete)\n (flags -)\n (addr 0.0.0.0)\n")
 }
