@@ -26,9 +26,13 @@ import (
 // holdEnv has the test binary hold a pid file, as a process of its own.
 const holdEnv = "DAEMON_TEST_HOLD"
 
+// held is what keeps the collector from closing the file, which would give up the lock.
+var held *pidFile
+
 func TestMain(m *testing.M) {
 	if path := os.Getenv(holdEnv); path != "" {
-		if _, err := writePIDFile(path); err != nil {
+		var err error
+		if held, err = writePIDFile(path); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
