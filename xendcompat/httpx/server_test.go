@@ -118,7 +118,7 @@ func TestReplyOnTheWire(t *testing.T) {
 	require.Equal(t, "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nExpires: -1\r\nContent-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n"+
 		"Pragma: no-cache\r\nCache-control: no-cache\r\nConnection: close\r\n\r\n",
 		ask(t, unix, "HEAD /x HTTP/1.1\r\n\r\n"))
-	require.Equal(t, "HTTP/1.1 501 Not implemented\r\nContent-Length: 34\r\nExpires: -1\r\nContent-Type: text/plain\r\n"+
+	require.Equal(t, "HTTP/1.1 501 Not implemented\r\nContent-Length: 34\r\nExpires: -1\r\nContent-Type: text/plain\r\nX-Content-Type-Options: nosniff\r\n"+
 		"Pragma: no-cache\r\nCache-control: no-cache\r\nAccept: GET,HEAD,POST\r\nConnection: close\r\n\r\nRequest method not supported (PUT)",
 		ask(t, unix, "PUT /x HTTP/1.1\r\nContent-Length: 1\r\n\r\nx"))
 }
