@@ -329,9 +329,11 @@ func (m *maker) supers(s *setup) (out []shot) {
 				}
 				// Whoever is not known yet, and groups, get it, too.
 				q := p
-				q.mss, q.payload, q.dst = 700, m.bytes(9000), &unknown
-				m.next()
-				out = append(out, m.ip("super-frame to an unknown MAC", q))
+				for _, mss := range []int{min(full, 1448), 700} {
+					q.mss, q.payload, q.dst = mss, m.bytes(9000), &unknown
+					m.next()
+					out = append(out, m.ip("super-frame to an unknown MAC", q))
+				}
 				if proto == protoUDP {
 					q.dst = &group4
 					if v6 {

@@ -87,6 +87,7 @@ func (w *world) settle(t *testing.T, s *setting, rec [2]*record, way, least int)
 			}
 			more, err := rec[1-i].in.take(ctx, 0)
 			list = append(list, more...)
+			// What one connection sends on two processors passes two queues.
 			errs := compare(s, true, sent, list)
 			if len(errs) == 0 && (i != way || sum >= least) {
 				break

@@ -61,3 +61,26 @@ func TestMatrix(t *testing.T) {
 		})
 	}
 }
+
+// TestOnce sends everything where flooded frames come by several ways, and each must come out once.
+func TestOnce(t *testing.T) {
+	for _, s := range []setup{
+		{name: "IPv4 and IPv6", both: true},
+		{name: "replication", replicate: true},
+		{name: "peers", peers: true},
+		{name: "replication and peers", replicate: true, peers: true},
+		{name: "EtherIP with peers", etherip: true, peers: true},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			s.underlay, s.inner = 1500, 1500
+			w := newWorld(t, s)
+			var shots [2][]expected
+			for i, x := range w.sides {
+				m := x.maker
+				shots[i] = w.expect(t, slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup)), false)
+			}
+			w.exchange(t, &settings[0], shots)
+			t.Logf("on the wire: %v", w.wire.counts())
+		})
+	}
+}

@@ -177,13 +177,13 @@ func (c *wireCheck) whole(f []byte, l layout, fragmented bool) error {
 	if !l.v6 && f[l.l3+6]&0x40 != 0 {
 		return errors.New("outer packet with DF")
 	}
-	if l.v6 != c.setup.v6 {
+	if l.v6 != c.setup.v6 && !c.setup.both {
 		return errors.New("packet of the other family")
 	}
 	a, b := l.addresses(f)
 	src, _ := netip.AddrFromSlice(a)
 	dst, _ := netip.AddrFromSlice(b)
-	if !slices.Contains(c.hosts, src) || src == dst || !slices.Contains(c.hosts, dst) && dst != c.setup.group() {
+	if !slices.Contains(c.hosts, src) || src == dst || !slices.Contains(c.hosts, dst) && !slices.Contains(groups, dst) {
 		return fmt.Errorf("packet from %s to %s", src, dst)
 	}
 	body := f[l.l4:l.end]
@@ -198,20 +198,54 @@ func (c *wireCheck) whole(f []byte, l layout, fragmented bool) error {
 			return errors.New("EtherIP without UDP")
 		}
 		c.count["EtherIP"]++
-		return c.etherIP(body, fragmented)
+		return c.etherIP(body, 20, fragmented)
 	default:
 		return fmt.Errorf("packet of protocol %d", l.proto)
 	}
+	front := l.l4 - l.l3 + 8
+	if len(body) > 32 && body[1] == 3 && c.setup.peers {
+		if err := forwarded(body, c.hosts); err != nil {
+			return fmt.Errorf("VFWD: %w", err)
+		}
+		c.count["VFWD"]++
+		front += 32
+		body = body[32:]
+	}
+	return c.message(body, front, fragmented)
+}
+
+// forwarded checks the headers in front of a forwarded message.
+func forwarded(b []byte, hosts []netip.Addr) error {
+	f := append([]byte{12: 8, 13: 0}, b[4:]...) // as if in an Ethernet frame
+	if err := unfinished(f); err != nil {
+		return err
+	}
+	l, err := look(f)
+	if err != nil {
+		return err
+	}
+	src, dst := l.addresses(f)
+	from, _ := netip.AddrFromSlice(src)
+	to, _ := netip.AddrFromSlice(dst)
+	if string(b[:4]) != "\x00\x03\x00\x00" || l.l4 != 34 || l.end != len(f) || l.proto != protoUDP || l.fragment ||
+		!slices.Contains(hosts, from) || to != groups[0] {
+		return fmt.Errorf("headers %x", b[:32])
+	}
+	return nil
+}
+
+// message checks a message behind so many bytes of outer headers.
+func (c *wireCheck) message(body []byte, front int, fragmented bool) error {
 	if len(body) < 4 {
 		return errors.New("no message header")
 	}
 	switch binary.BigEndian.Uint32(body) {
 	case 2 << 16: // VUDP, opcode 0
-		if c.setup.etherip {
+		if c.setup.etherip && !c.setup.peers {
 			return errors.New("frame in UDP")
 		}
 		c.count["VUDP"]++
-		return c.etherIP(body[4:], fragmented)
+		return c.etherIP(body[4:], front+4, fragmented)
 	case 1<<16 | 1, 1<<16 | 2:
 		c.count["VARP"]++
 		if len(body) != 43 || fragmented {
@@ -223,7 +257,7 @@ func (c *wireCheck) whole(f []byte, l layout, fragmented bool) error {
 }
 
 // etherIP checks an EtherIP header and the frame behind it.
-func (c *wireCheck) etherIP(b []byte, fragmented bool) error {
+func (c *wireCheck) etherIP(b []byte, front int, fragmented bool) error {
 	if len(b) < 18+14 {
 		return fmt.Errorf("EtherIP packet of %d bytes", len(b))
 	}
@@ -238,8 +272,8 @@ func (c *wireCheck) etherIP(b []byte, fragmented bool) error {
 	if c.setup.inner+14+8 < len(inner) {
 		return fmt.Errorf("inner frame of %d bytes", len(inner))
 	}
-	if fragmented != (len(inner) > c.setup.limit()) {
-		return fmt.Errorf("inner frame of %d bytes: fragmented is %t, what fits is %d", len(inner), fragmented, c.setup.limit())
+	if fits := c.setup.underlay - front - 18; fragmented != (len(inner) > fits) {
+		return fmt.Errorf("inner frame of %d bytes: fragmented is %t, what fits is %d", len(inner), fragmented, fits)
 	}
 	if fragmented {
 		if l, err := look(inner); err == nil && l.proto == protoTCP && !l.fragment {

@@ -31,6 +31,8 @@ type setup struct {
 	v6       bool
 	etherip  bool
 	pmtu     bool
+	// both families, head-end replication and VFWD bring flooded frames by several ways.
+	both, replicate, peers bool
 }
 
 // limit is the largest inner frame whose outer packet fits, from the tables of the specification.
@@ -44,12 +46,21 @@ func (s *setup) limit() int {
 	return s.underlay - 50
 }
 
-func (s *setup) group() netip.Addr {
-	if s.v6 {
-		return dataplane.DefaultGroup6
+// flooded is the same for frames that go to everybody: what fits all ways.
+func (s *setup) flooded() int {
+	switch {
+	case s.peers:
+		return s.underlay - 50 - 32
+	case s.both:
+		return s.underlay - 70
 	}
-	return netip.MustParseAddr("224.10.0.1")
+	return s.limit()
 }
+
+// severalWays reports whether copies of flooded frames race each other, on two workers.
+func (s *setup) severalWays() bool { return s.both || s.replicate || s.peers }
+
+var groups = []netip.Addr{netip.MustParseAddr("224.10.0.1"), dataplane.DefaultGroup6}
 
 // side is a host with its engine, and a domain whose card is the test's.
 type side struct {
@@ -105,9 +116,11 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 		dev, err := h.Uplink().Link()
 		require.NoError(t, err)
 		require.NoError(t, h.Net.DeleteAddress(hostnet.Address{Index: dev.Index, Prefix: h.Uplink().Addr4}))
-		w.wire.addHost(h.Addr6())
 	} else {
 		w.wire.addHost(h.Addr())
+	}
+	if w.v6 || w.both {
+		w.wire.addHost(h.Addr6())
 	}
 	x := &side{host: h, inbox: newInbox()}
 	x.engine = w.startEngine(t, h)
@@ -136,7 +149,17 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 	cfg.DefaultVnets = false
 	cfg.Workers = 2
 	cfg.MTU = w.inner
-	cfg.IPv6 = w.v6
+	cfg.IPv6 = w.v6 || w.both
+	other := h.Addr().Next()
+	if h.Name == "B" {
+		other = h.Addr().Prev()
+	}
+	if w.replicate {
+		cfg.Replicate = []dataplane.Peer{{Addr: other.String()}}
+	}
+	if w.peers {
+		cfg.Peers = []dataplane.Peer{{Addr: other.String()}}
+	}
 	if w.etherip {
 		cfg.Encapsulation = dataplane.EtherIP
 	}
@@ -255,12 +278,15 @@ type expected struct {
 // expect cuts the shots as the engine has to; early if the kernel cuts before.
 func (w *world) expect(t testing.TB, shots []shot, early bool) []expected {
 	t.Helper()
-	limit := w.limit()
-	if early {
-		limit = 0
-	}
 	out := make([]expected, len(shots))
 	for i := range shots {
+		limit := w.limit()
+		if to := wire.Destination(shots[i].frame); to.Multicast() || to == unknown {
+			limit = w.flooded()
+		}
+		if early {
+			limit = 0
+		}
 		list, err := pieces(shots[i].frame, shots[i].hdr, limit)
 		require.NoError(t, err, "shot %s", shots[i].name)
 		out[i] = expected{&shots[i], list}
@@ -321,7 +347,7 @@ func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []e
 		if err != nil {
 			errs = append(errs, err.Error())
 		}
-		errs = append(errs, compare(s, false, shots[:n], list)...)
+		errs = append(errs, compare(s, w.severalWays(), shots[:n], list)...)
 		shots = shots[n:]
 	}
 	return errs
