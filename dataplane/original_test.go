@@ -510,7 +510,7 @@ func TestOddRequests(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		if _, err := c.Write(append(varpMessage(wire.Request, id, domainMAC(1), o.Addr()), 1, 2, 3)); err != nil {
 			return err
 		}

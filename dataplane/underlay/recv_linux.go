@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -81,7 +80,7 @@ func (s *Socket) Recv(b *Batch) (int, error) {
 		case unix.EBADF:
 			return 0, ErrClosed
 		default:
-			return 0, os.NewSyscallError("recvmmsg", syscall.Errno(errno))
+			return 0, os.NewSyscallError("recvmmsg", errno)
 		}
 	}
 }
