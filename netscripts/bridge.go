@@ -94,21 +94,22 @@ func (b *bridgeScript) recover() error {
 		b.say("%s; would first put everything back as it was before", what)
 		return nil
 	}
+	if t.Command == "stop" {
+		if _, err := b.m.host.LinkByIndex(t.Bridge.Index); errors.Is(err, hostnet.ErrNotFound) {
+			b.warn("%s; the bridge is gone, so the rest is done", what)
+			return b.finishStop(t)
+		}
+	}
 	b.warn("%s; putting everything back as it was before", what)
 	steps := b.startSteps(t)
 	if t.Command == "stop" {
 		steps = b.stopSteps(t)
-		if _, err := b.m.host.LinkByIndex(t.Bridge.Index); errors.Is(err, hostnet.ErrNotFound) && t.Begun == len(steps) {
-			// Only the note that it is done was missing.
-			b.entry = entry{}
-			return b.journal.write(b.entry)
-		}
 	}
-	if err := t.rollBack(b.journal, b.entry, steps); err != nil {
-		return err
+	err := t.rollBack(b.journal, b.entry, steps)
+	if err == nil {
+		b.entry.Unfinished = nil
 	}
-	b.entry.Unfinished = nil
-	return nil
+	return err
 }
 
 // choice is which device and bridge are meant.
@@ -190,7 +191,7 @@ func (b *bridgeScript) start(ctx context.Context) error {
 		b.describe(t, steps)
 		return nil
 	}
-	if err := t.run(ctx, b.script, b.journal, b.entry, steps); err != nil {
+	if err := t.run(ctx, b, steps); err != nil {
 		return err
 	}
 	b.say("%s is a bridge now, over %s, which was %s", t.Bridge.Name, t.Port, t.Device.Name)
@@ -336,26 +337,26 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 	steps := []step{{
 		text: fmt.Sprintf("create the bridge %s, for now as %s", t.Bridge.Name, t.Temporary),
 		do:   func(context.Context) error { return b.createBridge(t) },
-		undo: func() error { return b.deleteBridge(t) },
+		undo: func() error { return ignoreGone(b.deleteBridge(t)) },
 	}, {
 		text: fmt.Sprintf("rename %s to %s", t.Device.Name, t.Port),
 		do:   func(context.Context) error { return m.rename(t.Device.Index, t.Port, deviceUp) },
 		undo: func() error {
 			err := m.rename(t.Device.Index, t.Device.Name, deviceUp)
-			return errors.Join(err, deviceUp())
+			return errors.Join(ignoreGone(err), deviceUp())
 		},
 	}, {
 		text: fmt.Sprintf("rename %s to %s", t.Temporary, t.Bridge.Name),
 		do:   func(context.Context) error { return m.rename(t.Bridge.Index, t.Bridge.Name, nil) },
-		undo: func() error { return m.rename(t.Bridge.Index, t.Temporary, nil) },
+		undo: func() error { return ignoreGone(m.rename(t.Bridge.Index, t.Temporary, nil)) },
 	}, {
 		text: fmt.Sprintf("bring %s up", t.Bridge.Name),
 		do:   func(context.Context) error { return m.up(t.Bridge.Index) },
-		undo: func() error { return m.down(t.Bridge.Index) },
+		undo: func() error { return ignoreGone(m.down(t.Bridge.Index)) },
 	}, {
 		text: fmt.Sprintf("make %s a port of %s and bring it up", t.Port, t.Bridge.Name),
 		do:   func(context.Context) error { return b.enslave(t) },
-		undo: func() error { return b.release(t) },
+		undo: func() error { return ignoreGone(b.release(t)) },
 	}, {
 		text: fmt.Sprintf("wait for the link of %s, at most %s", t.Port, b.LinkTimeout),
 		do:   func(ctx context.Context) error { return b.waitForLink(ctx, t.Device.Index, t.Bridge.Index) },

@@ -47,7 +47,7 @@ func (b *bridgeScript) stop(ctx context.Context) error {
 		b.describe(t, steps)
 		return nil
 	}
-	if err := t.run(ctx, b.script, b.journal, b.entry, steps); err != nil {
+	if err := t.run(ctx, b, steps); err != nil {
 		return err
 	}
 	b.say("the bridge %s is gone; %s has its name and addresses again", t.Bridge.Name, t.Device.Name)
@@ -135,14 +135,14 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 		do:   func(context.Context) error { return m.rename(t.Bridge.Index, t.Temporary, bridgeUp) },
 		undo: func() error {
 			err := m.rename(t.Bridge.Index, t.Bridge.Name, bridgeUp)
-			return errors.Join(err, bridgeUp())
+			return errors.Join(ignoreGone(err), bridgeUp())
 		},
 	}, {
 		text: fmt.Sprintf("rename %s to %s", t.Port, t.Device.Name),
 		do:   func(context.Context) error { return m.rename(t.Device.Index, t.Device.Name, portUp) },
 		undo: func() error {
 			err := m.rename(t.Device.Index, t.Port, portUp)
-			return errors.Join(err, portUp())
+			return errors.Join(ignoreGone(err), portUp())
 		},
 	}, {
 		text: fmt.Sprintf("give %s the settings of the bridge", t.Device.Name),
@@ -197,7 +197,7 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 				// IPv6 addresses go with the link, and can be added again without.
 				return m.l3.Add(l3.State{Taken: t.L3.Taken, Addresses: moved().Addresses}, t.Device.Index)
 			},
-			undo: func() error { return m.up(t.Device.Index) },
+			undo: func() error { return ignoreGone(m.up(t.Device.Index)) },
 		})
 	}
 	return append(steps, step{
@@ -218,4 +218,25 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 			return m.delete(l)
 		},
 	})
+}
+
+// finishStop completes a stop that was interrupted after it, or somebody else, had deleted the bridge.
+func (b *bridgeScript) finishStop(t *transaction) error {
+	if t.Begun < len(b.stopSteps(t)) { // all that comes before is done, and was checked
+		revive := func() error { return b.m.revive(t.Device, t.PortL3, t) }
+		err := b.m.existing(t.Device.Index, func() error {
+			err := b.m.rename(t.Device.Index, t.Device.Name, revive)
+			if applyErr := t.Bridge.Settings.Apply(t.Device.Name); applyErr != nil {
+				b.warn("not all settings of %s are those of the bridge: %v", t.Device.Name, applyErr)
+			}
+			return errors.Join(err,
+				b.m.l3.Add(t.L3.Moved(t.Bridge.Index, t.Device.Index), t.Device.Index),
+				b.settle(t.Device.Index, t.Bridge))
+		})
+		if err != nil {
+			return fmt.Errorf("%w\nsee what %s says; if the network is right, remove it", err, b.journal.path)
+		}
+	}
+	b.entry.Started, b.entry.Unfinished = nil, nil
+	return b.journal.write(b.entry)
 }

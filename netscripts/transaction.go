@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/netscripts/l3"
@@ -63,35 +64,42 @@ type step struct {
 
 // run does the steps, each noted in the journal before. On failure, or when ctx ends, it undoes
 // what was begun.
-func (t *transaction) run(ctx context.Context, s *script, j *journal, e entry, steps []step) error {
+func (t *transaction) run(ctx context.Context, b *bridgeScript, steps []step) error {
+	e := b.entry
 	e.Unfinished = t
 	for i, st := range steps {
 		err := context.Cause(ctx)
 		if err == nil {
-			err = t.begin(s, j, e, i)
+			err = t.begin(b, e, i)
 		}
 		if err == nil {
 			err = st.do(ctx)
 		}
 		if err != nil {
-			err = fmt.Errorf("%s: %w", st.text, err)
-			if undoErr := t.rollBack(j, e, steps); undoErr != nil {
-				return errors.Join(err, undoErr)
-			}
-			return fmt.Errorf("%w\neverything was put back as it was", err)
+			return t.undo(b, e, steps, fmt.Errorf("%s: %w", st.text, err))
 		}
 	}
-	before := e
-	e.Unfinished, e.Started = nil, t.record()
-	err := context.Cause(ctx)
-	if err == nil {
-		err = j.write(e)
+	done := e
+	done.Unfinished, done.Started = nil, t.record()
+	err := b.m.change("note that all is done", func() error { return b.journal.write(done) })
+	switch {
+	case err == nil:
+		return nil
+	case t.Command == "stop":
+		// There is no way back from here. The next run sees that the bridge is gone.
+		b.warn("%v", err)
+		return nil
+	default: // the next run would undo it
+		return t.undo(b, e, steps, err)
 	}
-	if err != nil {
-		// The network is as wanted, but the next run would undo it.
-		return errors.Join(err, t.rollBack(j, before, steps))
+}
+
+// undo rolls back because of an error, and returns that and what became of it.
+func (t *transaction) undo(b *bridgeScript, e entry, steps []step, why error) error {
+	if err := t.rollBack(b.journal, e, steps); err != nil {
+		return errors.Join(why, err)
 	}
-	return nil
+	return fmt.Errorf("%w\neverything was put back as it was", why)
 }
 
 // record is what the transaction leaves behind once it is done.
@@ -103,18 +111,13 @@ func (t *transaction) record() *record {
 }
 
 // begin notes that step i is begun.
-func (t *transaction) begin(s *script, j *journal, e entry, i int) error {
-	if s.Before != nil {
-		if err := s.Before(fmt.Sprintf("note step %d", i+1)); err != nil {
-			return err
-		}
-	}
+func (t *transaction) begin(b *bridgeScript, e entry, i int) error {
 	t.Begun = i + 1
-	if err := j.write(e); err != nil {
+	err := b.m.change(fmt.Sprintf("note step %d", i+1), func() error { return b.journal.write(e) })
+	if err != nil {
 		t.Begun = i
-		return err
 	}
-	return nil
+	return err
 }
 
 // rollBack undoes what was begun, last step first, as far as possible. The journal is kept if
@@ -125,7 +128,7 @@ func (t *transaction) rollBack(j *journal, e entry, steps []step) error {
 		if steps[i].undo == nil {
 			continue
 		}
-		if err := steps[i].undo(); err != nil && !errors.Is(err, hostnet.ErrNotFound) {
+		if err := steps[i].undo(); err != nil {
 			errs = append(errs, fmt.Errorf("undo “%s”: %w", steps[i].text, err))
 		}
 	}
@@ -133,5 +136,9 @@ func (t *transaction) rollBack(j *journal, e entry, steps []step) error {
 		return fmt.Errorf("%w\nnot everything could be put back; the next run of network-bridge tries again what %s says", errors.Join(errs...), j.path)
 	}
 	e.Unfinished = nil
-	return j.write(e)
+	if err := j.write(e); err != nil {
+		// Without a journal the next run knows less, with this one it would undo once more.
+		return errors.Join(err, os.Remove(j.path))
+	}
+	return nil
 }
