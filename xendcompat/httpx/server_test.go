@@ -332,7 +332,7 @@ func TestGuard(t *testing.T) {
 		{"Host: localhost:8000\r\nSec-Fetch-Site: same-site", forbidden, forbidden},
 		{"Host: localhost:8000\r\nUser-Agent: Mozilla/5.0\r\nReferer: http://localhost:8000/xend/vnet/", ok, ok},
 		{"Host: localhost:8000\r\nUser-Agent: Mozilla/5.0\r\nReferer: http://evil.example/?http://localhost:8000/", forbidden, forbidden},
-		{"Host: localhost:8000\r\nUser-Agent: Mozilla/5.0", forbidden, forbidden},
+		{"Host: localhost:8000\r\nUser-Agent: Mozilla/5.0", ok, forbidden},
 		{"Host: localhost:8000\r\nUser-Agent: curl/8.0", ok, ok},
 		{"Host: localhost\r\nUser-Agent: xmlrpclib.py/1.0.1 (by www.pythonware.com)", ok, ok},
 	} {
