@@ -607,6 +607,9 @@ func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
 	addr = addr.Unmap()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if !e.config.Enabled {
+		return ErrDisabled
+	}
 	c := e.config
 	if underlay.Of(addr) == underlay.IPv4 {
 		c.Group = addr

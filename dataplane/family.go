@@ -98,6 +98,11 @@ func (e *Engine) refreshLocked() {
 		e.log.Warn("own addresses cannot be listed", "err", err)
 	} else if !equalSets(own, e.own) {
 		e.own, changed = own, true
+		for _, f := range e.underlays {
+			if echo := f.sockets.Echo(); echo != nil {
+				echo.SetOwn(own)
+			}
+		}
 	}
 	for _, f := range e.underlays {
 		changed = e.chooseLocked(f) || changed

@@ -401,10 +401,21 @@ func TestEtherIPConfigured(t *testing.T) {
 	}
 }
 
-// Every host answers echo to the group, from its own address, and not its own.
+// Every host answers echo to the group, from its own address, and not its own, from whichever address.
 func TestMulticastEcho(t *testing.T) {
 	_, _, hosts := newLab(t, 3, testConfig())
 	a := hosts[0]
+	second := netip.MustParseAddr("10.9.1.99")
+	_, err := a.Host.Run(soon(t), "ip", "addr", "add", second.String()+"/24", "dev", "eth0")
+	require.NoError(t, err)
+	eventually(t, "second address noticed", func() bool {
+		_, ok := a.view.Load().own[second]
+		return ok
+	})
+	out, err := a.Host.Run(soon(t), "ping", "-c", "2", "-i", "0.2", "-I", second.String(), wire.Group.String())
+	require.NoError(t, err)
+	require.NotContains(t, out, "from "+a.Addr().String())
+
 	p, err := a.StartPing(wire.Group, lab.PingOptions{Device: "eth0"})
 	require.NoError(t, err)
 	defer p.Close()

@@ -696,6 +696,7 @@ func TestDisabled(t *testing.T) {
 	require.Equal(t, ErrDisabled.Error(), s.Vnets[0].Problem)
 	require.ErrorIs(t, a.AddVif(idOf(t, "97"), domainMAC(1)), ErrDisabled)
 	require.ErrorIs(t, a.AddPeer(soon(t), netip.MustParseAddr("192.0.2.1"), 0), ErrDisabled)
+	require.ErrorIs(t, a.SetGroup(soon(t), netip.MustParseAddr("224.10.0.2")), ErrDisabled)
 	require.NoError(t, a.Remove(soon(t), idOf(t, "97")))
 	require.ErrorIs(t, a.Remove(soon(t), idOf(t, "97")), ErrUnknownVnet)
 	_, err = h.Net.LinkByName("vnif97")

@@ -33,6 +33,7 @@ type Echo struct {
 	kernel *os.File
 	path   atomic.Pointer[Path]
 	group  atomic.Pointer[netip.Addr]
+	own    atomic.Pointer[map[netip.Addr]struct{}]
 }
 
 func openEcho(o Options) (*Echo, error) {
@@ -86,6 +87,10 @@ func (e *Echo) SetPath(p *Path, group netip.Addr) {
 	e.path.Store(p)
 }
 
+// SetOwn says which addresses are this host's, whose requests are not answered. own must not change any
+// more.
+func (e *Echo) SetOwn(own map[netip.Addr]struct{}) { e.own.Store(&own) }
+
 // Run answers until ctx ends.
 func (e *Echo) Run(ctx context.Context) error {
 	conn, err := e.file.SyscallConn()
@@ -122,8 +127,8 @@ func (e *Echo) Run(ctx context.Context) error {
 		if path == nil {
 			continue
 		}
-		answer, ok := echoReply(b[:n], netip.AddrFrom4(sender.Addr), path.Source, *group)
-		if !ok || e.kernelAnswers() {
+		answer, ok := echoReply(b[:n], *group)
+		if !ok || e.isOwn(netip.AddrFrom4(sender.Addr), path) || e.kernelAnswers() {
 			continue
 		}
 		answers++
@@ -135,11 +140,24 @@ func (e *Echo) Run(ctx context.Context) error {
 	}
 }
 
+// isOwn reports whether a request is this host's own, sent from any of its addresses.
+func (e *Echo) isOwn(from netip.Addr, p *Path) bool {
+	if from == p.Source {
+		return true
+	}
+	own := e.own.Load()
+	if own == nil {
+		return false
+	}
+	_, ok := (*own)[from]
+	return ok
+}
+
 // echoReply turns a received IPv4 packet with an echo request into the answer's ICMP message, in place.
 // It is false if there is nothing to answer.
-func echoReply(packet []byte, from, own, group netip.Addr) ([]byte, bool) {
+func echoReply(packet []byte, group netip.Addr) ([]byte, bool) {
 	h, icmp, err := wire.DecodeIPv4(packet)
-	if err != nil || h.Destination != group || from == own || h.Protocol != unix.IPPROTO_ICMP {
+	if err != nil || h.Destination != group || h.Protocol != unix.IPPROTO_ICMP {
 		return nil, false
 	}
 	if len(icmp) < icmpLen || icmp[0] != icmpEchoRequest || icmp[1] != 0 || wire.Fold(wire.Sum(icmp, 0)) != 0xffff {
