@@ -289,6 +289,28 @@ func TestPutNeverReplacesAFile(t *testing.T) {
 	require.Equal(t, []string{fileOf("97")}, files(t, dir))
 }
 
+// TestFileRemovedByHand checks that a vnet can be deleted whose file is gone, but not if the directory is.
+func TestFileRemovedByHand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "vnets")
+	r := open(t, dir)
+	for _, id := range []string{"97", "98"} {
+		require.NoError(t, r.Put(simple(t, id)))
+		require.NoError(t, os.Remove(filepath.Join(dir, fileOf(id))))
+	}
+	d, err := r.Delete(simple(t, "97").ID)
+	require.NoError(t, err)
+	require.NoError(t, d.Restore())
+	require.Equal(t, "97 98", ids(r))
+	d, err = r.Delete(simple(t, "97").ID)
+	require.NoError(t, err)
+	d.Commit()
+	require.Equal(t, "98", ids(r))
+	require.NoError(t, os.RemoveAll(dir))
+	_, err = r.Delete(simple(t, "98").ID)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.Equal(t, "98", ids(r))
+}
+
 func BenchmarkLoad(b *testing.B) {
 	dir := b.TempDir()
 	r := open(b, dir)

@@ -76,9 +76,10 @@ func (r *Registry) write(e entry) (err error) {
 	return nil
 }
 
-// moveOut takes away the name by which a vnet's file counts.
+// moveOut takes away the name by which a vnet's file counts. A file that somebody removed by hand is not
+// missed.
 func (r *Registry) moveOut(id vnet.ID) error {
-	if err := os.Rename(r.path(id), r.hidden(id, deletedExt)); err != nil {
+	if err := os.Rename(r.path(id), r.hidden(id, deletedExt)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := errors.Join(r.done("delete"), syncDir(r.dir), r.done("delete-syncdir")); err != nil {
@@ -89,7 +90,11 @@ func (r *Registry) moveOut(id vnet.ID) error {
 
 // moveBack undoes moveOut.
 func (r *Registry) moveBack(id vnet.ID) error {
-	if err := renameNew(r.hidden(id, deletedExt), r.path(id)); err != nil {
+	err := renameNew(r.hidden(id, deletedExt), r.path(id))
+	if errors.Is(err, os.ErrNotExist) { // there was none
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	return errors.Join(r.done("restore"), syncDir(r.dir))
@@ -98,7 +103,7 @@ func (r *Registry) moveBack(id vnet.ID) error {
 // discard ends what moveOut began. A failure does no harm: the file does not count, and the next
 // Open removes it.
 func (r *Registry) discard(id vnet.ID) {
-	if err := os.Remove(r.hidden(id, deletedExt)); err != nil {
+	if err := os.Remove(r.hidden(id, deletedExt)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		r.log.Warn("can't remove the file of a deleted vnet", "vnet", id, "error", err)
 	}
 	_ = r.done("discard") // nothing to undo
