@@ -225,7 +225,7 @@ func (b *bridgeScript) finishStop(t *transaction) error {
 	if t.Begun < len(b.stopSteps(t)) { // all that comes before is done, and was checked
 		revive := func() error { return b.m.revive(t.Device, t.PortL3, t) }
 		err := b.m.existing(t.Device.Index, func() error {
-			err := b.m.rename(t.Device.Index, t.Device.Name, revive)
+			err := errors.Join(b.m.rename(t.Device.Index, t.Device.Name, revive), revive())
 			if applyErr := t.Bridge.Settings.Apply(t.Device.Name); applyErr != nil {
 				b.warn("not all settings of %s are those of the bridge: %v", t.Device.Name, applyErr)
 			}
