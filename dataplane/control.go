@@ -46,7 +46,7 @@ const (
 	maxLimits = 1024
 	// maxOldHosts bounds the hosts that speak only EtherIP, and oldHostTTL is after what silence they are
 	// forgotten; modernTTL is how long a host that spoke both is taken for a modern one, and maxModern
-	// bounds those.
+	// bounds both kinds together.
 	maxOldHosts = 1024
 	oldHostTTL  = int64(10 * time.Minute)
 	modernTTL   = int64(10 * time.Minute)
@@ -241,11 +241,9 @@ func (e *Engine) noticeLocked(n notice) {
 	case noticeOldHost:
 		e.oldHostLocked(n.addr)
 	case noticeNewHost:
-		if _, known := e.modern[n.addr]; known || len(e.modern) < maxModern {
-			e.modern[n.addr] = e.now()
-		}
 		if _, ok := e.old[n.addr]; ok {
 			delete(e.old, n.addr)
+			e.modern[n.addr] = e.now() // there is room: it was made sure of when the host came
 			e.publishLocked()
 			e.log.Info("host speaks VUDP after all", "host", n.addr)
 		}
@@ -269,7 +267,8 @@ func (e *Engine) oldHostLocked(addr netip.Addr) {
 	if at, ok := e.modern[addr]; ok && now-at < modernTTL {
 		return
 	}
-	if e.old[addr] != nil || len(e.old) >= maxOldHosts {
+	// Each may turn out to be modern.
+	if e.old[addr] != nil || len(e.old) >= maxOldHosts || len(e.old)+len(e.modern) >= maxModern {
 		return
 	}
 	h := new(oldHost)

@@ -318,7 +318,7 @@ func TestEtherIPOnlyHost(t *testing.T) {
 
 	// It resolves by VARP, and sends EtherIP; its broadcasts go to the group.
 	require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, domainMAC(1), "here I am")))
-	eventually(t, "vif learned", func() bool { return len(a.Snapshot().Vifs) > 0 })
+	eventually(t, "vif learned", func() bool { return hasVif(a, domainMAC(1)) })
 	o.send(wire.Group, varpMessage(wire.Request, id, domainMAC(1), o.Addr()))
 	o.wait("the announce", func(p heardPacket) bool { return isVARP(wire.Announce, domainMAC(1))(p) && p.to == o.Addr() })
 	first := testFrame(domainMAC(1), old, "first")
@@ -371,6 +371,26 @@ func TestEtherIPOnlyHost(t *testing.T) {
 	for _, f := range at2.Take() {
 		require.NotEqual(t, again, f.Data, "a broadcast came twice")
 	}
+}
+
+// What is remembered of hosts that speak only EtherIP, or did, is bounded.
+func TestManyOldHosts(t *testing.T) {
+	e, err := New(testConfig(), nil, logger(t, "A"))
+	require.NoError(t, err)
+	addr := netip.MustParseAddr("10.0.0.1")
+	for range 2 * maxModern {
+		e.noticeLocked(notice{kind: noticeOldHost, addr: addr})
+		e.noticeLocked(notice{kind: noticeNewHost, addr: addr})
+		addr = addr.Next()
+	}
+	require.Empty(t, e.old)
+	require.Len(t, e.modern, maxModern)
+	for range 2 * maxOldHosts {
+		e.modern = map[netip.Addr]int64{}
+		e.noticeLocked(notice{kind: noticeOldHost, addr: addr})
+		addr = addr.Next()
+	}
+	require.Len(t, e.old, maxOldHosts)
 }
 
 // A host that is configured to send EtherIP is understood by one that is not, and the reverse.
