@@ -18,6 +18,10 @@ type family struct {
 	tokens  map[int32]*underlay.Socket
 	heard   *heard
 
+	// listener gets what is sent to listening.
+	listener  *underlay.Socket
+	listening netip.Addr
+
 	choice choice
 	link   *link // nil while there is no usable device
 	// told says that the operator knows about the choice.
@@ -104,12 +108,58 @@ func (e *Engine) refreshLocked() {
 			}
 		}
 	}
+	var retired []*underlay.Socket
 	for _, f := range e.underlays {
-		changed = e.chooseLocked(f) || changed
+		before, err := e.listenOnLocked(f)
+		if err != nil {
+			e.log.Error("the group cannot be listened to", "err", err)
+		}
+		if before != nil {
+			retired = append(retired, before)
+		}
+		changed = e.chooseLocked(f) || before != nil || changed
 	}
 	if changed {
 		e.publishLocked()
 	}
+	if len(retired) > 0 {
+		e.quiesceLocked()
+		for _, s := range retired {
+			s.Close()
+		}
+	}
+}
+
+// listenOnLocked opens the socket for a family's group, if that is another one than before. The socket of
+// the one before is to be closed when no worker uses it.
+func (e *Engine) listenOnLocked(f *family) (before *underlay.Socket, err error) {
+	group := e.config.Group
+	if f.family == underlay.IPv6 {
+		group = e.config.Group6
+	}
+	if group == f.listening {
+		return nil, nil
+	}
+	var now *underlay.Socket
+	err = e.host.Do(func() (err error) {
+		now, before, err = f.sockets.Listen(group)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.listening = group
+	if now == f.listener || slices.Contains(f.sockets.UDP(), now) {
+		return nil, nil // watched already
+	}
+	for token, s := range f.tokens {
+		if s == before {
+			delete(f.tokens, token)
+			e.workers[0].unwatch(s.FD())
+		}
+	}
+	f.listener = now
+	return before, e.watchLocked(f, now, 0)
 }
 
 func equalSets(a, b map[netip.Addr]struct{}) bool {

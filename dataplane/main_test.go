@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,7 +152,23 @@ func (h *testHost) domain(n int, id string) *lab.Domain {
 		},
 	})
 	require.NoError(h.t, err)
+	h.forwarding("vnet" + id)
 	return d
+}
+
+// forwarding waits until all ports of a bridge forward, which they do a moment after their links are up.
+func (h *testHost) forwarding(bridge string) {
+	h.t.Helper()
+	eventually(h.t, bridge+" forwards", func() bool {
+		out, err := h.Host.Run(soon(h.t), "bridge", "link")
+		require.NoError(h.t, err)
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, "master "+bridge+" ") && !strings.Contains(line, "state forwarding") {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // drops returns a host's counter.

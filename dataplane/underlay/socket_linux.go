@@ -21,7 +21,8 @@ type Socket struct {
 // FD is the non-blocking file descriptor, for epoll.
 func (s *Socket) FD() int { return s.fd }
 
-func (s *Socket) close() {
+// Close closes the socket, which nobody must be using. Idempotent.
+func (s *Socket) Close() {
 	if s.fd >= 0 {
 		unix.Close(s.fd)
 		s.fd = -1
@@ -95,26 +96,30 @@ func setMulticastTTL(fd int, f Family, ttl int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MULTICAST_TTL, ttl)
 }
 
-// openUDP opens one of the UDP sockets. The first takes the port for itself, so that a second daemon
-// is noticed, and then lets the others share it; socket(7), SO_REUSEPORT.
-func openUDP(o Options, first bool) (*Socket, error) {
+// openUDP opens a UDP socket, bound to an IPv4 group or, with the zero Addr, to every address. The first
+// takes the port for itself, so that a second daemon is noticed, and then lets the others share it;
+// socket(7), SO_REUSEPORT.
+func openUDP(o Options, group netip.Addr, share bool) (*Socket, error) {
 	fd, err := openSocket(o.Family, unix.SOCK_DGRAM, unix.IPPROTO_UDP, o.TTL)
 	if err != nil {
 		return nil, err
 	}
 	reuse := []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT", false}}
 	err = setOptions(fd, []option{{unix.SOL_UDP, unix.UDP_GRO, 1, "UDP_GRO", true}})
-	if err == nil && !first {
+	if err == nil && share {
 		err = setOptions(fd, reuse)
 	}
 	if err == nil {
-		var any unix.Sockaddr = &unix.SockaddrInet4{Port: int(o.Port)}
-		if o.Family == IPv6 {
-			any = &unix.SockaddrInet6{Port: int(o.Port)}
+		var to unix.Sockaddr = &unix.SockaddrInet4{Port: int(o.Port)}
+		if group.IsValid() {
+			to = &unix.SockaddrInet4{Port: int(o.Port), Addr: group.As4()}
 		}
-		err = os.NewSyscallError("bind", unix.Bind(fd, any))
+		if o.Family == IPv6 {
+			to = &unix.SockaddrInet6{Port: int(o.Port)}
+		}
+		err = os.NewSyscallError("bind", unix.Bind(fd, to))
 	}
-	if err == nil && first {
+	if err == nil && !share {
 		err = setOptions(fd, reuse)
 	}
 	if err != nil {

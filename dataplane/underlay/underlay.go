@@ -63,10 +63,8 @@ type Options struct {
 	Port uint16
 	// TTL is that of multicast, 1–255.
 	TTL int
-	// Sockets is the number of UDP sockets that share the port, at least 1. The kernel chooses one by the
-	// addresses, so that what one host sends to one destination stays in order. Of the sockets only the
-	// first is a member of the group, or each would get a copy; but early demultiplexing of the kernel may
-	// hand its packets to another (inet_steal_sock of Linux 6.6 and later).
+	// Sockets is the number of UDP sockets that share the port for unicast, at least 1. The kernel chooses
+	// one by the addresses, so that what one host sends stays in order.
 	Sockets int
 }
 
@@ -74,6 +72,8 @@ type Options struct {
 type Underlay struct {
 	options Options
 	udp     []*Socket
+	// listener is the socket that gets what is sent to the group; nil before Listen.
+	listener *Socket
 	// IPv4 only, else nil.
 	etherip *Socket
 	echo    *Echo
@@ -97,7 +97,7 @@ func Open(o Options) (_ *Underlay, err error) {
 		}
 	}()
 	for i := range max(1, o.Sockets) {
-		s, err := openUDP(o, i == 0)
+		s, err := openUDP(o, netip.Addr{}, i > 0)
 		if err != nil {
 			return nil, fmt.Errorf("%s UDP port %d: %w", o.Family, o.Port, err)
 		}
@@ -120,12 +120,15 @@ func Open(o Options) (_ *Underlay, err error) {
 
 // Close closes all sockets. It must not be called while others use them.
 func (u *Underlay) Close() {
-	for _, s := range u.udp {
-		s.close()
+	if u.listener != nil && u.listener != u.udp[0] {
+		u.listener.Close()
 	}
-	u.udp = nil
+	for _, s := range u.udp {
+		s.Close()
+	}
+	u.udp, u.listener = nil, nil
 	if u.etherip != nil {
-		u.etherip.close()
+		u.etherip.Close()
 		u.etherip = nil
 	}
 	if u.echo != nil {
@@ -140,6 +143,25 @@ func (u *Underlay) Close() {
 
 // Family returns the address family.
 func (u *Underlay) Family() Family { return u.options.Family }
+
+// Listen opens the socket for what is sent to a group, in the network namespace of the calling thread,
+// and returns it and the one before, which the caller closes when nobody uses it any more; nil if that
+// stays. Over IPv4 it is bound to the group: of the sockets that share the port, the kernel would give
+// whole packets to one and reassembled ones to another (early demultiplexing and inet_steal_sock of Linux
+// 6.6 and later), and they would overtake each other.
+func (u *Underlay) Listen(group netip.Addr) (now, before *Socket, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.options.Family == IPv6 {
+		u.listener = u.udp[0]
+		return u.listener, nil, nil
+	}
+	if now, err = openUDP(u.options, group, true); err != nil {
+		return nil, nil, fmt.Errorf("UDP port %d of group %s: %w", u.options.Port, group, err)
+	}
+	before, u.listener = u.listener, now
+	return now, before, nil
+}
 
 // UDP returns the sockets that share the port.
 func (u *Underlay) UDP() []*Socket { return u.udp }
@@ -174,7 +196,10 @@ func (u *Underlay) Join(index int, group netip.Addr) error {
 
 // membership joins or leaves with all sockets that need it.
 func (u *Underlay) membership(index int, group netip.Addr, join bool) error {
-	err := membership(u.udp[0].fd, index, group, join)
+	var err error
+	if u.listener != nil {
+		err = membership(u.listener.fd, index, group, join)
+	}
 	if u.etherip != nil {
 		err = errors.Join(err, membership(u.etherip.fd, index, group, join))
 	}
@@ -202,6 +227,9 @@ func (u *Underlay) Drops() uint64 {
 	var sum uint64
 	for _, s := range u.udp {
 		sum += uint64(s.drops())
+	}
+	if u.listener != nil && u.listener != u.udp[0] {
+		sum += uint64(u.listener.drops())
 	}
 	if u.etherip != nil {
 		sum += uint64(u.etherip.drops())

@@ -34,6 +34,8 @@ type end struct {
 	batch *Batch
 	send  *Sender
 	group netip.AddrPort
+	// listener gets the group's packets.
+	listener *Socket
 }
 
 var groups = [2]netip.Addr{IPv4: wire.Group, IPv6: netip.MustParseAddr("ff05::706")}
@@ -43,7 +45,11 @@ func newEnds(t testing.TB, f Family, mtu, sockets int) (*lab.Switch, *end, *end)
 	l := lab.New(t)
 	s, err := l.Switch("lan", mtu)
 	require.NoError(t, err)
-	return s, newEnd(t, s, "A", f, sockets), newEnd(t, s, "B", f, sockets)
+	a, b := newEnd(t, s, "A", f, sockets), newEnd(t, s, "B", f, sockets)
+	// The switch forwards a moment after the links are up.
+	_, err = a.Ping(soon(t), b.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
+	require.NoError(t, err)
+	return s, a, b
 }
 
 func newEnd(t testing.TB, s *lab.Switch, name string, f Family, sockets int) *end {
@@ -52,7 +58,10 @@ func newEnd(t testing.TB, s *lab.Switch, name string, f Family, sockets int) *en
 	require.NoError(t, err)
 	e := &end{Host: h, batch: NewBatch(), send: NewSender(), group: netip.AddrPortFrom(groups[f], wire.Port)}
 	require.NoError(t, h.Do(func() (err error) {
-		e.Underlay, err = Open(Options{Family: f, Port: wire.Port, TTL: 64, Sockets: sockets})
+		if e.Underlay, err = Open(Options{Family: f, Port: wire.Port, TTL: 64, Sockets: sockets}); err != nil {
+			return err
+		}
+		e.listener, _, err = e.Listen(e.group.Addr())
 		return err
 	}))
 	t.Cleanup(e.Underlay.Close)
@@ -89,7 +98,9 @@ func (e *end) receive(t testing.TB, s *Socket, n int) (out []Packet) {
 		}
 		require.False(t, time.Now().After(deadline), "%d of %d packets", len(out), n)
 	}
-	require.Len(t, out, n)
+	if len(out) != n {
+		t.Fatalf("%d packets, not %d", len(out), n)
+	}
 	return out
 }
 
@@ -110,15 +121,23 @@ func TestUnicastAndGroup(t *testing.T) {
 				{To: b.addr(), Bufs: [][]byte{payload(3, 0), payload(97, 1)}},
 				{To: b.addr(), Bufs: [][]byte{payload(2*full, 2), nil, payload(full+10, 3)}, SegSize: full}, // a train
 				{To: b.addr(), Bufs: [][]byte{payload(20000, 4)}},                                           // fragments
-				{To: b.group, Bufs: [][]byte{payload(50, 5)}},
-				{To: b.group, Bufs: [][]byte{payload(3*40, 6)}, SegSize: 40},
-				{To: b.addr(), Bufs: [][]byte{payload(1, 7)}},
+				{To: b.addr(), Bufs: [][]byte{payload(1, 5)}},
+				{To: b.group, Bufs: [][]byte{payload(50, 6)}},
+				{To: b.group, Bufs: [][]byte{payload(3*40, 7)}, SegSize: 40},
+				{To: b.group, Bufs: [][]byte{payload(3000, 8)}},
+				{To: b.group, Bufs: [][]byte{payload(2, 9)}},
 			}
 			failed, err := a.send.Send(a.UDP()[0], a.path, msgs)
 			require.NoError(t, err)
 			require.Zero(t, failed)
-			got := b.receive(t, b.UDP()[0], 1+4+1+1+3+1)
-			sizes := []int{100, full, full, full, 10, 20000, 50, 40, 40, 40, 1}
+			var got []Packet
+			if f == IPv4 {
+				got = b.receive(t, b.UDP()[0], 1+4+1+1)
+				got = append(got, b.receive(t, b.listener, 1+3+1+1)...)
+			} else {
+				got = b.receive(t, b.listener, 1+4+1+1+1+3+1+1)
+			}
+			sizes := []int{100, full, full, full, 10, 20000, 1, 50, 40, 40, 40, 3000, 2}
 			var sent, received []byte
 			for _, m := range msgs {
 				for _, x := range m.Bufs {
@@ -128,7 +147,7 @@ func TestUnicastAndGroup(t *testing.T) {
 			for i, p := range got {
 				require.Len(t, p.Data, sizes[i], i)
 				require.Equal(t, a.addr(), p.From)
-				toGroup := i >= 6 && i < 10
+				toGroup := i >= 7
 				require.Equal(t, toGroup, p.Multicast)
 				if toGroup {
 					require.Equal(t, b.group.Addr(), p.To)
@@ -140,9 +159,11 @@ func TestUnicastAndGroup(t *testing.T) {
 			}
 			require.Equal(t, sent, received)
 			// Nothing of it came back.
-			n, err := a.UDP()[0].Recv(a.batch)
-			require.NoError(t, err)
-			require.Zero(t, n)
+			for _, s := range []*Socket{a.UDP()[0], a.listener} {
+				n, err := s.Recv(a.batch)
+				require.NoError(t, err)
+				require.Zero(t, n)
+			}
 		})
 	}
 }
@@ -211,7 +232,7 @@ func TestManyMessages(t *testing.T) {
 	}
 }
 
-// Several sockets share the port: each host's packets all come to one, and the group's to one only.
+// Several sockets share the port: each host's packets all come to one; the group's come to the listener.
 func TestSharedPort(t *testing.T) {
 	s, a, b := newEnds(t, IPv4, 0, 4)
 	_ = s
@@ -238,11 +259,12 @@ func (e *end) receiveAll(t *testing.T, unicast, group int) {
 	deadline := time.Now().Add(10 * time.Second)
 	for unicast > 0 || group > 0 {
 		require.False(t, time.Now().After(deadline))
-		for i, s := range e.UDP() {
+		for i, s := range append(e.UDP(), e.listener) {
 			n, err := s.Recv(e.batch)
 			require.NoError(t, err)
 			for j := range n {
 				p := e.batch.Packet(j)
+				require.Equal(t, i == len(e.UDP()), p.Multicast)
 				if p.Multicast {
 					group -= len(p.Data) / p.SegSize
 				} else {
@@ -272,7 +294,7 @@ func TestMembership(t *testing.T) {
 		require.NoError(t, err)
 	}
 	send()
-	b.receive(t, b.UDP()[0], 1)
+	b.receive(t, b.listener, 1)
 	// Left: not received, though another socket on the host is a member.
 	var other net.PacketConn
 	require.NoError(t, b.Do(func() (err error) {
@@ -286,7 +308,7 @@ func TestMembership(t *testing.T) {
 	send()
 	_, err = seen.Next(soon(t))
 	require.NoError(t, err)
-	n, err := b.UDP()[0].Recv(b.batch)
+	n, err := b.listener.Recv(b.batch)
 	require.NoError(t, err)
 	require.Zero(t, n)
 	// The device goes and comes back under another index, more often than a socket has memberships.
@@ -301,7 +323,23 @@ func TestMembership(t *testing.T) {
 	require.NoError(t, b.Join(b.path.Index, b.group.Addr()))
 	require.NoError(t, b.Join(b.path.Index, b.group.Addr()))
 	send()
-	b.receive(t, b.UDP()[0], 1)
+	b.receive(t, b.listener, 1)
+	// Another group, and its packets only.
+	other2 := netip.MustParseAddrPort("224.10.0.9:1798")
+	require.NoError(t, b.Do(func() error {
+		now, before, err := b.Listen(other2.Addr())
+		if err == nil {
+			require.Equal(t, b.listener, before)
+			before.Close()
+			b.listener = now
+		}
+		return err
+	}))
+	require.NoError(t, b.Join(b.path.Index, other2.Addr()))
+	send()
+	hello[0].To = other2
+	send()
+	require.Equal(t, other2.Addr(), b.receive(t, b.listener, 1)[0].To)
 	require.Error(t, b.Join(4711, b.group.Addr()))
 	require.NoError(t, b.SetTTL(7))
 	_ = s
@@ -332,7 +370,7 @@ func TestRelay(t *testing.T) {
 	stranger := netip.MustParseAddrPort("10.9.1.77:1798")
 	for _, n := range []int{1, 1472, 1473, 1536, 8000} {
 		require.NoError(t, r.Send(a.Underlay, a.path, stranger, a.group, 5, payload(n, 1)))
-		p := b.receive(t, b.UDP()[0], 1)[0]
+		p := b.receive(t, b.listener, 1)[0]
 		require.Equal(t, payload(n, 1), p.Data)
 		require.Equal(t, stranger, p.From)
 		require.Equal(t, b.group.Addr(), p.To)
