@@ -766,7 +766,8 @@ func TestNothingInterrupts(t *testing.T) {
 	_, err = p.Fresh(soon(t))
 	require.NoError(t, err)
 	st := p.Stats()
-	require.LessOrEqual(t, st.Sent-st.Received, 2, "lost pings: %+v", st)
+	// A few may be on their way.
+	require.LessOrEqual(t, st.Sent-st.Received, 10, "lost pings: %+v", st)
 	require.Error(t, a.SetGroup(soon(t), netip.MustParseAddr("192.0.2.1")))
 	cfg.Workers, cfg.Port = 1, 1799
 	require.ErrorContains(t, a.Reload(cfg), "restart")
