@@ -87,7 +87,8 @@ type Config struct {
 	// MaxMACs bounds the VARP cache and the vif table, each.
 	MaxMACs int
 
-	// Workers is the number of threads that move frames; 0 means one per processor, four at most.
+	// Workers is the number of threads that move frames; 0 means one per two processors, four at most:
+	// bridges and domains need the others.
 	Workers int
 	// BUMRate is how many frames per second a vnet may flood (broadcast, unknown, multicast); ARP,
 	// neighbour discovery and DHCP are exempt. 0 means no limit.
@@ -181,5 +182,5 @@ func (c Config) workers() int {
 	if c.Workers > 0 {
 		return c.Workers
 	}
-	return min(runtime.GOMAXPROCS(0), 4)
+	return min(max(runtime.NumCPU()/2, 1), 4)
 }

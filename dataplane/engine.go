@@ -170,6 +170,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.open(); err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
+	defer reserveProcessors(len(e.workers))()
 	var group errgroup.Group
 	for _, w := range e.workers {
 		group.Go(func() error {
