@@ -28,7 +28,7 @@ func main() {
 	}
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 7, "interleaved rounds; medians are taken over these")
-	flag.Float64Var(&o.seconds, "time", 1, "seconds per measurement")
+	flag.IntVar(&o.seconds, "time", 1, "seconds per measurement")
 	scenarioNames := flag.String("scenarios", "", "comma-separated scenarios (default all): "+names(scenarios))
 	systemNames := flag.String("systems", "", "comma-separated systems (default all): "+names(systems))
 	metricNames := flag.String("metrics", "", "comma-separated metrics (default all): "+names(metrics))
@@ -47,7 +47,7 @@ func main() {
 
 type options struct {
 	rounds    int
-	seconds   float64
+	seconds   int
 	json, bin string
 	scenarios []scenario
 	systems   []system
@@ -95,7 +95,7 @@ func (o *options) choose(scenarioNames, systemNames, metricNames string) error {
 type report struct {
 	Machine   string                       `json:"machine"`
 	Rounds    int                          `json:"rounds"`
-	Seconds   float64                      `json:"seconds"`
+	Seconds   int                          `json:"seconds"`
 	Scenarios map[string]map[string]series `json:"scenarios"` // by scenario and system
 }
 

@@ -16,7 +16,7 @@ import (
 type metric struct {
 	label   string
 	figures []string
-	measure func(ctx context.Context, s *setup, seconds float64) (map[string]float64, error)
+	measure func(ctx context.Context, s *setup, seconds int) (map[string]float64, error)
 }
 
 func (m metric) name() string { return m.label }
@@ -34,16 +34,19 @@ var metrics = []metric{
 // grace is what a measurement may take beyond its time.
 const grace = 20 * time.Second
 
-func limit(ctx context.Context, seconds float64) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, time.Duration(seconds*float64(time.Second))+grace)
+func limit(ctx context.Context, seconds int) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, time.Duration(seconds)*time.Second+grace)
 }
 
+// omitted is what iperf3 leaves out at the beginning of a run, in seconds.
+const omitted = 0.3
+
 // tcp runs iperf3 and takes what the receiver counted.
-func tcp(figure, cpu string, args ...string) func(context.Context, *setup, float64) (map[string]float64, error) {
-	return func(ctx context.Context, s *setup, seconds float64) (map[string]float64, error) {
+func tcp(figure, cpu string, args ...string) func(context.Context, *setup, int) (map[string]float64, error) {
+	return func(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 		ctx, cancel := limit(ctx, seconds)
 		defer cancel()
-		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-O", "0.3", "-J", "-C", "cubic"}, args...)
+		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-O", fmt.Sprint(omitted), "-J", "-C", "cubic"}, args...)
 		before := busy()
 		out, err := s.one.Run(ctx, "iperf3", args...)
 		after := busy()
@@ -63,7 +66,7 @@ func tcp(figure, cpu string, args ...string) func(context.Context, *setup, float
 			return nil, err
 		}
 		got := map[string]float64{figure: r.End.Received.Bits / 1e9}
-		if gbits := r.End.Received.Bits / 1e9 * (seconds + 0.3); cpu != "" && gbits > 0 {
+		if gbits := r.End.Received.Bits / 1e9 * (float64(seconds) + omitted); cpu != "" && gbits > 0 {
 			got[cpu] = (after - before).Seconds() / gbits
 		}
 		return got, nil
@@ -101,7 +104,7 @@ func role(ctx context.Context, run func(context.Context, string, ...string) (str
 }
 
 // pps counts at the receiver what arrives of a flood of small packets.
-func pps(ctx context.Context, s *setup, seconds float64) (map[string]float64, error) {
+func pps(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 	ctx, cancel := limit(ctx, seconds)
 	defer cancel()
 	type counted struct {
@@ -111,19 +114,19 @@ func pps(ctx context.Context, s *setup, seconds float64) (map[string]float64, er
 	done := make(chan counted, 1)
 	go func() {
 		var c counted
-		c.err = role(ctx, s.two.Run, &c.r, "count", fmt.Sprint(seconds+0.5))
+		c.err = role(ctx, s.two.Run, &c.r, "count", fmt.Sprint(float64(seconds)+0.5))
 		done <- c
 	}()
 	var sent countResult
-	sendErr := role(ctx, s.one.Run, &sent, "send", s.two.Addr().String(), fmt.Sprint(seconds+0.3))
+	sendErr := role(ctx, s.one.Run, &sent, "send", s.two.Addr().String(), fmt.Sprint(float64(seconds)+0.3))
 	c := <-done
 	return map[string]float64{"64-byte pps": c.r.PerSecond}, errors.Join(sendErr, c.err)
 }
 
 // rr counts requests and responses, one at a time. The processors are kept from sleeping, since on a
 // virtual machine waking one up costs more than everything that is compared here.
-func rr(network string) func(context.Context, *setup, float64) (map[string]float64, error) {
-	return func(ctx context.Context, s *setup, seconds float64) (map[string]float64, error) {
+func rr(network string) func(context.Context, *setup, int) (map[string]float64, error) {
+	return func(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 		ctx, cancel := limit(ctx, seconds)
 		defer cancel()
 		spin, stop := context.WithCancel(ctx)
