@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -36,8 +37,11 @@ func TestMain(m *testing.M) {
 			fmt.Println(err)
 			os.Exit(1)
 		}
+		// Before the word that it holds: without a signal to wait for, the runtime would end it as deadlocked.
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, os.Interrupt)
 		fmt.Println("held")
-		select {}
+		<-end
 	}
 	goleak.VerifyTestMain(m)
 }
