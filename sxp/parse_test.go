@@ -117,7 +117,7 @@ func TestLimits(t *testing.T) {
 		{"depth set", deep(4), sxp.Limits{Depth: 3}, "lists nested more than 3 deep"},
 		{"depth lifted", deep(100000), sxp.Limits{Depth: -1}, ""},
 		{"size", large(size), sxp.Limits{}, ""},
-		{"too large", large(size+1), sxp.Limits{}, "value larger than 1048576 bytes"},
+		{"too large", large(size + 1), sxp.Limits{}, "value larger than 1048576 bytes"},
 		{"size set", []byte("(a bcd)"), sxp.Limits{Size: 6}, "value larger than 6 bytes"},
 		{"size lifted", large(3 * size), sxp.Limits{Size: -1}, ""},
 		{"many values", bytes.Repeat([]byte("(aaaaa)"), size/3), sxp.Limits{}, ""},
