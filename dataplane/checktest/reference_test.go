@@ -143,7 +143,7 @@ func (l *layout) addresses(f []byte) (src, dst []byte) {
 // complete.
 func unfinished(f []byte) error {
 	l, err := look(f)
-	if err == errNoIP {
+	if errors.Is(err, errNoIP) {
 		return nil
 	}
 	if err != nil {

@@ -40,7 +40,6 @@ type fragments struct {
 	end    int            // 0: the last one has not come
 	proto  uint8
 	header []byte // of the first
-	large  int    // IP packet sizes
 }
 
 func newWireCheck(s *setup, id vnet.ID) *wireCheck {

@@ -88,7 +88,7 @@ func TestRun(t *testing.T) {
 	p, h := newHost(t)
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(p.Prefix, "notify"), Net: "unixgram"})
 	require.NoError(t, err)
-	defer notify.Close() //nolint:errcheck // read only
+	defer notify.Close()
 	t.Setenv("NOTIFY_SOCKET", notify.LocalAddr().String())
 	told := func() string {
 		b := make([]byte, 100)

@@ -83,7 +83,7 @@ func answers(control string) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
+	defer conn.Close()
 	if conn.SetDeadline(time.Now().Add(time.Second)) != nil || conn.CloseWrite() != nil {
 		return false
 	}
