@@ -24,7 +24,7 @@ const (
 
 	recentShards = 16
 	recentSlots  = 256 // per shard
-	recentWays   = 4
+	recentWays   = 8   // of a set
 	recentPaths  = 4
 )
 
