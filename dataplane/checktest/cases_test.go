@@ -87,7 +87,7 @@ func (m *maker) odds(s *setup) (out []shot) {
 	for _, tags := range [][]tag{untagged, vlan, qinq} {
 		add(m.arp("ARP request", &broadcast, tags, 1, 18), m.arp("ARP reply", nil, tags, 2, 18), m.arp("ARP without padding", nil, tags, 2, 0))
 		add(m.discovery("neighbour solicitation", tags, 135, &wire.MAC{0x33, 0x33, 0xff, 0, 0, 9}), m.discovery("neighbour advertisement", tags, 136, nil))
-		add(m.llc("LLC", nil, tags, 38), m.llc("LLC without padding", nil, tags, 3), m.llc("LLC, long", nil, tags, 1490), m.llc("CDP", &cdp, tags, 200))
+		add(m.llc("LLC", nil, tags, 38), m.llc("LLC without padding", nil, tags, 3), m.llc("LLC, long", nil, tags, min(s.inner, 1500)-10), m.llc("CDP", &cdp, tags, 200))
 		for _, p := range []packet{
 			{proto: protoTCP, flags: syn, opts: []byte{2, 4, 5, 0xb4, 4, 2, 1, 3, 3, 7, 0, 0}, sum: partial},
 			{proto: protoTCP, flags: syn | ack, opts: []byte{1, 2, 4, 5, 0xb4, 0, 0, 0}},
@@ -117,13 +117,15 @@ func (m *maker) odds(s *setup) (out []shot) {
 		// A datagram in fragments.
 		whole := m.bytes(3000)
 		m.next()
-		for off := 0; off < len(whole); off += 1472 {
-			end := min(off+1472, len(whole))
+		size := (min(s.inner, 1500) - 28) &^ 7
+		for off := 0; off < len(whole); off += size {
+			end := min(off+size, len(whole))
 			add(m.ip("IP fragment", packet{tags: tags, proto: protoUDP, id: 999, off: off, more: end < len(whole)}.body(whole[off:end])))
 		}
 		m.next()
-		for off := 0; off < len(whole); off += 1440 {
-			end := min(off+1440, len(whole))
+		size -= 32
+		for off := 0; off < len(whole); off += size {
+			end := min(off+size, len(whole))
 			field := uint16(off)
 			if end < len(whole) {
 				field |= 1
@@ -227,7 +229,7 @@ func (m *maker) runs(s *setup) (out []shot) {
 			full := mtu - header - 32
 			fits := s.limit() - 14 - 4*len(tags) - header - 32
 			run("TCP run of full frames", protoTCP, 60, min(full, 1448), nil)
-			run("TCP run that fits", protoTCP, 60, min(fits, 1400), nil)
+			run("TCP run that fits", protoTCP, 60, min(fits, full, 1400), nil)
 			run("TCP run, short", protoTCP, 70, 10, nil)
 			run("TCP run with pushes", protoTCP, 20, 1000, func(i int, p *packet) {
 				if i%7 == 6 {

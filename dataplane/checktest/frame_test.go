@@ -249,7 +249,7 @@ func (m *maker) ip(name string, p packet) shot {
 		default:
 			s.hdr.GSOType = wire.GSOTCPv4
 		}
-		if p.flags&cwr != 0 {
+		if p.proto == protoTCP && p.flags&cwr != 0 {
 			s.hdr.GSOType |= wire.GSOECN
 		}
 	}

@@ -11,6 +11,7 @@ var setups = []setup{
 	{name: "1500 on 1500", underlay: 1500, inner: 1500},
 	{name: "1500 on 1400", underlay: 1400, inner: 1500},
 	{name: "1500 on 9000", underlay: 9000, inner: 1500},
+	{name: "1400 on 1500", underlay: 1500, inner: 1400},
 	{name: "8900 on 9000", underlay: 9000, inner: 8900},
 	{name: "1500 on 1500 over IPv6", underlay: 1500, inner: 1500, v6: true},
 	{name: "1500 on 1500 in EtherIP", underlay: 1500, inner: 1500, etherip: true},
@@ -27,7 +28,7 @@ func TestMatrix(t *testing.T) {
 			var shots [2][]shot
 			for i, x := range w.sides {
 				m := x.maker
-				shots[i] = slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup))
+				shots[i] = slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup), m.randoms(w.setup, 300))
 			}
 			rec := w.recorders(t)
 			var cut [2][2][]expected // late, early
@@ -77,7 +78,7 @@ func TestOnce(t *testing.T) {
 			var shots [2][]expected
 			for i, x := range w.sides {
 				m := x.maker
-				shots[i] = w.expect(t, slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup)), false)
+				shots[i] = w.expect(t, slices.Concat(m.singles(w.setup), m.odds(w.setup), m.runs(w.setup), m.supers(w.setup), m.randoms(w.setup, 300)), false)
 			}
 			w.exchange(t, &settings[0], shots)
 			t.Logf("on the wire: %v", w.wire.counts())
