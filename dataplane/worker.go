@@ -125,12 +125,15 @@ func (w *worker) quiesce() {
 	}
 }
 
-// run moves frames until stop.
+// yieldAfter is how long a worker moves frames, in nanoseconds, until it passes by the scheduler. From a
+// goroutine that does not for 10 ms, the runtime's monitor takes the processor away in each system call, every
+// 20 µs, and it signals its thread, as long as there is something to do.
+const yieldAfter = int64(5 * time.Millisecond)
+
+// run moves frames until stop. The thread is not locked, since a locked one can't yield without another's help.
 func (w *worker) run() error {
-	// The thread is the worker's own: the scheduler neither moves it nor runs others on it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	var ready [32]unix.EpollEvent
+	var yielded int64
 	for {
 		n, err := unix.EpollWait(w.epoll, ready[:], -1)
 		if err == unix.EINTR {
@@ -157,6 +160,10 @@ func (w *worker) run() error {
 		w.round.Add(1)
 		if stop {
 			return nil
+		}
+		if w.now-yielded > yieldAfter {
+			yielded = w.now
+			runtime.Gosched()
 		}
 	}
 }

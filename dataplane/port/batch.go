@@ -12,8 +12,8 @@ import (
 const (
 	// BatchSize is the number of frames that one Recv brings at most.
 	BatchSize = 32
-	// Headroom is the space in bytes in front of each frame that Recv has brought, for a VLAN tag that is
-	// put back.
+	// Headroom is the space in bytes in front of each frame that Recv has brought: for its VnetHdr, and then
+	// for a VLAN tag that is put back.
 	Headroom = 64
 	// MaxFrame is the longest frame in bytes: a super-frame of 64 KiB, its Ethernet header and tags.
 	MaxFrame = 64<<10 + 64
@@ -29,8 +29,7 @@ type Batch struct {
 	hdrs   [BatchSize]wire.VnetHdr
 
 	msgs [BatchSize]mmsghdr
-	iovs [BatchSize][2]unix.Iovec // the VnetHdr, the frame
-	vnet [BatchSize][wire.VnetHdrLen]byte
+	iovs [BatchSize]unix.Iovec // the VnetHdr, the frame
 	ctl  [BatchSize][controlLen]byte
 	bufs []byte
 }
@@ -39,13 +38,11 @@ type Batch struct {
 func NewBatch() *Batch {
 	b := &Batch{bufs: make([]byte, BatchSize*slot)}
 	for i := range b.msgs {
-		b.iovs[i][0].Base = &b.vnet[i][0]
-		b.iovs[i][0].SetLen(wire.VnetHdrLen)
-		b.iovs[i][1].Base = &b.bufs[i*slot+Headroom]
-		b.iovs[i][1].SetLen(MaxFrame)
+		b.iovs[i].Base = &b.bufs[i*slot+Headroom-wire.VnetHdrLen]
+		b.iovs[i].SetLen(wire.VnetHdrLen + MaxFrame)
 		h := &b.msgs[i].hdr
-		h.Iov = &b.iovs[i][0]
-		h.SetIovlen(len(b.iovs[i]))
+		h.Iov = &b.iovs[i]
+		h.SetIovlen(1)
 		h.Control = &b.ctl[i][0]
 	}
 	return b
@@ -79,7 +76,7 @@ func (b *Batch) take(n int) (lost int) {
 		}
 		at := i*slot + Headroom
 		h := &b.hdrs[b.n]
-		h.Decode(b.vnet[i][:])
+		h.Decode(b.bufs[at-wire.VnetHdrLen : at])
 		if tpid, tci, tagged := vlanTag(b.ctl[i][:min(int(m.hdr.Controllen), controlLen)]); tagged {
 			at = insertTag(b.bufs, at, tpid, tci)
 			length += tagLen

@@ -14,7 +14,7 @@ import (
 
 // receive makes a batch look as if the kernel had put a frame in slot i.
 func receive(b *Batch, i int, frame []byte, h wire.VnetHdr, flags int32) {
-	h.Encode(b.vnet[i][:])
+	h.Encode(b.bufs[i*slot+Headroom-wire.VnetHdrLen:])
 	copy(b.bufs[i*slot+Headroom:], frame)
 	b.msgs[i].len = uint32(wire.VnetHdrLen + len(frame))
 	b.msgs[i].hdr.Flags = flags

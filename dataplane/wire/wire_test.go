@@ -313,8 +313,8 @@ func TestSum(t *testing.T) {
 	for i := range ones {
 		ones[i] = 0xff
 	}
-	for n := range 600 {
-		off := r.IntN(9)
+	for n := range 1200 { // whole blocks, and what is left of them
+		off := r.IntN(33)
 		require.Equal(t, referenceSum(b[off:off+n]), bigEndian(wire.Fold(wire.Sum(b[off:off+n], 0))), "%d bytes", n)
 		require.Equal(t, referenceSum(ones[:n]), bigEndian(wire.Fold(wire.Sum(ones[:n], 0))), "%d ones", n)
 	}
@@ -378,6 +378,12 @@ func TestNoAllocations(t *testing.T) {
 	} {
 		require.Zero(t, testing.AllocsPerRun(100, f), name)
 	}
+}
+
+// TestSumLoop tests what processors without AVX2 do.
+func TestSumLoop(t *testing.T) {
+	defer wire.WithoutBlocks()()
+	TestSum(t)
 }
 
 func BenchmarkSum(b *testing.B) {
