@@ -47,7 +47,7 @@ demo: need-root build ## two hosts on this machine, a vnet between them, a migra
 	$(GO) run ./cmd/demo
 
 bench: need-root build ## our tunnel against kernel VXLAN and the overlays that Debian has
-	@scripts/need ip:iproute2 iperf3:iperf3 chrt:util-linux ethtool:ethtool openvpn:openvpn tincd:tinc vde_plug:vdeplug
+	@scripts/need ip:iproute2 iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc vde_plug:vdeplug
 	$(GO) run ./cmd/bench $(BENCHFLAGS)
 
 install: build ## install below DESTDIR and PREFIX (default /usr); overwrites no file of Xen's own

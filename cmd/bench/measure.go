@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +46,7 @@ func tcp(figure, cpu string, args ...string) func(context.Context, *setup, int) 
 	return func(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 		ctx, cancel := limit(ctx, seconds)
 		defer cancel()
-		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-O", fmt.Sprint(omitted), "-J", "-C", "cubic"}, args...)
+		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-O", fmt.Sprint(omitted), "-J"}, args...)
 		before := busy()
 		out, err := s.one.Run(ctx, "iperf3", args...)
 		after := busy()
@@ -123,24 +123,36 @@ func pps(ctx context.Context, s *setup, seconds int) (map[string]float64, error)
 	return map[string]float64{"64-byte pps": c.r.PerSecond}, errors.Join(sendErr, c.err)
 }
 
-// rr counts requests and responses, one at a time. The processors are kept from sleeping, since on a
-// virtual machine waking one up costs more than everything that is compared here.
+// rr counts requests and responses, one at a time.
 func rr(network string) func(context.Context, *setup, int) (map[string]float64, error) {
 	return func(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 		ctx, cancel := limit(ctx, seconds)
 		defer cancel()
-		spin, stop := context.WithCancel(ctx)
-		defer stop()
-		for cpu := range runtime.NumCPU() {
-			// The idle class: runs only where nothing else wants to, sched(7).
-			cmd := s.one.Command(spin, "chrt", "-i", "0", "taskset", "-c", strconv.Itoa(cpu), "sh", "-c", "while :; do :; done")
-			if err := s.one.Start(cmd); err != nil {
-				return nil, err
-			}
-			defer func() { stop(); _ = cmd.Wait() }()
+		release, err := keepAwake()
+		if err != nil {
+			return nil, err
 		}
+		defer release()
 		var r rrResult
-		err := role(ctx, s.one.Run, &r, "rr", network, s.two.Addr().String(), fmt.Sprint(seconds))
+		err = role(ctx, s.one.Run, &r, "rr", network, s.two.Addr().String(), fmt.Sprint(seconds))
 		return map[string]float64{network + " rr/s": r.PerSecond, network + " p50 us": r.P50, network + " p99 us": r.P99}, err
 	}
+}
+
+// keepAwake keeps idle processors from sleeping, since on a virtual machine waking one costs more than
+// everything that is compared here: PM QoS of the kernel, which machines without idle states need not have.
+// A busy loop of low priority would not do: a daemon is in a session of its own, and between sessions the
+// kernel shares the processors equally, whatever their priorities are; sched(7), autogroup.
+func keepAwake() (release func(), err error) {
+	f, err := os.OpenFile("/dev/cpu_dma_latency", os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Write(make([]byte, 4)); err != nil { // 0 µs, as long as the file is open
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
 }

@@ -67,6 +67,9 @@ const (
 	settling = 20 * time.Second
 )
 
+// subnet is the domains'.
+var subnet = netip.MustParsePrefix("10.97.0.0/24")
+
 func underlayAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, byte(i + 1)}) }
 
 // build makes a setup and waits until the domains reach each other.
@@ -121,8 +124,16 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 		var err error
 		*d, err = s.hosts[i].Domain(lab.DomainSpec{
 			Name: fmt.Sprintf("%s-d%d", sys.label, i+1), Vif: "vif1.0", Bridge: bridge, MTU: sc.inner,
-			Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}), 24)},
+			Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}), subnet.Bits())},
 		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range []*lab.Domain{s.one, s.two} {
+		// Whatever this machine's default is: BBR's timers cost as much as a tunnel. ip-route(8).
+		_, err := d.Run(ctx, "ip", "route", "replace", subnet.String(), "dev", "eth0", "proto", "kernel", "scope", "link",
+			"src", d.Addr().String(), "congctl", "cubic")
 		if err != nil {
 			return nil, err
 		}
