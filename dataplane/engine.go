@@ -503,17 +503,6 @@ func (e *Engine) Remove(ctx context.Context, id vnet.ID) error {
 
 // AddVif notes that a MAC lives on this host, until RemoveVif, and announces it.
 func (e *Engine) AddVif(id vnet.ID, mac net.HardwareAddr) error {
-	return e.vif(id, mac, e.table.AddVif)
-}
-
-// Announce tells the other hosts at once that a MAC lives here, as a vif script knows before the
-// first frame. The MAC ages like a learned one.
-func (e *Engine) Announce(id vnet.ID, mac net.HardwareAddr) error {
-	return e.vif(id, mac, e.table.LearnLocal)
-}
-
-// vif puts a MAC into the vif table by put, and announces it.
-func (e *Engine) vif(id vnet.ID, mac net.HardwareAddr, put func(varp.Key, int64) varp.Change) error {
 	m, err := unicastMAC(mac)
 	if err != nil {
 		return err
@@ -524,7 +513,7 @@ func (e *Engine) vif(id vnet.ID, mac net.HardwareAddr, put func(varp.Key, int64)
 	if err != nil {
 		return err
 	}
-	switch put(varp.Key{Vnet: id, MAC: m}, e.now()).Kind {
+	switch e.table.AddVif(varp.Key{Vnet: id, MAC: m}, e.now()).Kind {
 	case varp.Full:
 		return fmt.Errorf("vif %s: the vif table is full (%d MACs)", mac, e.config.MaxMACs)
 	case varp.Ignored, varp.Damped:
@@ -549,15 +538,6 @@ func (e *Engine) RemoveVif(id vnet.ID, mac net.HardwareAddr) error {
 		return fmt.Errorf("%w: %s", ErrUnknownVif, mac)
 	}
 	return nil
-}
-
-// Withdraw forgets that a MAC lives here. It succeeds if that is not known.
-func (e *Engine) Withdraw(id vnet.ID, mac net.HardwareAddr) error {
-	err := e.RemoveVif(id, mac)
-	if errors.Is(err, ErrUnknownVif) {
-		return nil
-	}
-	return err
 }
 
 // networkLocked finds a vnet that is there.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
 )
@@ -312,7 +313,7 @@ func TestAgeing(t *testing.T) {
 	add(t, "97", a)
 	id := idOf(t, "97")
 	require.NoError(t, a.AddVif(id, domainMAC(1)))
-	require.NoError(t, a.Announce(id, domainMAC(2)))
+	a.table.LearnLocal(varp.Key{Vnet: id, MAC: wire.MAC(domainMAC(2))}, a.now())
 	o.send(a.Addr(), varpMessage(wire.Announce, id, domainMAC(9), o.Addr()))
 	eventually(t, "learned", func() bool { return len(a.Snapshot().Entries) > 0 })
 	eventually(t, "expired", func() bool {

@@ -24,6 +24,8 @@ type family struct {
 
 	choice choice
 	link   *link // nil while there is no usable device
+	// known is the address under which other hosts know the MACs on this one.
+	known netip.Addr
 	// told says that the operator knows about the choice.
 	told bool
 	// silent says that the operator was told that the group is.
@@ -121,6 +123,7 @@ func (e *Engine) refreshLocked() {
 	}
 	if changed {
 		e.publishLocked()
+		e.renumberLocked()
 	}
 	if len(retired) > 0 {
 		e.quiesceLocked()
@@ -128,6 +131,30 @@ func (e *Engine) refreshLocked() {
 			s.Close()
 		}
 	}
+}
+
+// renumberLocked announces the MACs on this host again where it has got another address: what others send
+// to the one before is lost, until they forget it.
+func (e *Engine) renumberLocked() {
+	renumbered := false
+	for _, f := range e.underlays {
+		if f.link == nil {
+			continue
+		}
+		source := f.link.path.Source
+		renumbered = renumbered || f.known.IsValid() && f.known != source
+		f.known = source
+	}
+	if !renumbered {
+		return
+	}
+	e.sayLocked(func(s *speaker) {
+		for _, v := range e.table.Vifs(e.now()) {
+			if n := e.networks[v.Vnet]; n != nil && len(n.ports) > 0 {
+				s.announce(n, v.MAC)
+			}
+		}
+	})
 }
 
 // listenOnLocked opens the socket for a family's group, if that is another one than before. The socket of

@@ -189,7 +189,7 @@ func TestMove(t *testing.T) {
 	}
 	// And back, without a word of the guest's: the vif script's announce is enough.
 	require.NoError(t, d1.MoveTo(a.Host, "vif1.0", "vnet97"))
-	require.NoError(t, a.Announce(idOf(t, "97"), domainMAC(1)))
+	require.NoError(t, a.AddVif(idOf(t, "97"), domainMAC(1)))
 	_, err = p.Fresh(soon(t))
 	require.NoError(t, err)
 	require.Zero(t, a.drops(DropFlapping)+b.drops(DropFlapping)+c.drops(DropFlapping))
@@ -515,7 +515,11 @@ func TestUnderlayFlaps(t *testing.T) {
 	require.NoError(t, u.Create())
 	works("deleted and made again")
 
+	o := newOriginal(t, s, "original")
 	require.NoError(t, u.SetAddr(netip.MustParsePrefix("10.9.1.77/24")))
+	m, err := wire.DecodeVARP(o.wait("announce", isVARP(wire.Announce, d1.Spec.MAC)).data)
+	require.NoError(t, err)
+	require.Equal(t, "10.9.1.77", m.CareOf.String())
 	works("another address")
 	require.Equal(t, "10.9.1.77", a.Snapshot().Underlays[0].Address.String())
 
@@ -623,10 +627,6 @@ func TestPortByHand(t *testing.T) {
 	eventually(t, "MAC withdrawn", func() bool { return !hasVif(a, domainMAC(7)) })
 
 	// What vif scripts do.
-	require.NoError(t, a.Announce(id, domainMAC(8)))
-	o.wait("announce", isVARP(wire.Announce, domainMAC(8)))
-	require.NoError(t, a.Withdraw(id, domainMAC(8)))
-	require.NoError(t, a.Withdraw(id, domainMAC(8)))
 	require.ErrorIs(t, a.RemoveVif(id, domainMAC(8)), ErrUnknownVif)
 	require.NoError(t, a.AddVif(id, domainMAC(9)))
 	o.wait("announce", isVARP(wire.Announce, domainMAC(9)))

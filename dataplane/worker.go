@@ -17,9 +17,9 @@ import (
 	"github.com/xenvnet/xend/dataplane/wire"
 )
 
-// worker is a thread that moves frames: it waits for the vnifs and sockets that it has been given, and
-// does everything with what it reads itself, since waking another thread costs more than the work. All
-// but what is marked otherwise belongs to its goroutine.
+// worker moves frames: a goroutine, in effect a thread, that waits for the vnifs and sockets that it has been
+// given, and does everything with what it reads itself, since waking another thread costs more than the
+// work. All but what is marked otherwise belongs to its goroutine.
 type worker struct {
 	speaker
 	epoll int // may be changed by others

@@ -34,10 +34,6 @@ type Dataplane interface {
 	AddVif(id vnet.ID, mac net.HardwareAddr) error
 	// RemoveVif takes it out.
 	RemoveVif(id vnet.ID, mac net.HardwareAddr) error
-	// Announce tells the other hosts that the MAC is on this one now.
-	Announce(id vnet.ID, mac net.HardwareAddr) error
-	// Withdraw forgets that the MAC is on this host.
-	Withdraw(id vnet.ID, mac net.HardwareAddr) error
 	// SetGroup changes the multicast group until the daemon ends.
 	SetGroup(ctx context.Context, group netip.Addr) error
 	// FlushVARP empties the VARP cache and returns how many entries it had.
