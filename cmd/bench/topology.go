@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -153,25 +151,27 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 	if err := s.start(s.two.Node, self, "role", "echo"); err != nil {
 		return nil, err
 	}
-	return s, s.awaitServers(ctx)
-}
-
-// awaitServers returns when both servers accept.
-func (s *setup) awaitServers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, settling)
-	defer cancel()
 	for _, port := range []int{5201, echoPort} { // iperf3(1)
-		for {
-			out, err := s.two.Run(ctx, "cat", "/proc/self/net/tcp", "/proc/self/net/tcp6")
-			if err != nil {
-				return err
-			}
-			if strings.Contains(out, fmt.Sprintf(":%04X ", port)) {
-				break
-			}
+		if err := listening(ctx, s.two.Node, "tcp", port); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return s, nil
+}
+
+// listening returns when somebody listens on a port of the node, for TCP or UDP.
+func listening(ctx context.Context, n *lab.Node, network string, port int) error {
+	ctx, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	for {
+		out, err := n.Run(ctx, "cat", "/proc/self/net/"+network, "/proc/self/net/"+network+"6")
+		if err != nil {
+			return fmt.Errorf("nobody listens on %s port %d: %w", network, port, err)
+		}
+		if strings.Contains(out, fmt.Sprintf(":%04X ", port)) {
+			return nil
+		}
+	}
 }
 
 // ip runs ip(8) on host i.
@@ -247,10 +247,15 @@ func joinXend(ctx context.Context, s *setup) error {
 	return nil
 }
 
+// tap makes the device of an overlay, on the bridge of host i.
 func (s *setup) tap(ctx context.Context, i int) error {
 	if err := s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap"); err != nil {
 		return err
 	}
+	return s.plugTap(ctx, i)
+}
+
+func (s *setup) plugTap(ctx context.Context, i int) error {
 	if err := s.ip(ctx, i, "link", "set", overlay, "txqueuelen", "1000"); err != nil {
 		return err
 	}
@@ -317,32 +322,26 @@ func joinTinc(ctx context.Context, s *setup) error {
 	return nil
 }
 
+// joinVDE lets no frame in before both ends listen: vde_plug ends when its peer refuses a packet.
 func joinVDE(ctx context.Context, s *setup) error {
+	const port = 1800
 	for i, h := range s.hosts {
-		if err := s.tap(ctx, i); err != nil {
+		if err := s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap"); err != nil {
 			return err
 		}
-		plug := h.Command(context.Background(), "vde_plug", "tap://"+overlay, "udp://1800->"+underlayAddr(1-i).String()+":1800")
-		log, err := plug.StderrPipe()
+		err := s.start(h.Node, "vde_plug", "tap://"+overlay, fmt.Sprintf("udp://%d->%s:%d", port, underlayAddr(1-i), port))
 		if err != nil {
 			return err
 		}
-		if err := h.Start(plug); err != nil {
+	}
+	for _, h := range s.hosts {
+		if err := listening(ctx, h.Node, "udp", port); err != nil {
 			return err
 		}
-		failed := make(chan error, 1)
-		go func() {
-			sc := bufio.NewScanner(log)
-			var last string
-			for sc.Scan() {
-				last = sc.Text()
-			}
-			failed <- errors.Join(plug.Wait(), errors.New(last))
-		}()
-		select {
-		case err := <-failed:
-			return fmt.Errorf("vde_plug: %w", err)
-		default:
+	}
+	for i := range s.hosts {
+		if err := s.plugTap(ctx, i); err != nil {
+			return err
 		}
 	}
 	return nil
