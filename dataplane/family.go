@@ -18,8 +18,7 @@ type family struct {
 	tokens  map[int32]*underlay.Socket
 	heard   *heard
 
-	// listener gets what is sent to listening.
-	listener  *underlay.Socket
+	// listening is the group whose packets a socket gets.
 	listening netip.Addr
 
 	choice choice
@@ -176,7 +175,7 @@ func (e *Engine) listenOnLocked(f *family) (before *underlay.Socket, err error) 
 		return nil, err
 	}
 	f.listening = group
-	if now == f.listener || slices.Contains(f.sockets.UDP(), now) {
+	if slices.Contains(f.sockets.UDP(), now) {
 		return nil, nil // watched already
 	}
 	for token, s := range f.tokens {
@@ -185,7 +184,6 @@ func (e *Engine) listenOnLocked(f *family) (before *underlay.Socket, err error) 
 			e.workers[0].unwatch(s.FD())
 		}
 	}
-	f.listener = now
 	return before, e.watchLocked(f, now, 0)
 }
 

@@ -765,9 +765,11 @@ func TestNothingInterrupts(t *testing.T) {
 	}
 	_, err = p.Fresh(soon(t))
 	require.NoError(t, err)
-	st := p.Stats()
-	// A few may be on their way.
-	require.LessOrEqual(t, st.Sent-st.Received, 10, "lost pings: %+v", st)
+	// Those on their way arrive, and lost ones stay lost.
+	eventually(t, "at most two pings lost", func() bool {
+		st := p.Stats()
+		return st.Sent-st.Received <= 2
+	})
 	require.Error(t, a.SetGroup(soon(t), netip.MustParseAddr("192.0.2.1")))
 	cfg.Workers, cfg.Port = 1, 1799
 	require.ErrorContains(t, a.Reload(cfg), "restart")

@@ -247,14 +247,12 @@ func joinXend(ctx context.Context, s *setup) error {
 	return nil
 }
 
-// tap makes the device of an overlay, on the bridge of host i.
+// tap makes the device of an overlay on host i.
 func (s *setup) tap(ctx context.Context, i int) error {
-	if err := s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap"); err != nil {
-		return err
-	}
-	return s.plugTap(ctx, i)
+	return s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap")
 }
 
+// plugTap puts it into the bridge.
 func (s *setup) plugTap(ctx context.Context, i int) error {
 	if err := s.ip(ctx, i, "link", "set", overlay, "txqueuelen", "1000"); err != nil {
 		return err
@@ -266,6 +264,9 @@ func (s *setup) plugTap(ctx context.Context, i int) error {
 func joinOpenVPN(ctx context.Context, s *setup) error {
 	for i, h := range s.hosts {
 		if err := s.tap(ctx, i); err != nil {
+			return err
+		}
+		if err := s.plugTap(ctx, i); err != nil {
 			return err
 		}
 		err := s.start(h.Node, "openvpn", "--dev", overlay, "--dev-type", "tap", "--local", underlayAddr(i).String(),
@@ -326,7 +327,7 @@ func joinTinc(ctx context.Context, s *setup) error {
 func joinVDE(ctx context.Context, s *setup) error {
 	const port = 1800
 	for i, h := range s.hosts {
-		if err := s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap"); err != nil {
+		if err := s.tap(ctx, i); err != nil {
 			return err
 		}
 		err := s.start(h.Node, "vde_plug", "tap://"+overlay, fmt.Sprintf("udp://%d->%s:%d", port, underlayAddr(1-i), port))

@@ -379,9 +379,14 @@ func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []e
 		}
 		errs = append(errs, compare(s, w.copies() > 0, shots[:n], list)...)
 		// A host remembers frames only so long: no more before the copies have come.
+		tick := time.NewTicker(time.Millisecond) // a counter tells nobody that it has changed
 		for w.copies() > 0 && to.duplicates() < copies && wait.Err() == nil {
-			time.Sleep(time.Millisecond)
+			select {
+			case <-tick.C:
+			case <-wait.Done():
+			}
 		}
+		tick.Stop()
 		if missing := copies - to.duplicates(); w.copies() > 0 && missing > 0 {
 			errs = append(errs, fmt.Sprintf("%d copies did not come", missing))
 		}
