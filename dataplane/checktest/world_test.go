@@ -377,7 +377,7 @@ func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []e
 		if err != nil {
 			errs = append(errs, err.Error())
 		}
-		errs = append(errs, compare(s, w.copies() > 0, shots[:n], list)...)
+		errs = append(errs, compare(s, s.shuffled || w.copies() > 0, shots[:n], list)...)
 		// A host remembers frames only so long: no more before the copies have come.
 		tick := time.NewTicker(time.Millisecond) // a counter tells nobody that it has changed
 		for w.copies() > 0 && to.duplicates() < copies && wait.Err() == nil {
