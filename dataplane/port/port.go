@@ -50,15 +50,23 @@ const DefaultBuffer = 8 << 20
 type Port struct {
 	fd     atomic.Int64 // -1 once closed
 	number int
-	direct atomic.Bool // PACKET_QDISC_BYPASS is on
+	index  int // of the peer
+
+	direct atomic.Bool  // PACKET_QDISC_BYPASS is on
+	detour atomic.Int32 // while it is off: the Sends until it is tried again
+	mu     sync.Mutex   // to switch it
 }
+
+// retryDirect is the number of Sends after which a port tries again to bypass the queue. A vain try costs
+// one frame that the kernel takes twice.
+const retryDirect = 256
 
 // dropAll is a filter that keeps everything out of a socket until its options are set.
 var dropAll = []bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 0}}
 
 // Open opens the port of a vnet's devices. Frames that reach the vnif from now on are received.
 func Open(d Devices, o Options) (*Port, error) {
-	p := &Port{}
+	p := &Port{index: d.PeerIndex}
 	err := inNamespace(d.host, func() error {
 		conn, err := packet.Listen(&net.Interface{Index: d.PeerIndex, Name: d.PeerName}, packet.Raw, unix.ETH_P_ALL,
 			&packet.Config{Filter: dropAll})
@@ -223,6 +231,11 @@ func (p *Port) exists() bool {
 // frame that the kernel refuses does not keep back those after it; after ErrGone, ErrDown, or when the
 // socket's buffer is full, the rest is not tried.
 func (p *Port) Send(fs []wire.Frame) (n int, err error) {
+	// While the vnif is down, the kernel refuses what bypasses the queue; what does not is lost in the veth,
+	// and reported as sent.
+	if !p.direct.Load() && (p.detour.Add(-1) <= 0 || !p.running()) {
+		p.bypass(true)
+	}
 	s := senders.Get().(*sender)
 	for len(fs) > 0 {
 		count := s.gather(fs)
@@ -254,6 +267,7 @@ func first(a, b error) error {
 // flush sends messages; ended means that no more can be sent now.
 func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 	for len(msgs) > 0 {
+		direct := p.direct.Load()
 		n, errno := sendmmsg(p.number, msgs)
 		switch errno {
 		case 0:
@@ -263,12 +277,10 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 		case unix.EINTR:
 			continue
 		case unix.ENOBUFS:
-			if msgs[0].super() && p.direct.CompareAndSwap(true, false) {
-				// Segmentation was switched off on the peer. The kernel does it instead, but not for frames that
-				// go straight to the device: __dev_direct_xmit.
-				if unix.SetsockoptInt(p.number, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 0) == nil {
-					continue
-				}
+			// Either the vnif is down, or segmentation was switched off on the peer. Then the kernel does it
+			// instead, but not for frames that go straight to the device: __dev_direct_xmit.
+			if direct && msgs[0].super() && p.running() && p.bypass(false) {
+				continue
 			}
 		}
 		failed := p.failure(errno)
@@ -280,6 +292,37 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 		msgs = msgs[1:] // the error is the first message's
 	}
 	return sent, false, err
+}
+
+// bypass switches PACKET_QDISC_BYPASS, and reports whether it is as wanted.
+func (p *Port) bypass(on bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.direct.Load() == on {
+		return true // another Send was faster
+	}
+	value := 0
+	if on {
+		value = 1
+	}
+	if unix.SetsockoptInt(p.number, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, value) != nil {
+		return false
+	}
+	p.detour.Store(retryDirect)
+	p.direct.Store(on)
+	return true
+}
+
+// running reports whether the peer is up and has carrier, which it has while the vnif is up; netdevice(7). The
+// kernel tells it a little after the fact. The requests go to the socket's network namespace.
+func (p *Port) running() bool {
+	var r unix.Ifreq
+	r.SetUint32(uint32(p.index))
+	// By index, since anybody may rename the peer.
+	if unix.IoctlIfreq(p.number, unix.SIOCGIFNAME, &r) != nil || unix.IoctlIfreq(p.number, unix.SIOCGIFFLAGS, &r) != nil {
+		return false
+	}
+	return r.Uint16()&unix.IFF_RUNNING != 0
 }
 
 // super reports whether a message made by gather is a super-frame.

@@ -334,6 +334,64 @@ func TestPortErrors(t *testing.T) {
 	require.ErrorContains(t, err, "open port on vnp97")
 }
 
+// setVnif takes the vnif up or down, and returns when the peer has noticed.
+func (b *bench) setVnif(t testing.TB, up bool) {
+	t.Helper()
+	ctx, stop := context.WithCancel(soon(t))
+	defer stop()
+	if up {
+		require.NoError(t, b.host.Net.SetUp(b.devices.VnifIndex))
+		require.NoError(t, b.host.Net.AwaitRunning(ctx, b.devices.PeerIndex))
+		return
+	}
+	events, err := b.host.Net.Watch(ctx)
+	require.NoError(t, err)
+	require.NoError(t, b.host.Net.SetDown(b.devices.VnifIndex))
+	for link(t, b.host.Net, b.devices.PeerName).Running() {
+		_, open := <-events
+		require.True(t, open, "the peer still has carrier")
+	}
+}
+
+// What the vnif does not take is not reported as sent, whether it was down before segmentation was switched off
+// on the peer, or is so afterwards; and the queue is bypassed again when it can be.
+func TestBypass(t *testing.T) {
+	b := newBench(t, lab.New(t), "A", 1)
+	f, h := tcpFrame(60000, 0, false)
+	super := wire.Frame{Hdr: h, Bufs: [][]byte{f}}
+	fs := []wire.Frame{super, frameOf(testFrame(1, 100)), super}
+	send := func(want error) {
+		t.Helper()
+		n, err := b.port.Send(fs)
+		require.ErrorIs(t, err, want)
+		if want == nil {
+			require.Equal(t, len(fs), n)
+		} else {
+			require.Zero(t, n)
+		}
+	}
+	for _, segments := range []bool{true, false} {
+		b.setSegmentation(t, segments)
+		for range retryDirect + 1 {
+			send(nil)
+			require.Equal(t, segments, b.port.direct.Load())
+		}
+		b.setVnif(t, false)
+		for range 2 {
+			send(ErrFull)
+			require.True(t, b.port.direct.Load())
+		}
+		b.setVnif(t, true)
+	}
+	send(nil)
+	b.setSegmentation(t, true)
+	for range retryDirect {
+		require.False(t, b.port.direct.Load())
+		send(nil)
+	}
+	require.True(t, b.port.direct.Load())
+}
+
 // recvError receives until there is an error.
 func recvError(t *testing.T, p *Port, b *Batch) error {
 	t.Helper()
