@@ -15,7 +15,9 @@ const (
 )
 
 // ClampMSS lowers, in place, the MSS that a TCP SYN announces to what fits in frames of maxFrame bytes,
-// and reports whether it did. Other frames, and SYNs without the option, are left as they are.
+// and reports whether it did. Other frames, and SYNs without the option, are left as they are; so are those
+// that TCP-AO signs, since its MAC covers the options unless the ends agreed otherwise (RFC 5925, section
+// 3.1). That of MD5 does not (RFC 2385).
 func ClampMSS(frame []byte, h wire.VnetHdr, maxFrame int) bool {
 	l, ok := parse(frame)
 	if !ok || l.fragment || l.proto != protoTCP || h.GSOType != wire.GSONone {
@@ -54,15 +56,18 @@ func ClampMSS(frame []byte, h wire.VnetHdr, maxFrame int) bool {
 // swap exchanges the bytes of a 16-bit word.
 func swap(w uint64) uint64 { return w>>8&0xff | w&0xff<<8 }
 
-// mssOption finds the value of the MSS option among the options from at to the end of b.
-func mssOption(b []byte, at int) (int, bool) {
+// mssOption finds the value of the first MSS option among the options from at to the end of b, if it may be
+// changed.
+func mssOption(b []byte, at int) (value int, ok bool) {
 	for {
 		kind, n := option(b, at)
 		switch {
 		case n == 0:
+			return value, ok
+		case kind == optAO:
 			return 0, false
-		case kind == optMSS && n == 4:
-			return at + 2, true
+		case kind == optMSS && n == 4 && !ok:
+			value, ok = at+2, true
 		}
 		at += n
 	}
