@@ -174,7 +174,10 @@ func divisible(frame []byte, h wire.VnetHdr, maxFrame int) (gso wire.VnetHdr, ok
 // minDivided is the least payload of segments, in bytes, that a frame is divided into.
 const minDivided = 256
 
-// cut adds the segments of a GSO frame.
+// cut adds the segments of a GSO frame. TCP for IPv4 without DF that is cut smaller than its sender wanted takes
+// more ids than the sender has reserved, so that consecutive super-frames share some, against RFC 6864, section
+// 4.3. That matters only where a router behind the receiving host fragments them; the alternative is to let IP
+// cut every outer packet in two.
 func (s *Segmenter) cut(frame []byte, h wire.VnetHdr, p *Path) error {
 	l, ok := parse(frame)
 	if !ok || l.fragment {
