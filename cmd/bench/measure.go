@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 type metric struct {
 	label   string
 	figures []string
+	// measure yields all of them, or an error.
 	measure func(ctx context.Context, s *setup, seconds int) (map[string]float64, error)
 }
 
@@ -38,40 +40,56 @@ func limit(ctx context.Context, seconds int) (context.Context, context.CancelFun
 	return context.WithTimeout(ctx, time.Duration(seconds)*time.Second+grace)
 }
 
-// omitted is what iperf3 leaves out at the beginning of a run, in seconds.
-const omitted = 0.3
-
 // tcp runs iperf3 and takes what the receiver counted.
 func tcp(figure, cpu string, args ...string) func(context.Context, *setup, int) (map[string]float64, error) {
 	return func(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 		ctx, cancel := limit(ctx, seconds)
 		defer cancel()
-		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-O", fmt.Sprint(omitted), "-J"}, args...)
+		args := append([]string{"-c", s.two.Addr().String(), "-t", fmt.Sprint(seconds), "-J"}, args...)
 		before := busy()
 		out, err := s.one.Run(ctx, "iperf3", args...)
 		after := busy()
-		var r struct {
-			Error string `json:"error"`
-			End   struct {
-				Received struct {
-					Bits  float64 `json:"bits_per_second"`
-					Bytes float64 `json:"bytes"`
-				} `json:"sum_received"`
-			} `json:"end"`
-		}
-		if jsonErr := json.Unmarshal([]byte(out), &r); jsonErr == nil && r.Error != "" {
-			return nil, errors.New(r.Error)
-		}
+		t, err := readTransfer(out, err)
 		if err != nil {
 			return nil, err
 		}
-		got := map[string]float64{figure: r.End.Received.Bits / 1e9}
-		if gbits := r.End.Received.Bits / 1e9 * (float64(seconds) + omitted); cpu != "" && gbits > 0 {
-			got[cpu] = (after - before).Seconds() / gbits
+		got := map[string]float64{figure: t.gbits / t.seconds}
+		if cpu != "" {
+			got[cpu] = (after - before).Seconds() / t.gbits
 		}
 		return got, nil
 	}
 }
+
+// transfer is what the receiver of a run of iperf3 counted; both are positive.
+type transfer struct{ gbits, seconds float64 }
+
+// readTransfer reads what iperf3 -J printed before it ended with err.
+func readTransfer(out string, err error) (transfer, error) {
+	var r struct {
+		Error string `json:"error"`
+		End   struct {
+			Received struct {
+				Bytes   float64 `json:"bytes"`
+				Seconds float64 `json:"seconds"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	jsonErr := json.Unmarshal([]byte(out), &r)
+	switch got := r.End.Received; {
+	case jsonErr == nil && r.Error != "":
+		return transfer{}, errors.New(r.Error)
+	case err != nil || jsonErr != nil:
+		return transfer{}, cmp.Or(err, jsonErr)
+	case got.Bytes <= 0 || got.Seconds <= 0:
+		return transfer{}, errNothing
+	default:
+		return transfer{got.Bytes * 8 / 1e9, got.Seconds}, nil
+	}
+}
+
+// errNothing means that a run went well but brought no figure.
+var errNothing = errors.New("nothing arrived")
 
 // busy is the processor time that the machine has spent on anything but idling.
 func busy() time.Duration {
@@ -120,7 +138,13 @@ func pps(ctx context.Context, s *setup, seconds int) (map[string]float64, error)
 	var sent countResult
 	sendErr := role(ctx, s.one.Run, &sent, "send", s.two.Addr().String(), fmt.Sprint(float64(seconds)+0.3))
 	c := <-done
-	return map[string]float64{"64-byte pps": c.r.PerSecond}, errors.Join(sendErr, c.err)
+	if err := errors.Join(sendErr, c.err); err != nil {
+		return nil, err
+	}
+	if c.r.PerSecond == 0 {
+		return nil, errNothing
+	}
+	return map[string]float64{"64-byte pps": c.r.PerSecond}, nil
 }
 
 // rr counts requests and responses, one at a time.
@@ -134,8 +158,13 @@ func rr(network string) func(context.Context, *setup, int) (map[string]float64, 
 		}
 		defer release()
 		var r rrResult
-		err = role(ctx, s.one.Run, &r, "rr", network, s.two.Addr().String(), fmt.Sprint(seconds))
-		return map[string]float64{network + " rr/s": r.PerSecond, network + " p50 us": r.P50, network + " p99 us": r.P99}, err
+		if err := role(ctx, s.one.Run, &r, "rr", network, s.two.Addr().String(), fmt.Sprint(seconds)); err != nil {
+			return nil, err
+		}
+		if r.PerSecond == 0 {
+			return nil, errNothing
+		}
+		return map[string]float64{network + " rr/s": r.PerSecond, network + " p50 us": r.P50, network + " p99 us": r.P99}, nil
 	}
 }
 
