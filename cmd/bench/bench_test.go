@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,4 +37,55 @@ func TestReadTransfer(t *testing.T) {
 			require.Equal(t, c.want, got)
 		})
 	}
+}
+
+// A round that failed is in no median and in no ratio, and the table says so.
+func TestFailedRounds(t *testing.T) {
+	const figure = "tcp reverse"
+	rounds := func(v ...float64) series { // below 0: failed
+		s := series{Samples: map[string][]*float64{}}
+		for _, x := range v {
+			got := map[string]float64{figure: x}
+			if x < 0 {
+				got = nil
+			}
+			s.add([]string{figure}, got)
+		}
+		return s
+	}
+	o := &options{rounds: 3, seconds: 1}
+	require.NoError(t, o.choose("fits", "", "tcp-r"))
+	got := map[string]series{
+		"none":    rounds(40, 40, 40),
+		reference: rounds(20, -1, 10),
+		"xend":    rounds(10, 6, -1),
+		"openvpn": rounds(-1, 5, -1),
+		"tinc":    rounds(-1, -1, -1),
+		"vde":     {Failed: "not installed"},
+	}
+	var b strings.Builder
+	table(&b, o.scenarios[0], o, got)
+	var lines []string
+	for line := range strings.Lines(b.String()) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	require.Equal(t, []string{
+		"", "fits: domains at 1400 on an underlay of 1500", figure,
+		"none 40 [3.00 (2/3)]",
+		"vxlan 15 (2/3)",
+		"xend 8 (2/3) [0.50 (1/3)]",
+		"openvpn 5 (1/3)",
+		"tinc -",
+		"vde -",
+		"(n/3): median of n rounds; the others failed",
+	}, lines)
+
+	text, err := json.Marshal(got["xend"])
+	require.NoError(t, err)
+	require.JSONEq(t, `{"samples": {"tcp reverse": [10, 6, null]}}`, string(text))
+
+	got = map[string]series{"none": rounds(3, 1, 2), reference: rounds(2, 2, 2)}
+	b.Reset()
+	table(&b, o.scenarios[0], o, got)
+	require.NotContains(t, b.String(), "/3)")
 }

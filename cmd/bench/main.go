@@ -99,11 +99,22 @@ type report struct {
 	Scenarios map[string]map[string]series `json:"scenarios"` // by scenario and system
 }
 
-// series are the samples of one system in one scenario, by figure, one per round; NaN-free: a run that
-// failed has none, and Failed says why.
+// series are the samples of one system in one scenario, by figure, one per round; nil where the run failed.
+// Failed says why there are none at all.
 type series struct {
-	Samples map[string][]float64 `json:"samples"`
-	Failed  string               `json:"failed,omitempty"`
+	Samples map[string][]*float64 `json:"samples"`
+	Failed  string                `json:"failed,omitempty"`
+}
+
+// add appends one round: a sample of every figure, or nil.
+func (s series) add(figures []string, got map[string]float64) {
+	for _, f := range figures {
+		var sample *float64
+		if v, ok := got[f]; ok {
+			sample = &v
+		}
+		s.Samples[f] = append(s.Samples[f], sample)
+	}
 }
 
 func (o *options) run(w io.Writer) error {
@@ -129,7 +140,7 @@ func (o *options) run(w io.Writer) error {
 					fmt.Fprintf(w, "%s: %s left out: %v\n", sc.label, sys.label, err)
 					continue
 				}
-				r.Scenarios[sc.label][sys.label] = series{Samples: map[string][]float64{}}
+				r.Scenarios[sc.label][sys.label] = series{Samples: map[string][]*float64{}}
 				up = append(up, s)
 			}
 			for range o.rounds {
@@ -142,10 +153,7 @@ func (o *options) run(w io.Writer) error {
 						if err != nil {
 							fmt.Fprintf(w, "%s: %s: %s: %v\n", sc.label, s.sys.label, m.label, err)
 						}
-						samples := r.Scenarios[sc.label][s.sys.label].Samples
-						for _, f := range m.figures {
-							samples[f] = append(samples[f], figures[f]) // 0 where it failed
-						}
+						r.Scenarios[sc.label][s.sys.label].add(m.figures, figures)
 					}
 				}
 			}

@@ -10,10 +10,8 @@ import (
 // reference is the system that the ratios refer to.
 const reference = "vxlan"
 
+// median of at least one value.
 func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
 	s := slices.Sorted(slices.Values(v))
 	if n := len(s); n%2 == 0 {
 		return (s[n/2-1] + s[n/2]) / 2
@@ -21,18 +19,28 @@ func median(v []float64) float64 {
 	return s[len(s)/2]
 }
 
-// ratio is the median over the rounds of a's sample divided by b's.
-func ratio(a, b []float64) float64 {
-	var q []float64
-	for i := range min(len(a), len(b)) {
-		if b[i] != 0 {
-			q = append(q, a[i]/b[i])
+// present are the samples of the rounds that did not fail.
+func present(samples []*float64) (v []float64) {
+	for _, s := range samples {
+		if s != nil {
+			v = append(v, *s)
 		}
 	}
-	return median(q)
+	return v
 }
 
-// table prints one scenario: a line per system, medians and, in brackets, the ratio to kernel VXLAN.
+// ratios are a's samples divided by b's, of the rounds in which neither failed.
+func ratios(a, b []*float64) (q []float64) {
+	for i := range min(len(a), len(b)) {
+		if a[i] != nil && b[i] != nil {
+			q = append(q, *a[i] / *b[i])
+		}
+	}
+	return q
+}
+
+// table prints one scenario: a line per system, medians and, in brackets, the ratio to kernel VXLAN; behind a
+// median of fewer rounds than all, of how many.
 func table(w io.Writer, sc scenario, o *options, got map[string]series) {
 	fmt.Fprintf(w, "\n%s: %s\n", sc.label, sc.about)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -43,19 +51,27 @@ func table(w io.Writer, sc scenario, o *options, got map[string]series) {
 		}
 	}
 	fmt.Fprintln(tw)
+	failed := false
+	of := func(v []float64) string {
+		if len(v) == o.rounds {
+			return ""
+		}
+		failed = true
+		return fmt.Sprintf(" (%d/%d)", len(v), o.rounds)
+	}
 	for _, sys := range o.systems {
 		s := got[sys.label]
 		fmt.Fprintf(tw, "%s\t", sys.label)
 		for _, m := range o.metrics {
 			for _, f := range m.figures {
-				v := s.Samples[f]
-				if median(v) == 0 {
+				v := present(s.Samples[f])
+				if len(v) == 0 {
 					fmt.Fprint(tw, "-\t")
 					continue
 				}
-				fmt.Fprintf(tw, "%.4g", median(v))
-				if ref := got[reference].Samples[f]; median(ref) != 0 && sys.label != reference {
-					fmt.Fprintf(tw, " [%.2f]", ratio(v, ref))
+				fmt.Fprintf(tw, "%.4g%s", median(v), of(v))
+				if q := ratios(s.Samples[f], got[reference].Samples[f]); len(q) > 0 && sys.label != reference {
+					fmt.Fprintf(tw, " [%.2f%s]", median(q), of(q))
 				}
 				fmt.Fprint(tw, "\t")
 			}
@@ -63,4 +79,7 @@ func table(w io.Writer, sc scenario, o *options, got map[string]series) {
 		fmt.Fprintln(tw)
 	}
 	_ = tw.Flush()
+	if failed {
+		fmt.Fprintf(w, "(n/%d): median of n rounds; the others failed\n", o.rounds)
+	}
 }
