@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"math"
 	"net/netip"
 	"testing"
 	"time"
@@ -94,14 +95,25 @@ func TestReceiveAllocations(t *testing.T) {
 	e.table.LearnRemote(varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(9))}, silent.Addr(), varp.Announce, w.now)
 	const runs = 10
 	frame := testFrame(domainMAC(9), domainMAC(1), "out")
-	for range runs * 40 {
-		o.send(h.Addr(), vudp(n.config.ID, tcpFrame(1000)))
-		require.NoError(t, d.Send("eth0", frame))
-	}
 	l := w.view.links[underlay.IPv4]
 	share := &n.shares[0]
-	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromUDP(l, l.UDP()[0]) }))
+	for name, f := range map[string]func(){
+		"from UDP":      func() { w.fromUDP(l, l.UDP()[0]) },
+		"from the vnif": func() { w.fromVnif(n, n.ports[0].Port) },
+	} {
+		// Whoever else runs in this process allocates, too, but not always.
+		least := math.Inf(1)
+		for range 10 {
+			for range runs * 40 {
+				o.send(h.Addr(), vudp(n.config.ID, tcpFrame(1000)))
+				require.NoError(t, d.Send("eth0", frame))
+			}
+			if least = min(least, testing.AllocsPerRun(runs, f)); least == 0 {
+				break
+			}
+		}
+		require.Zero(t, least, name)
+	}
 	require.NotZero(t, share.rxPackets.Load())
-	require.Zero(t, testing.AllocsPerRun(runs, func() { w.fromVnif(n, n.ports[0].Port) }))
 	require.NotZero(t, share.txPackets.Load())
 }
