@@ -161,9 +161,12 @@ func (c Config) Validate() error {
 		for i, p := range list.peers {
 			check(p.Addr != "", "%s %d has no address", list.name, i+1)
 			if a, err := netip.ParseAddr(p.Addr); err == nil {
-				check(usableHost(a), "%s %s is not the address of a host", list.name, p.Addr)
+				check(reachable(a.Unmap()), "%s %s is not the address of a host, or only on one link", list.name, p.Addr)
 				check(list.name != "peer" || a.Unmap().Is4(), "peer %s: VFWD carries IPv4 only", p.Addr)
+				check(list.name == "peer" || a.Unmap().Is4() || c.IPv6, "replicate %s is an IPv6 address, and ipv6 is off", p.Addr)
 			}
+			check(list.name == "peer" || p.Port == 0 || p.Port == c.Port,
+				"replicate %s: port %d is not the port %d that all hosts of a vnet have in common", p.Addr, p.Port, c.Port)
 		}
 	}
 	return errors.Join(errs...)
@@ -173,6 +176,12 @@ func (c Config) Validate() error {
 func usableHost(a netip.Addr) bool {
 	a = a.Unmap()
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a != limitedBroadcast
+}
+
+// reachable reports whether a configured address names one host whatever way leads to it: link-local IPv6
+// addresses do not.
+func reachable(a netip.Addr) bool {
+	return usableHost(a) && a.Zone() == "" && !(a.Is6() && a.IsLinkLocalUnicast())
 }
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})

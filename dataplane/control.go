@@ -82,6 +82,7 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 	defer ticker.Stop()
 	changed := time.NewTimer(0)
 	defer changed.Stop()
+	waiting := true
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,10 +91,13 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 			if !ok {
 				return nil // ctx ended
 			}
-			if e.networkEvent(ev) {
+			// Not later for each: where routes change all the time, they never settle.
+			if e.networkEvent(ev) && !waiting {
 				changed.Reset(settle)
+				waiting = true
 			}
 		case <-changed.C:
+			waiting = false
 			e.mu.Lock()
 			e.refreshLocked()
 			e.mu.Unlock()
@@ -152,6 +156,7 @@ func (e *Engine) sweepHostsLocked(now int64) {
 			changed = true
 		}
 	}
+	e.replicators.sweep(now)
 	for addr, at := range e.modern {
 		if now-at > modernTTL {
 			delete(e.modern, addr)
@@ -176,7 +181,8 @@ func (e *Engine) listenLocked(f *family, now int64) {
 	}
 	last, unicast := f.heard.group.Load(), f.heard.unicast.Load()
 	silentFor := now - max(last, f.since)
-	switch expected := last > 0 || unicast > 0 && now-unicast < limit; {
+	// With replicas, what others send comes by unicast in any case.
+	switch expected := last > 0 || unicast > 0 && now-unicast < limit && len(e.replicas) == 0; {
 	case f.silent && last > f.since && now-last < limit:
 		f.silent = false
 		e.log.Info("the group is heard again", "group", f.choice.group, "device", f.choice.device)

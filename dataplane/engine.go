@@ -21,6 +21,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,9 +64,11 @@ type Engine struct {
 	started time.Time // the clock's zero
 	table   *varp.Table
 	recent  *recent
-	pending *pending
-	view    atomic.Pointer[view]
-	workers []*worker
+	// replicators are the hosts whose unicast may be copies.
+	replicators *replicators
+	pending     *pending
+	view        atomic.Pointer[view]
+	workers     []*worker
 
 	// mu serialises the cold operations and guards what follows.
 	mu        sync.Mutex
@@ -102,22 +105,23 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	}
 	e := &Engine{
 		host: h, log: log,
-		ready:    make(chan struct{}),
-		events:   make(chan Event, eventQueue),
-		notices:  make(chan notice, noticeQueue),
-		kick:     make(chan struct{}, 1),
-		lookup:   lookup,
-		started:  time.Now().Add(-time.Hour), // so that no time is 0
-		table:    varp.New(tableOptions(cfg)),
-		recent:   newRecent(),
-		pending:  newPending(),
-		config:   cfg,
-		networks: map[vnet.ID]*network{},
-		own:      map[netip.Addr]struct{}{},
-		old:      map[netip.Addr]*oldHost{},
-		modern:   map[netip.Addr]int64{},
-		twins:    map[netip.Addr]*twin{},
-		limits:   map[string]int64{},
+		ready:       make(chan struct{}),
+		events:      make(chan Event, eventQueue),
+		notices:     make(chan notice, noticeQueue),
+		kick:        make(chan struct{}, 1),
+		lookup:      lookup,
+		started:     time.Now().Add(-time.Hour), // so that no time is 0
+		table:       varp.New(tableOptions(cfg)),
+		recent:      newRecent(),
+		replicators: newReplicators(),
+		pending:     newPending(),
+		config:      cfg,
+		networks:    map[vnet.ID]*network{},
+		own:         map[netip.Addr]struct{}{},
+		old:         map[netip.Addr]*oldHost{},
+		modern:      map[netip.Addr]int64{},
+		twins:       map[netip.Addr]*twin{},
+		limits:      map[string]int64{},
 	}
 	e.mouth = newSpeaker(e, 0)
 	e.peers.configure(cfg.Peers, cfg.Port)
@@ -306,11 +310,18 @@ func (e *Engine) publishLocked() {
 	}
 	v.peers, v.peer = e.peers.list(e.own)
 	for _, r := range e.replicas {
-		if _, own := e.own[r.addr]; r.addr.IsValid() && !own {
-			v.replicas = append(v.replicas, netip.AddrPortFrom(r.addr, r.port))
+		// Two names may be one host's, and names this host's own.
+		if to := netip.AddrPortFrom(r.addr, r.port); e.isOther(r.addr) && !slices.Contains(v.replicas, to) {
+			v.replicas = append(v.replicas, to)
 		}
 	}
 	e.view.Store(v)
+}
+
+// isOther reports whether an address is known and not this host's own. It is guarded by the engine's lock.
+func (e *Engine) isOther(addr netip.Addr) bool {
+	_, own := e.own[addr]
+	return addr.IsValid() && !own
 }
 
 // quiesceLocked waits until no worker uses an older view.
@@ -353,6 +364,7 @@ func (e *Engine) addLocked(c vnet.Config) error {
 	n.limit = e.bumLimit()
 	if before != nil {
 		n.shares = before.shares
+		n.suspect.Store(before.suspect.Load())
 		if before.devices.PeerIndex == devices.PeerIndex {
 			n.ports = before.ports // nothing of this is interrupted
 		}
@@ -592,13 +604,15 @@ func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
 		return ErrDisabled
 	}
 	c := e.config
-	if underlay.Of(addr) == underlay.IPv4 {
-		c.Group = addr
-	} else {
-		c.Group6 = addr
-	}
-	if !addr.IsMulticast() {
+	switch {
+	case !addr.IsMulticast():
 		return fmt.Errorf("%s is not a multicast address", addr)
+	case underlay.Of(addr) == underlay.IPv4:
+		c.Group = addr
+	case !c.IPv6:
+		return fmt.Errorf("group %s is an IPv6 one, and ipv6 is off", addr)
+	default:
+		c.Group6 = addr
 	}
 	if err := c.Validate(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
@@ -121,6 +123,132 @@ func TestReplicate(t *testing.T) {
 	require.NotZero(t, left[0].drops(DropDuplicate))
 }
 
+// replicating is one vnet on two hosts of one segment, with a domain on each, where the first host replicates to
+// the second.
+func replicating(t *testing.T, to func(b *lab.Host) []Peer) (a, b *testHost, d1, d2 *lab.Domain) {
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	ha, err := s.Host("A")
+	require.NoError(t, err)
+	hb, err := s.Host("B")
+	require.NoError(t, err)
+	cfg := testConfig()
+	cfg.Replicate = to(hb)
+	a, b = startEngine(t, ha, cfg), startEngine(t, hb, testConfig())
+	add(t, "97", a, b)
+	return a, b, a.domain(1, "97"), b.domain(2, "97")
+}
+
+// deliveries counts what arrives of frames from one domain at another one's capture, up to a frame that is sent
+// last.
+func deliveries(t *testing.T, from *lab.Domain, c *lab.Capture, send func()) map[string]int {
+	t.Helper()
+	send()
+	last := testFrame(broadcastMAC, domainMAC(1), "the last one")
+	require.NoError(t, from.Send("eth0", last))
+	got := map[string]int{}
+	for {
+		f, err := c.Next(soon(t))
+		require.NoError(t, err)
+		if isData(last)(f) {
+			return got
+		}
+		got[string(f.Data)]++
+	}
+}
+
+// Copies are told from repetitions whether or not the receiver replicates, too.
+func TestOneSideReplicates(t *testing.T) {
+	_, b, d1, d2 := replicating(t, func(b *lab.Host) []Peer { return []Peer{{Addr: b.Addr().String()}} })
+	c := capture(t, d2)
+	for round := range 3 {
+		got := deliveries(t, d1, c, func() {
+			for i := range 20 {
+				for _, to := range []net.HardwareAddr{broadcastMAC, domainMAC(77)} {
+					require.NoError(t, d1.Send("eth0", testFrame(to, domainMAC(1), fmt.Sprint(round, " ", i))))
+				}
+			}
+		})
+		require.Len(t, got, 40)
+		for f, n := range got {
+			require.Equal(t, 1, n, "%x", f)
+		}
+	}
+	require.NotZero(t, b.drops(DropDuplicate))
+}
+
+// A host that is named twice gets one copy.
+func TestReplicaTwice(t *testing.T) {
+	a, _, _, _ := replicating(t, func(b *lab.Host) []Peer {
+		return []Peer{{Addr: b.Addr().String()}, {Addr: b.Addr().String(), Port: wire.Port}}
+	})
+	require.Len(t, a.view.Load().replicas, 1)
+	require.Len(t, a.Snapshot().Replicate, 2)
+}
+
+// A domain may send one and the same frame to everybody, and then to the host that its MAC is known to be on.
+func TestSameFrameFloodedAndUnicast(t *testing.T) {
+	cfg := testConfig()
+	cfg.Replicate = []Peer{{Addr: "10.9.1.77"}}
+	_, w, n, _, _ := handDriven(t, cfg)
+	other := netip.MustParseAddr("10.9.1.2")
+	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: w.view.links[underlay.IPv4].path.Source}
+	flooded := from
+	flooded.by, flooded.to = byGroup, wire.Group
+	b := vudp(n.config.ID, testFrame(domainMAC(2), domainMAC(1), "again and again"))
+	share := &n.shares[0]
+	for range 20 {
+		w.fromHost(b, flooded)
+	}
+	for range 20 {
+		w.fromHost(b, from)
+	}
+	w.deliver()
+	require.EqualValues(t, 40, share.rxPackets.Load())
+
+	// An answer is by unicast.
+	key := varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(3))}
+	require.True(t, w.engine.pending.ask(key, w.now))
+	announce := varpMessage(wire.Announce, n.config.ID, domainMAC(3), other)
+	w.fromHost(announce, from)
+	require.False(t, w.engine.replicators.has(other))
+
+	// But a host that says so unasked floods by unicast as well: the same would be copies.
+	w.fromHost(announce, from)
+	require.True(t, w.engine.replicators.has(other))
+	b = vudp(n.config.ID, testFrame(domainMAC(2), domainMAC(1), "once by each way"))
+	for range 20 {
+		w.fromHost(b, from)
+		w.fromHost(b, flooded)
+	}
+	w.deliver()
+	require.EqualValues(t, 60, share.rxPackets.Load())
+	require.EqualValues(t, 20, w.drops[DropDuplicate].Load())
+	w.engine.replicators.sweep(w.now + replicatorTTL + heardStep)
+	require.False(t, w.engine.replicators.has(other))
+}
+
+// A MAC is announced before its first frame goes, so that a replica knows of copies when they come.
+func TestAnnounceFirst(t *testing.T) {
+	a, _, d1, _ := replicating(t, func(*lab.Host) []Peer { return nil })
+	c, err := a.Capture("eth0", func(f lab.Frame) bool { return f.Outgoing && f.EtherType() == 0x0800 && len(f.Data) > 42 })
+	require.NoError(t, err)
+	frame := testFrame(domainMAC(77), domainMAC(5), "nobody knows me")
+	require.NoError(t, d1.Send("eth0", frame))
+	announced := false
+	_, err = c.WaitFor(soon(t), func(f lab.Frame) bool {
+		payload := f.Data[42:]
+		if m, err := wire.DecodeVARP(payload); err == nil && m.Opcode == wire.Announce && m.MAC == wire.MAC(domainMAC(5)) {
+			announced = true
+		}
+		_, inner, err := wire.DecodeVUDP(payload)
+		return err == nil && string(inner) == string(frame)
+	})
+	require.NoError(t, err)
+	require.True(t, announced)
+}
+
 // Names are looked up, and again when they change.
 func TestNames(t *testing.T) {
 	cfg := testConfig()
@@ -164,6 +292,86 @@ func TestNames(t *testing.T) {
 	eventually(t, "resolved again", resolvedTo(second))
 }
 
+// One name may stand for all hosts; a peer that was removed stays so under another address.
+func TestNamesOfManyHosts(t *testing.T) {
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	h, err := s.Host("A")
+	require.NoError(t, err)
+	cfg := testConfig()
+	cfg.ResolveInterval = 20 * time.Millisecond
+	cfg.Replicate = []Peer{{Addr: "hosts.example"}, {Addr: "me.example"}, {Addr: "link.example"}}
+	cfg.Peers = []Peer{{Addr: "hosts.example"}}
+	e, err := New(cfg, h.Net, logger(t, "A"))
+	require.NoError(t, err)
+	other, later := h.Addr().Next(), h.Addr().Next().Next()
+	var current atomic.Pointer[netip.Addr]
+	current.Store(&other)
+	asked := make(chan struct{})
+	e.lookup = func(_ context.Context, name string) ([]netip.Addr, error) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		switch name {
+		case "me.example":
+			return []netip.Addr{h.Addr()}, nil
+		case "link.example":
+			return []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}, nil
+		}
+		return []netip.Addr{h.Addr(), *current.Load()}, nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	defer func() {
+		cancel()
+		require.NoError(t, <-done)
+	}()
+	eventually(t, "resolved", func() bool {
+		s := e.Snapshot()
+		return len(s.Peers) == 1 && s.Replicate[1].Addr.IsValid() && s.Replicate[2].Problem == "it has no address that can be used"
+	})
+	require.Equal(t, other, e.Peers()[0].Addr)
+	require.Equal(t, []netip.AddrPort{netip.AddrPortFrom(other, wire.Port)}, e.view.Load().replicas)
+	require.Len(t, e.Snapshot().Hosts, 1, "this host itself is no other")
+
+	require.NoError(t, e.RemovePeer(soon(t), other))
+	current.Store(&later)
+	eventually(t, "resolved again", func() bool { return e.Snapshot().Replicate[0].Addr == later })
+	for range 10 {
+		<-asked // each of the names, more than once
+	}
+	require.Empty(t, e.Peers())
+	require.NoError(t, e.AddPeer(soon(t), later, 0))
+	require.Len(t, e.Peers(), 1)
+}
+
+// What cannot work is refused.
+func TestValidate(t *testing.T) {
+	for name, change := range map[string]func(c *Config){
+		"replicate fe80::1%eth0 is not the address of a host":       func(c *Config) { c.IPv6 = true; c.Replicate = []Peer{{Addr: "fe80::1%eth0"}} },
+		"replicate fe80::1 is not the address of a host":            func(c *Config) { c.IPv6 = true; c.Replicate = []Peer{{Addr: "fe80::1"}} },
+		"replicate 2001:db8::7 is an IPv6 address, and ipv6 is off": func(c *Config) { c.Replicate = []Peer{{Addr: "2001:db8::7"}} },
+		"replicate 192.0.2.1: port 1799 is not the port 1798":       func(c *Config) { c.Replicate = []Peer{{Addr: "192.0.2.1", Port: 1799}} },
+		"peer 2001:db8::7: VFWD carries IPv4 only":                  func(c *Config) { c.Peers = []Peer{{Addr: "2001:db8::7"}} },
+		"peer 224.10.0.1 is not the address of a host":              func(c *Config) { c.Peers = []Peer{{Addr: "224.10.0.1"}} },
+		"group 192.0.2.1 is not an IPv4 multicast address":          func(c *Config) { c.Group = netip.MustParseAddr("192.0.2.1") },
+		"bum_rate -1 is negative":                                   func(c *Config) { c.BUMRate = -1 },
+		"mtu 1279 is not between 1280 and 65000":                    func(c *Config) { c.MTU = 1279 },
+	} {
+		c := testConfig()
+		change(&c)
+		require.ErrorContains(t, c.Validate(), name)
+	}
+	c := testConfig()
+	c.IPv6 = true
+	c.Replicate = []Peer{{Addr: "2001:db8::7"}, {Addr: "192.0.2.1", Port: c.Port}, {Addr: "b.example"}}
+	c.Peers = []Peer{{Addr: "192.0.2.2", Port: 1799}}
+	require.NoError(t, c.Validate())
+}
+
 // The BUM rate limit holds back floods, but not what makes a network work.
 func TestBUMRate(t *testing.T) {
 	cfg := testConfig()
@@ -178,6 +386,34 @@ func TestBUMRate(t *testing.T) {
 	eventually(t, "limited", func() bool { return hosts[0].drops(DropRate) >= 50 })
 	ping(t, d1, d2.Addr()) // ARP
 	require.Less(t, len(c.Take()), 50)
+}
+
+// A super-frame counts as the frames that it becomes.
+func TestBUMRateOfSuperFrames(t *testing.T) {
+	cfg := testConfig()
+	cfg.BUMRate = 10
+	_, w, n, _, _ := handDriven(t, cfg)
+	f := udpFrame(t, net.HardwareAddr{1, 0, 0x5e, 1, 1, 1}, 1, make([]byte, 42_000))
+	gso := wire.VnetHdr{Flags: wire.FlagNeedsCsum, GSOType: wire.GSOUDPL4, HdrLen: 42, GSOSize: 1400, CsumStart: 34, CsumOffset: 6}
+	second := func() (packets, drops uint64) {
+		packets, drops = n.shares[0].txPackets.Load(), w.drops[DropRate].Load()
+		for range 10 {
+			w.outward(n, f, gso)
+			w.transmit(n)
+		}
+		return n.shares[0].txPackets.Load() - packets, w.drops[DropRate].Load() - drops
+	}
+	packets, drops := second()
+	require.EqualValues(t, 30, packets)
+	require.EqualValues(t, 9*30, drops)
+	for range 2 { // what was owed is paid
+		w.now += int64(time.Second)
+		packets, _ = second()
+		require.Zero(t, packets)
+	}
+	w.now += int64(time.Second)
+	packets, _ = second()
+	require.EqualValues(t, 30, packets)
 }
 
 func TestExempt(t *testing.T) {
@@ -255,6 +491,60 @@ func TestPathMTU(t *testing.T) {
 	require.NoError(t, err)
 	require.NotZero(t, hosts[0].drops(DropTooBig))
 	require.Empty(t, fragments.Take())
+}
+
+// What IPv6 must carry passes however little fits, in fragments of outer packets.
+func TestPathMTUOfSmallUnderlay(t *testing.T) {
+	cfg := testConfig()
+	cfg.MTUMode = MTUPath
+	l := lab.New(t)
+	s, err := l.Switch("lan", 1300)
+	require.NoError(t, err)
+	hosts := addHosts(t, s, 2, cfg)
+	add(t, "97", hosts...)
+	d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	to := d2.Spec.Addrs[1].Addr()
+	ping(t, d1, to)
+	told, err := d1.Capture("eth0", func(f lab.Frame) bool {
+		return !f.Outgoing && f.EtherType() == 0x86dd && f.Data[20] == 58 && f.Data[54] == 2
+	})
+	require.NoError(t, err)
+	_, err = d1.Ping(soon(t), to, lab.PingOptions{Size: 1280 - 48})
+	require.NoError(t, err)
+	require.Empty(t, told.Take())
+	p, err := d1.StartPing(to, lab.PingOptions{Size: 1281 - 48})
+	require.NoError(t, err)
+	f, err := told.Next(soon(t))
+	require.NoError(t, err)
+	p.Close()
+	require.EqualValues(t, 1280, binary.BigEndian.Uint32(f.Data[58:]))
+}
+
+// Answers to frames that do not fit have a limit.
+func TestTooBigRate(t *testing.T) {
+	cfg := testConfig()
+	cfg.MTUMode = MTUPath
+	e, w, n, h, _ := handDriven(t, cfg)
+	d, err := h.Domain(lab.DomainSpec{Name: "d", Vif: "vif1.0", Bridge: "vnet97", MAC: domainMAC(9)})
+	require.NoError(t, err)
+	told, err := d.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && f.EtherType() == 0x0800 && f.Data[23] == 1 })
+	require.NoError(t, err)
+	e.table.LearnRemote(varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(1))}, netip.MustParseAddr("10.9.1.2"), varp.Announce, w.now)
+	large := udpFrame(t, domainMAC(1), 0, make([]byte, 1472))
+	large[20] |= 0x40 // DF
+	const frames = 5 * tooBigRate
+	for range frames {
+		w.outward(n, large, wire.VnetHdr{})
+	}
+	require.Empty(t, w.unicast.Trains())
+	require.EqualValues(t, frames, w.drops[DropTooBig].Load())
+	for range tooBigRate {
+		f, err := told.Next(soon(t))
+		require.NoError(t, err)
+		require.EqualValues(t, 1436, binary.BigEndian.Uint16(f.Data[40:]))
+	}
+	require.Zero(t, w.drops[DropPort].Load())
+	require.False(t, w.tooBigs.take(w.now, 1))
 }
 
 // An operator is told when a group goes silent, and when it is heard again.

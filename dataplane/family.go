@@ -239,7 +239,11 @@ func (e *Engine) chooseLocked(f *family) bool {
 		f.link = nil
 		if before.problem != c.problem {
 			f.told = true
-			e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", c.problem)
+			if slices.ContainsFunc(e.underlays, func(other *family) bool { return other.link != nil }) {
+				e.log.Warn("no underlay of this family: hosts that have no other are not reached", "family", f.family, "reason", c.problem)
+			} else {
+				e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", c.problem)
+			}
 			e.emit(Event{Kind: UnderlayDown, Text: fmt.Sprintf("no %s underlay: %s", f.family, c.problem)})
 		}
 		return changed

@@ -567,3 +567,33 @@ func TestOddRequests(t *testing.T) {
 	o.send(a.Addr(), append(header, varpMessage(wire.Request, id, domainMAC(1), netip.IPv4Unspecified())...))
 	o.wait("the answer", answer)
 }
+
+// udpFrame is a UDP datagram from MAC 9 that lets itself be fragmented.
+func udpFrame(t testing.TB, to net.HardwareAddr, id uint16, payload []byte) []byte {
+	t.Helper()
+	src, dst := netip.MustParseAddrPort("10.97.0.9:1000"), netip.MustParseAddrPort("10.97.0.1:2000")
+	f := append(append(append([]byte{}, to...), domainMAC(9)...), 8, 0)
+	f, err := wire.AppendIPv4(f, wire.IPv4{Source: src.Addr(), Destination: dst.Addr(), Protocol: wire.ProtocolUDP, TTL: 64, ID: id}, 8+len(payload))
+	require.NoError(t, err)
+	f, err = wire.AppendUDP(f, src, dst, payload)
+	require.NoError(t, err)
+	return append(f, payload...)
+}
+
+// The count of what the kernel dropped does not fall when the group changes.
+func TestDropsOfFormerGroup(t *testing.T) {
+	e, _, n, _, s := handDriven(t, testConfig())
+	o := newOriginal(t, s, "original")
+	dropped := func() uint64 { return e.Snapshot().Drops[DropSocketQueue].Count }
+	f := vudp(n.config.ID, tcpFrame(1400))
+	eventually(t, "the queue is full", func() bool { // nobody reads it
+		for range 1000 {
+			o.send(wire.Group, f)
+		}
+		return dropped() > 0
+	})
+	before := dropped()
+	require.NoError(t, e.SetGroup(soon(t), netip.MustParseAddr("224.10.0.9")))
+	require.GreaterOrEqual(t, dropped(), before)
+	require.ErrorContains(t, e.SetGroup(soon(t), netip.MustParseAddr("ff05::99")), "ipv6 is off")
+}

@@ -9,7 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/xenvnet/xend/dataplane/underlay"
 )
@@ -19,8 +22,8 @@ import (
 type peers struct {
 	configured []*replica
 	added      map[netip.Addr]uint16 // address to port
-	// removed are peers of the configuration that were removed at run time.
-	removed map[netip.Addr]bool
+	// removed are peers of the configuration, as it names them, that were removed at run time.
+	removed map[string]bool
 	live    map[netip.Addr]*peer
 }
 
@@ -79,7 +82,7 @@ func (p *peers) list(own map[netip.Addr]struct{}) ([]*peer, map[netip.Addr]*peer
 		want[addr] = n
 	}
 	for _, r := range p.configured {
-		if !p.removed[r.addr] {
+		if !p.removed[r.name] {
 			add(r.name, r.addr, r.port)
 		}
 	}
@@ -117,7 +120,11 @@ func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) erro
 	if e.peers.added == nil {
 		e.peers.added = map[netip.Addr]uint16{}
 	}
-	delete(e.peers.removed, addr)
+	for _, r := range e.peers.configured {
+		if r.addr == addr {
+			delete(e.peers.removed, r.name)
+		}
+	}
 	e.peers.added[addr] = port
 	e.publishLocked()
 	e.log.Info("peer added: what is multicast here is forwarded to it; one host per segment should do that",
@@ -137,11 +144,11 @@ func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error {
 	_, added := e.peers.added[addr]
 	delete(e.peers.added, addr)
 	for _, r := range e.peers.configured {
-		if r.addr == addr && !e.peers.removed[addr] {
+		if r.addr == addr && !e.peers.removed[r.name] {
 			if e.peers.removed == nil {
-				e.peers.removed = map[netip.Addr]bool{}
+				e.peers.removed = map[string]bool{}
 			}
-			e.peers.removed[addr] = true
+			e.peers.removed[r.name] = true
 			added = true
 		}
 	}
@@ -166,6 +173,7 @@ func (e *Engine) Peers() []PeerState {
 
 const (
 	lookupTimeout = 5 * time.Second
+	maxLookups    = 16 // at a time
 	// lookupRetry is the time to the next try while a name cannot be resolved.
 	lookupRetry = 5 * time.Second
 )
@@ -207,23 +215,30 @@ func (e *Engine) resolveAll(ctx context.Context) time.Duration {
 	wait := e.config.ResolveInterval
 	e.mu.Unlock()
 	names := false
+	var failed atomic.Bool
+	var group errgroup.Group // dead names do not delay the others
+	group.SetLimit(maxLookups)
 	for _, r := range all {
 		if _, err := netip.ParseAddr(r.name); err == nil {
 			continue
 		}
 		names = true
-		limited, cancel := context.WithTimeout(ctx, lookupTimeout)
-		addrs, err := e.lookup(limited, r.name)
-		cancel()
-		if ctx.Err() != nil {
-			return 0 // the end
-		}
-		if !e.resolved(r, addrs, err) {
-			wait = min(wait, lookupRetry)
-		}
+		group.Go(func() error {
+			limited, cancel := context.WithTimeout(ctx, lookupTimeout)
+			defer cancel()
+			addrs, err := e.lookup(limited, r.name)
+			if ctx.Err() == nil && !e.resolved(r, addrs, err) {
+				failed.Store(true)
+			}
+			return nil
+		})
 	}
-	if !names {
+	_ = group.Wait()
+	switch {
+	case !names || ctx.Err() != nil:
 		return 0
+	case failed.Load():
+		return min(wait, lookupRetry)
 	}
 	return wait
 }
@@ -234,11 +249,16 @@ func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
 	defer e.mu.Unlock()
 	forPeer := slices.Contains(e.peers.configured, r)
 	var usable []netip.Addr
+	others := false // one name may stand for all hosts, with this one among them
 	for _, a := range addrs {
-		a = a.Unmap().WithZone("")
-		if usableHost(a) && (a.Is4() || !forPeer && e.config.IPv6) {
+		a = a.Unmap()
+		if reachable(a) && (a.Is4() || !forPeer && e.config.IPv6) {
 			usable = append(usable, a)
+			others = others || e.isOther(a)
 		}
+	}
+	if others {
+		usable = slices.DeleteFunc(usable, func(a netip.Addr) bool { return !e.isOther(a) })
 	}
 	if err == nil && len(usable) == 0 {
 		err = errors.New("it has no address that can be used")
@@ -259,6 +279,7 @@ func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
 		return cmp.Or(cmp.Compare(underlay.Of(a), underlay.Of(b)), a.Compare(b))
 	})
 	e.log.Info("host name resolved", "name", r.name, "address", best, "before", r.addr)
+	e.table.ForgetAddr(r.addr)
 	r.addr = best
 	e.publishLocked()
 	return true

@@ -57,6 +57,16 @@ func (p *pending) ask(k varp.Key, now int64) bool {
 	return true
 }
 
+// waits reports whether a MAC was asked for and nobody has answered.
+func (p *pending) waits(k varp.Key) bool {
+	if p.count.Load() == 0 {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[k] != nil
+}
+
 // done forgets an inquiry, which was answered.
 func (p *pending) done(k varp.Key) {
 	if p.count.Load() == 0 {

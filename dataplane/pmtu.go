@@ -7,10 +7,9 @@ import (
 	"github.com/xenvnet/xend/dataplane/wire"
 )
 
-// fitPath is mtu_mode pmtu: it makes a frame fit the link, or tells its sender to. It is false if the
-// frame was dropped and the sender told.
-func (w *worker) fitPath(n *network, l *link, etherip bool, frame []byte, h wire.VnetHdr) bool {
-	limit := l.maxFrame(etherip)
+// fitPath is mtu_mode pmtu: it makes a frame fit where frames of limit bytes do, or tells its sender to. It is
+// false if the frame was dropped and the sender told.
+func (w *worker) fitPath(n *network, limit int, frame []byte, h wire.VnetHdr) bool {
 	offload.ClampMSS(frame, h, limit)
 	longest := len(frame)
 	switch h.GSOType &^ wire.GSOECN {
@@ -23,27 +22,19 @@ func (w *worker) fitPath(n *network, l *link, etherip bool, frame []byte, h wire
 	if longest <= limit {
 		return true
 	}
-	// What is not IP, or lets itself be fragmented, goes in fragments of the outer packet.
-	inner := l.overhead(etherip).InnerMTU(l.path.MTU) - tags(frame)*tagLen
-	answer, ok := offload.AppendTooBig(w.tooBig[:0], frame, inner, netip.Addr{})
+	answer, ok := offload.AppendTooBig(w.tooBig[:0], frame, longest, limit, netip.Addr{})
 	if !ok {
-		return true
+		return true // it goes in fragments of the outer packet
 	}
+	w.drop(DropTooBig)
 	w.tooBig = answer
+	if !w.tooBigs.take(w.now, 1) {
+		return false
+	}
 	w.answer[0] = answer
 	w.answers[0] = wire.Frame{Bufs: w.answer[:]}
 	if _, err := n.sender(w.number).Send(w.answers[:]); err != nil {
 		w.drop(DropPort)
 	}
-	w.drop(DropTooBig)
 	return false
-}
-
-// tags counts the VLAN tags of a frame.
-func tags(frame []byte) int {
-	n := 0
-	for at := 12; at+tagLen+2 <= len(frame) && n < 2 && isTag(frame[at:]); at += tagLen {
-		n++
-	}
-	return n
 }

@@ -25,9 +25,9 @@ type arrival struct {
 	link *link
 	// from is the host that sent it; of VFWD, the original sender.
 	from netip.Addr
-	// outer is the host that it came from last.
-	outer netip.Addr
-	by    byte
+	// outer is the host that it came from last, and to the address that it was sent to.
+	outer, to netip.Addr
+	by        byte
 }
 
 // inbound is a frame for a vnif, and the next one for the same.
@@ -65,8 +65,8 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 			data = data[n:]
 		}
 	}
+	w.flush() // first: joining frames changes headers of what is forwarded
 	w.deliver()
-	w.flush()
 }
 
 // fromEtherIP moves a batch of EtherIP packets to vnifs.
@@ -93,13 +93,13 @@ func (w *worker) fromEtherIP(l *link, s *underlay.Socket) {
 			w.engine.notify(notice{kind: noticeOldHost, addr: a.from})
 		}
 	}
-	w.deliver()
 	w.flush()
+	w.deliver()
 }
 
 // admit looks at the outer addresses of a packet.
 func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
-	a := arrival{link: l, from: p.From.Addr(), outer: p.From.Addr()}
+	a := arrival{link: l, from: p.From.Addr(), outer: p.From.Addr(), to: p.To}
 	reason := reasons
 	_, own := w.view.own[a.from]
 	switch {
@@ -239,7 +239,10 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		w.drop(DropSource)
 		return false
 	}
-	if a.by != byUnicast || frame[0]&1 != 0 || len(w.view.replicas) > 0 {
+	if a.by == byUnicast && frame[0]&1 != 0 {
+		w.engine.replicators.heard(a.from, w.now)
+	}
+	if a.by != byUnicast || w.engine.replicators.has(a.from) {
 		hash := w.engine.recent.hash(n.salt, frame)
 		if w.engine.recent.returned(hash, w.now) {
 			w.drop(DropLoop)
@@ -247,7 +250,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 			w.engine.notify(notice{kind: noticeLoop, network: n, mac: source, addr: a.from})
 			return false
 		}
-		if duplicate, twin := w.engine.recent.arrived(hash, w.engine.recent.way(a.by, a.outer), a.from, w.now); duplicate {
+		if duplicate, twin := w.engine.recent.arrived(hash, w.engine.recent.way(a.by, a.outer, a.to), a.from, w.now); duplicate {
 			w.drop(DropDuplicate)
 			if a.by == byGroup && twin.IsValid() && twin.Is4() != a.from.Is4() {
 				w.noteTwins(twin, a.from)
@@ -272,7 +275,7 @@ func (w *worker) first(salt uint64, b []byte, a arrival) bool {
 		return false
 	}
 	r := w.engine.recent
-	duplicate, _ := r.arrived(r.hash(salt, b), r.way(a.by, a.outer), a.from, w.now)
+	duplicate, _ := r.arrived(r.hash(salt, b), r.way(a.by, a.outer, a.to), a.from, w.now)
 	return !duplicate
 }
 
@@ -341,6 +344,9 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 	if n == nil {
 		w.drop(DropUnknownVnet)
 		return pass
+	}
+	if a.by == byUnicast && (m.Opcode == wire.Request || !w.engine.pending.waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
+		w.engine.replicators.heard(a.from, w.now) // others say by the group what is no answer
 	}
 	if m.Opcode == wire.Request {
 		if w.engine.table.Local(varp.Key{Vnet: m.Vnet, MAC: m.MAC}, w.now) {

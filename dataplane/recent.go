@@ -67,9 +67,9 @@ func (r *recent) hash(salt uint64, frame []byte) uint64 {
 	return maphash.Bytes(r.seed, frame) ^ salt
 }
 
-// way names how a packet came: kind tells the group, VFWD and so on apart, from is the outer source.
-func (r *recent) way(kind byte, from netip.Addr) uint32 {
-	h := maphash.Comparable(r.seed, from)
+// way names how a packet came: kind tells the group, VFWD and so on apart, from and to are the outer addresses.
+func (r *recent) way(kind byte, from, to netip.Addr) uint32 {
+	h := maphash.Comparable(r.seed, [2]netip.Addr{from, to})
 	return uint32(h>>8)<<3 | uint32(kind)&3 | 4 // never 0
 }
 

@@ -318,7 +318,7 @@ func (e *Engine) hostsLocked(entries []Entry) []Host {
 		found[p.addr.Addr()] += 0
 	}
 	for _, r := range e.replicas {
-		if r.addr.IsValid() {
+		if e.isOther(r.addr) {
 			found[r.addr] += 0
 		}
 	}

@@ -10,9 +10,10 @@ import (
 
 const (
 	// replyRate and announceRate bound, per second and speaker, the answers to VARP requests and the
-	// announces of MACs that appear.
+	// announces of MACs that appear; tooBigRate the answers to frames that do not fit (RFC 4443, section 2.4 f).
 	replyRate    = 5000
 	announceRate = 500
+	tooBigRate   = 1000
 )
 
 // speaker sends what this host itself has to say: VARP messages, and packets forwarded to peers. Each
@@ -29,7 +30,7 @@ type speaker struct {
 	queue []spoken
 	arena []byte
 
-	replies, announces *bucket
+	replies, announces, tooBigs *bucket
 
 	drops [reasons]atomic.Uint64 // read by others
 }
@@ -46,6 +47,7 @@ func newSpeaker(e *Engine, number int) speaker {
 		sender:    underlay.NewSender(),
 		replies:   newBucket(replyRate, replyRate),
 		announces: newBucket(announceRate, 2*announceRate),
+		tooBigs:   newBucket(tooBigRate, tooBigRate),
 	}
 }
 
@@ -84,7 +86,7 @@ func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
 		s.drop(DropNoUnderlay)
 		return
 	}
-	if !s.replies.take(s.now) {
+	if !s.replies.take(s.now, 1) {
 		s.drop(DropReply)
 		return
 	}
@@ -94,7 +96,7 @@ func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
 
 // announce tells everybody that a MAC lives here.
 func (s *speaker) announce(n *network, mac wire.MAC) {
-	if !s.announces.take(s.now) {
+	if !s.announces.take(s.now, 1) {
 		s.drop(DropAnnounce)
 		return
 	}

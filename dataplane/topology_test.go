@@ -316,6 +316,47 @@ func TestPeers(t *testing.T) {
 	require.Error(t, left[0].AddPeer(soon(t), left[0].Addr(), 0))
 }
 
+// What is forwarded is what came, although the vnif gets frames joined.
+func TestForwardedAsTheyCame(t *testing.T) {
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	h, err := s.Host("A")
+	require.NoError(t, err)
+	peer, src := newOriginal(t, s, "peer"), newOriginal(t, s, "source")
+	cfg := testConfig()
+	cfg.Peers = []Peer{{Addr: peer.Addr().String()}}
+	a := startEngine(t, h, cfg)
+	add(t, "97", a)
+	const rounds, frames = 20, 40
+	for round := range rounds {
+		sent := map[string]bool{}
+		for i := range frames {
+			id := round*frames + i
+			f := udpFrame(t, net.HardwareAddr{1, 0, 0x5e, 1, 1, 1}, uint16(id), fmt.Appendf(make([]byte, 300), "%06d", id))
+			sent[string(f)] = true
+			src.send(wire.Group, vudp(idOf(t, "97"), f))
+		}
+		for range frames {
+			peer.wait("a forwarded frame", func(p heardPacket) bool {
+				v, err := wire.DecodeVFWD(p.data)
+				if err != nil {
+					return false
+				}
+				_, f, err := wire.DecodeVUDP(v.Payload)
+				if err != nil || wire.Source(f) != wire.MAC(domainMAC(9)) {
+					return false
+				}
+				require.True(t, sent[string(f)], "%x", f)
+				delete(sent, string(f))
+				return true
+			})
+		}
+	}
+	joined := a.Snapshot().Vnets[0].Rx
+	require.Less(t, joined.Frames, joined.Packets, "nothing was joined")
+}
+
 // VFWD as original user-space hosts send it, and what we send to them.
 func TestForwardingWithOriginal(t *testing.T) {
 	_, s, hosts := newLab(t, 1, testConfig())

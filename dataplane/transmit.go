@@ -64,6 +64,8 @@ func (w *worker) outward(n *network, frame []byte, h wire.VnetHdr) {
 	}
 	careOf, known := w.engine.table.Lookup(varp.Key{Vnet: n.config.ID, MAC: destination})
 	if !known {
+		// Nobody is told what fits: the MAC may be on this bridge, which has forgotten it. Who gets the frame
+		// clamps the MSS.
 		w.resolve(n, destination)
 		w.floodOut(n, frame, h)
 		return
@@ -80,10 +82,11 @@ func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.A
 		return
 	}
 	etherip := l.EtherIP() != nil && (w.view.etherip || w.isOld(to))
-	if w.view.pmtu && !w.fitPath(n, l, etherip, frame, h) {
+	limit := l.maxFrame(etherip)
+	if w.view.pmtu && !w.fitPath(n, limit, frame, h) {
 		return
 	}
-	w.segment(&w.unicast, n, l.maxFrame(etherip), frame, h, netip.AddrPortFrom(to, w.view.port), etherip)
+	w.segment(&w.unicast, n, limit, frame, h, netip.AddrPortFrom(to, w.view.port), etherip)
 }
 
 // segment cuts a frame into packets for one host or group, of inner frames of limit bytes where it can be cut.
@@ -108,9 +111,11 @@ var forPeers = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 // floodOut sends a frame to everybody: to the groups, to the replicas, to the hosts that know neither, and
 // by VFWD to the peers.
 func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
-	if n.limit != nil && !exempt(frame) && !n.limit.take(w.now) {
-		w.drop(DropRate)
-		return
+	if n.limit != nil && !exempt(frame) {
+		if frames := offload.Frames(frame, h); !n.limit.take(w.now, frames) {
+			w.drops[DropRate].Add(uint64(frames))
+			return
+		}
 	}
 	if h.GSOType == wire.GSONone {
 		// Once, since more than one packet may be made of it.
@@ -175,6 +180,7 @@ func (v *view) floodFrame() int {
 
 // transmit sends what the frames became.
 func (w *worker) transmit(n *network) {
+	w.flush() // an announce goes before the frame: it tells replicas that frames come more than once
 	packets := w.sendTrains(w.flood.Trains()) + w.sendTrains(w.unicast.Trains())
 	n.shares[w.number].txPackets.Add(uint64(packets))
 	if len(w.view.peers) > 0 {
@@ -271,15 +277,12 @@ func (w *worker) isOld(addr netip.Addr) bool {
 // exempt reports whether a flooded frame is one without which nothing works: ARP, IPv6 neighbour
 // discovery, DHCP.
 func exempt(frame []byte) bool {
-	l3 := 12
-	for l3+tagLen+2 <= len(frame) && isTag(frame[l3:]) {
-		l3 += tagLen
-	}
-	if l3+2 > len(frame) {
+	if len(frame) < wire.FrameLen {
 		return false
 	}
-	ip := frame[l3+2:]
-	switch binary.BigEndian.Uint16(frame[l3:]) {
+	l3, typ := offload.NetworkHeader(frame)
+	ip := frame[l3:]
+	switch typ {
 	case 0x0806: // ARP
 		return true
 	case 0x0800:

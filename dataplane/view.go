@@ -126,17 +126,12 @@ func (n *network) sender(worker int) *port.Port { return n.ports[worker%len(n.po
 // etherIPHeader is what stands in front of frames in EtherIP.
 func (n *network) etherIPHeader() []byte { return n.header[wire.MessageLen:] }
 
-// tagLen is the length of a VLAN tag.
-const tagLen = 4
-
 // longest is the length of the longest frame that the vnif takes: its MTU, and room for the tags that
 // the frame has.
 func (n *network) longest(frame []byte) int {
-	return n.devices.MTU + wire.FrameLen + tags(frame)*tagLen
+	header, _ := offload.NetworkHeader(frame)
+	return n.devices.MTU + header
 }
-
-// isTag reports whether b begins with the type of a VLAN tag: 802.1Q or 802.1ad.
-func isTag(b []byte) bool { return b[0] == 0x81 && b[1] == 0 || b[0] == 0x88 && b[1] == 0xa8 }
 
 // peer is a host that gets VFWD.
 type peer struct {
@@ -169,15 +164,15 @@ func newBucket(rate, burst int) *bucket {
 	return &bucket{interval: second / int64(rate), depth: second / int64(rate) * int64(burst)}
 }
 
-// take takes a token if there is one.
-func (b *bucket) take(now int64) bool {
+// take takes tokens if there is one; the others are owed.
+func (b *bucket) take(now int64, tokens int) bool {
 	for {
 		old := b.next.Load()
 		next := max(old, now) + b.interval
 		if next-now > b.depth {
 			return false
 		}
-		if b.next.CompareAndSwap(old, next) {
+		if b.next.CompareAndSwap(old, next+int64(tokens-1)*b.interval) {
 			return true
 		}
 	}

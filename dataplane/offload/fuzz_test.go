@@ -176,7 +176,7 @@ func FuzzReplies(f *testing.F) {
 		} else {
 			require.Equal(t, before, frame)
 		}
-		out, ok := AppendTooBig(nil, frame, mtu, netip.Addr{})
+		out, ok := AppendTooBig(nil, frame, len(frame), mtu, netip.Addr{})
 		if !ok {
 			require.Empty(t, out)
 			return

@@ -74,15 +74,8 @@ func parse(f []byte) (l layout, ok bool) {
 	if len(f) < wire.FrameLen {
 		return l, false
 	}
-	l.l3 = wire.FrameLen
-	typ := binary.BigEndian.Uint16(f[12:])
-	for tags := 0; typ == typeVLAN || typ == typeQinQ || typ == typeQ9; tags++ {
-		if tags == maxTags || len(f) < l.l3+4 {
-			return l, false
-		}
-		typ = binary.BigEndian.Uint16(f[l.l3+2:])
-		l.l3 += 4
-	}
+	var typ uint16
+	l.l3, typ = NetworkHeader(f)
 	ip := f[l.l3:]
 	switch typ {
 	case typeIPv4:
@@ -109,6 +102,17 @@ func parse(f []byte) (l layout, ok bool) {
 		return l, l.extensions(f[:l.end])
 	}
 	return l, false
+}
+
+// NetworkHeader is where the header behind MACs, VLAN tags and type begins in a frame of at least
+// wire.FrameLen bytes, and its type: that of a tag behind the third one or in a frame that ends there.
+func NetworkHeader(f []byte) (at int, typ uint16) {
+	at, typ = wire.FrameLen, binary.BigEndian.Uint16(f[wire.FrameLen-2:])
+	for tags := 0; tags < maxTags && len(f) >= at+4 && (typ == typeVLAN || typ == typeQinQ || typ == typeQ9); tags++ {
+		typ = binary.BigEndian.Uint16(f[at+2:])
+		at += 4
+	}
+	return at, typ
 }
 
 // extensions walks over IPv6 extension headers. The first that is none of those that may precede a

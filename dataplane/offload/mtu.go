@@ -42,6 +42,23 @@ func innerMSS(maxFrame, l3 int, v6 bool) int {
 	return maxFrame - l3 - wire.IPv4Len - tcpLen
 }
 
+// Frames is how many frames a frame becomes on a cable, as its sender wants it; 1 if its headers contradict
+// themselves.
+func Frames(frame []byte, h wire.VnetHdr) int {
+	if h.GSOType == wire.GSONone || h.GSOSize == 0 {
+		return 1
+	}
+	l, ok := parse(frame)
+	if !ok {
+		return 1
+	}
+	header, ok := l.transport(frame)
+	if !ok {
+		return 1
+	}
+	return max(1, (len(frame)-header+int(h.GSOSize)-1)/int(h.GSOSize))
+}
+
 // LongestUDP is the length in bytes of the longest frame that a super-frame of UDP becomes, whose datagrams keep
 // their boundaries. The headers are measured: hdr_len of a header from the kernel tells something else. A frame
 // whose headers contradict themselves counts as a whole.

@@ -120,12 +120,12 @@ func TestClampMSSChecksum(t *testing.T) {
 
 func TestTooBig(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 3))
-	for _, tags := range [][]uint16{nil, {0x8100}, {0x88a8, 0x8100}} {
+	for _, tags := range [][]uint16{nil, {0x8100}, {0x88a8, 0x8100}, {0x9100}, {0x88a8, 0x8100, 0x8100}} {
 		p := udpPacket(r, 1472)
 		p.tags = tags
 		f := p.build(false)
 		l3, _, _ := p.headers()
-		out, ok := AppendTooBig([]byte("before"), f, 1436, netip.Addr{})
+		out, ok := AppendTooBig([]byte("before"), f, len(f), l3+1436, netip.Addr{})
 		require.True(t, ok)
 		require.Equal(t, "before", string(out[:6]))
 		out = out[6:]
@@ -147,7 +147,7 @@ func TestTooBig(t *testing.T) {
 
 		p.v6 = true
 		f = p.build(false)
-		out, ok = AppendTooBig(nil, f, 1416, netip.MustParseAddr("2001:db8::5"))
+		out, ok = AppendTooBig(nil, f, len(f), l3+1416, netip.MustParseAddr("2001:db8::5"))
 		require.True(t, ok)
 		require.Equal(t, f[12:l3], out[12:l3])
 		ip := out[l3:]
@@ -162,11 +162,18 @@ func TestTooBig(t *testing.T) {
 		require.Equal(t, []byte{2, 0}, ip[40:42])
 		require.EqualValues(t, 1416, binary.BigEndian.Uint32(ip[44:]))
 		require.Equal(t, f[l3:][:1232], ip[48:])
+
+		// IPv6 never becomes smaller than 1280 bytes.
+		out, ok = AppendTooBig(nil, f, l3+1281, l3+1236, netip.Addr{})
+		require.True(t, ok)
+		require.EqualValues(t, 1280, binary.BigEndian.Uint32(out[l3+44:]))
+		_, ok = AppendTooBig(nil, f, l3+1280, l3+1236, netip.Addr{})
+		require.False(t, ok)
 	}
 
 	p := tcpPacket(r, 0)
 	f := p.build(false)
-	out, ok := AppendTooBig(nil, append(f, make([]byte, 10)...), 1436, netip.MustParseAddr("10.1.0.254"))
+	out, ok := AppendTooBig(nil, append(f, make([]byte, 10)...), len(f), 1450, netip.MustParseAddr("10.1.0.254"))
 	require.True(t, ok)
 	require.Len(t, out, 14+28+52, "a short packet is quoted whole, without padding")
 	require.Equal(t, []byte{10, 1, 0, 254}, out[26:30])
@@ -174,7 +181,7 @@ func TestTooBig(t *testing.T) {
 	buf := make([]byte, 0, 2000)
 	big := tcpPacket(r, 1448)
 	f = big.build(false)
-	require.Zero(t, testing.AllocsPerRun(100, func() { AppendTooBig(buf, f, 1436, netip.Addr{}) }))
+	require.Zero(t, testing.AllocsPerRun(100, func() { AppendTooBig(buf, f, len(f), 1450, netip.Addr{}) }))
 }
 
 // TestNoTooBig: what must not be answered.
@@ -214,22 +221,22 @@ func TestNoTooBig(t *testing.T) {
 		for _, e := range c.edit {
 			e(&f)
 		}
-		out, ok := AppendTooBig(nil, f, 1400, netip.Addr{})
+		out, ok := AppendTooBig(nil, f, len(f), 1414, netip.Addr{})
 		require.False(t, ok, name)
 		require.Empty(t, out, name)
 	}
-	_, ok := AppendTooBig(nil, four.build(false), 1400, netip.MustParseAddr("2001:db8::1"))
+	_, ok := AppendTooBig(nil, four.build(false), 1514, 1414, netip.MustParseAddr("2001:db8::1"))
 	require.False(t, ok)
-	_, ok = AppendTooBig(nil, six.build(false), 1400, netip.MustParseAddr("192.0.2.1"))
+	_, ok = AppendTooBig(nil, six.build(false), 1534, 1414, netip.MustParseAddr("192.0.2.1"))
 	require.False(t, ok)
 
 	// Queries are answered: a DF ping of 1472 learns what fits.
 	f := four.build(false)
 	f[23], f[34] = protoICMP, 8
-	_, ok = AppendTooBig(nil, f, 1400, netip.Addr{})
+	_, ok = AppendTooBig(nil, f, len(f), 1414, netip.Addr{})
 	require.True(t, ok)
 	f = six.build(false)
 	f[20], f[54] = protoICMPv6, 128
-	_, ok = AppendTooBig(nil, f, 1400, netip.Addr{})
+	_, ok = AppendTooBig(nil, f, len(f), 1414, netip.Addr{})
 	require.True(t, ok)
 }

@@ -13,6 +13,7 @@ const (
 	icmpFragNeeded    = 4 // code of icmpUnreachable
 	icmpv6TooBig      = 2
 	maxUnreachable    = 576  // RFC 1812, section 4.3.2.3
+	minIPv6MTU        = 1280 // RFC 8200, section 5
 	maxTooBig         = 1280 // RFC 4443, section 3.2
 	errorTTL          = 64
 	icmpv6Errors      = 127 // and below (RFC 4443, section 2.1)
@@ -20,22 +21,27 @@ const (
 	precedenceNetwork = 0xc0 // RFC 1812, section 4.3.2.5
 )
 
-// AppendTooBig appends the frame that tells the sender of an inner frame that IP packets above mtu bytes
-// do not pass: ICMP "fragmentation needed" (RFC 1191), or ICMPv6 "packet too big" (RFC 4443). It comes
-// from the frame's destination MAC, since that is where the bridge expects it, with the frame's VLAN
-// tags, and from source; the zero Addr means from the packet's destination. The result is dst, false
-// where none may be sent: the packet is not IP, lets itself be fragmented, is an ICMP error, a later
-// fragment, or to or from no single host.
-func AppendTooBig(dst, frame []byte, mtu int, source netip.Addr) ([]byte, bool) {
+// AppendTooBig appends the frame that tells the sender of an inner frame, the longest of which becomes longest
+// bytes long, that frames above maxFrame bytes do not pass: ICMP "fragmentation needed" (RFC 1191), or ICMPv6
+// "packet too big" (RFC 4443). It comes from the frame's destination MAC, since that is where the bridge expects
+// it, with the frame's VLAN tags, and from source; the zero Addr means from the packet's destination. The result
+// is dst, false where none may be sent: the packet is not IP, lets itself be fragmented, is an ICMP error, a
+// later fragment, to or from no single host, or IPv6 of up to 1280 bytes, which a tunnel has to carry
+// (RFC 2473, section 7.1).
+func AppendTooBig(dst, frame []byte, longest, maxFrame int, source netip.Addr) ([]byte, bool) {
 	l, ok := parse(frame)
 	if !ok || wire.Destination(frame).Multicast() || wire.Source(frame).Multicast() {
 		return dst, false
 	}
 	ip := frame[l.l3:l.end]
-	if l.v6 {
-		return appendTooBig6(dst, frame, l, ip, mtu, source)
+	mtu := maxFrame - l.l3
+	if !l.v6 {
+		return appendTooBig4(dst, frame, l, ip, mtu, source)
 	}
-	return appendTooBig4(dst, frame, l, ip, mtu, source)
+	if mtu = max(mtu, minIPv6MTU); longest-l.l3 <= mtu {
+		return dst, false
+	}
+	return appendTooBig6(dst, frame, l, ip, mtu, source)
 }
 
 // appendReverse appends the Ethernet header and tags of an answer to frame.

@@ -72,8 +72,10 @@ type Options struct {
 type Underlay struct {
 	options Options
 	udp     []*Socket
-	// listener is the socket that gets what is sent to the group; nil before Listen.
+	// listener is the socket that gets what is sent to the group; nil before Listen. The kernel dropped lost
+	// packets for those before it.
 	listener *Socket
+	lost     uint64
 	// IPv4 only, else nil.
 	etherip *Socket
 	echo    *Echo
@@ -159,7 +161,10 @@ func (u *Underlay) Listen(group netip.Addr) (now, before *Socket, err error) {
 	if now, err = openUDP(u.options, group, true); err != nil {
 		return nil, nil, fmt.Errorf("UDP port %d of group %s: %w", u.options.Port, group, err)
 	}
-	before, u.listener = u.listener, now
+	if before = u.listener; before != nil {
+		u.lost += uint64(before.drops())
+	}
+	u.listener = now
 	return now, before, nil
 }
 
@@ -224,7 +229,7 @@ func (u *Underlay) SetTTL(ttl int) error {
 
 // Drops returns how many packets the kernel dropped since Open because a receive buffer was full.
 func (u *Underlay) Drops() uint64 {
-	var sum uint64
+	sum := u.lost
 	for _, s := range u.udp {
 		sum += uint64(s.drops())
 	}

@@ -150,7 +150,8 @@ group = "239.1.2.3"
 port = 1799
 mtu = 9000
 peers = ["192.0.2.1", "b.example:1799"]
-replicate = ["[2001:db8::1]:5", "2001:db8::2"]
+ipv6 = true
+replicate = ["[2001:db8::1]:1799", "2001:db8::2"]
 hold_down = "0s"
 `)
 	require.Equal(t, "/srv/vnets", c.StateDir)
@@ -161,6 +162,7 @@ hold_down = "0s"
 	require.False(t, c.Dataplane.Enabled)
 	require.True(t, c.Dataplane.DefaultVnets)
 	require.Equal(t, uint16(1799), c.Dataplane.Port)
+	require.Equal(t, []dataplane.Peer{{Addr: "2001:db8::1", Port: 1799}, {Addr: "2001:db8::2"}}, c.Dataplane.Replicate)
 	require.Zero(t, c.Dataplane.HoldDown)
 }
 

@@ -125,11 +125,8 @@ func paths(s dataplane.Snapshot) []sxp.Value {
 	for _, p := range s.Peers {
 		add("peer", p.Addr)
 	}
-	for _, r := range s.Replicate {
-		add("host", r.Addr)
-	}
-	for _, e := range s.Entries {
-		add("host", e.Addr)
+	for _, h := range s.Hosts {
+		add("host", h.Addr)
 	}
 	return out
 }

@@ -38,7 +38,7 @@ func sample() dataplane.Snapshot {
 		Entries: []dataplane.Entry{{Vnet: id, MAC: wire.MAC{0, 0x16, 0x3e, 0, 0, 1}, Addr: addr("192.0.2.2"),
 			State: dataplane.Reachable, Age: 5 * time.Second}},
 		Peers:     []dataplane.PeerState{{Addr: addr("192.0.2.9"), Port: 1799, TxPackets: 3, RxPackets: 4}},
-		Replicate: []dataplane.ReplicaState{{Addr: addr("192.0.2.2")}, {Addr: addr("2001:db8::1")}, {Name: "unresolved"}},
+		Hosts:     []dataplane.Host{{Addr: addr("192.0.2.2")}, {Addr: addr("192.0.2.9")}, {Addr: addr("2001:db8::1")}},
 		Underlays: []dataplane.Underlay{{Family: "ipv4", Up: true, Device: "eth0", Address: addr("192.0.2.1"), Group: addr("224.10.0.1"),
 			Port: 1798, MTU: 1500, EtherIPHosts: []netip.Addr{addr("192.0.2.2")}}},
 		Tables: dataplane.Tables{EntryTTL: 60 * time.Second, SweepInterval: 30 * time.Second, Sweeps: 7},
