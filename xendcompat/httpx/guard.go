@@ -12,12 +12,13 @@ import (
 )
 
 // guard refuses what a web page makes a browser on this machine send. The programs that speak this
-// API send no Origin, and a Host that no browser would.
+// API send no Origin.
 func (s *Server) guard(r *Request) error {
 	// DNS rebinding: a page from evil.example whose name then points here may read and send
 	// everything, but the browser still says to which name it thinks to speak. Browsers reach a unix
-	// socket, too, through a tunnel that somebody opened; what else comes there is root.
-	if !r.Peer.Unix || fromBrowser(r) {
+	// socket, too, through a tunnel that somebody opened; what else comes there is root. On TCP, a program is
+	// what does not look in the least like a browser, such as the old clients: those use any name of this host.
+	if fromBrowser(r) || !r.Peer.Unix && maybeBrowser(r) {
 		for _, host := range append(slices.Clone(r.Header.Values("Host")), r.Host) {
 			if !s.knows(host) {
 				return fmt.Errorf("host name %s is not one of this server's", printable(cut(host)))
@@ -35,6 +36,14 @@ func fromBrowser(r *Request) bool {
 	agent := r.Header.Get("User-Agent")
 	return strings.HasPrefix(agent, "Mozilla/") || strings.HasPrefix(agent, "Opera/") ||
 		r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
+}
+
+// maybeBrowser tells whether a request has a field that browsers of all times send and pages can't suppress:
+// Accept, or Origin where a page opens a web socket.
+func maybeBrowser(r *Request) bool {
+	return slices.ContainsFunc([]string{"Accept", "Origin", "Referer"}, func(name string) bool {
+		return len(r.Header.Values(name)) > 0
+	})
 }
 
 var errCrossSite = errors.New("refused: the request comes from a page of another site")

@@ -312,11 +312,17 @@ func TestGuard(t *testing.T) {
 		{"Host: xen-host.example:8000", ok, ok},
 		{"Host: " + own, ok, ok},
 		{"Host: /var/run/xend/xmlrpc.sock", ok, ok},
-		{"Host: evil.example", ok, forbidden},
-		{"Host: localhost.evil.example:" + port, ok, forbidden},
-		{"Host: 127.0.0.1.evil.example", ok, forbidden},
-		{"Host: localhost\r\nHost: evil.example", ok, forbidden},
-		{"Host: localhost@evil.example", ok, forbidden},
+		{"Accept: */*\r\nHost: evil.example", ok, forbidden},
+		{"Accept: */*\r\nHost: localhost.evil.example:" + port, ok, forbidden},
+		{"Accept: */*\r\nHost: 127.0.0.1.evil.example", ok, forbidden},
+		{"Accept: */*\r\nHost: localhost\r\nHost: evil.example", ok, forbidden},
+		{"Accept: */*\r\nHost: localhost@evil.example", ok, forbidden},
+		{"Accept:\r\nHost: evil.example", ok, forbidden},
+		{"Referer:\r\nHost: evil.example", ok, forbidden},
+		{"Host: evil.example\r\nUser-Agent: Mozilla/5.0", forbidden, forbidden},
+		// Python's httplib and xmlrpclib, by some name of this host.
+		{"Host: alias.example:8000\r\nAccept-Encoding: identity", ok, ok},
+		{"Host: alias.example:8005\r\nUser-Agent: xmlrpclib.py/1.0.1 (by www.pythonware.com)\r\nContent-Type: text/xml", ok, ok},
 
 		{"Host: localhost:8000\r\nOrigin: http://localhost:8000", ok, ok},
 		{"Host: localhost\r\nOrigin: http://localhost:80", ok, ok},
@@ -355,8 +361,8 @@ func TestGuard(t *testing.T) {
 	require.Contains(t, ask(t, unix, "GET / HTTP/1.1\r\nHost: evil.example\r\nUser-Agent: Mozilla/5.0\r\n\r\n"), forbidden)
 	// Reading from another site is what browsers prevent by themselves, unless its name leads here.
 	require.Contains(t, ask(t, tcp, "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n"), ok)
-	require.Contains(t, ask(t, tcp, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"), forbidden)
-	require.Contains(t, ask(t, tcp, "GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), forbidden)
+	require.Contains(t, ask(t, tcp, "GET / HTTP/1.1\r\nHost: evil.example\r\nAccept: */*\r\n\r\n"), forbidden)
+	require.Contains(t, ask(t, tcp, "GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"), forbidden)
 }
 
 // TestReason checks that what a client chose can't end the status line.

@@ -165,6 +165,6 @@ func TestNoFilesOverTCP(t *testing.T) {
 	}
 	_, err := call(t, tcp, "xend_vnet_create", "(vnet (id 97))")
 	require.NoError(t, err)
-	reply := fronttest.Exchange(t, tcp, bytes.Replace(request("xend_vnets"), []byte("Host: "), []byte("Host: evil.example"), 1))
+	reply := fronttest.Exchange(t, tcp, bytes.Replace(request("xend_vnets"), []byte("Host: "), []byte("Accept: */*\r\nHost: evil.example"), 1))
 	require.Contains(t, string(reply), "HTTP/1.1 403 ")
 }
