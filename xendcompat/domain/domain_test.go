@@ -136,7 +136,7 @@ func TestNoSuchDomain(t *testing.T) {
 func TestOperationsNameWhatDoesThem(t *testing.T) {
 	m := here(t)
 	_, err := m.Op(t.Context(), "0", "pause", nil)
-	require.EqualError(t, err, "xend does not manage domains: operation pause is not supported; use 'xl pause'")
+	require.EqualError(t, err, "xend does not manage domains: operation pause is not supported; use xl pause")
 	_, err = m.Create(t.Context(), "create", sxp.Value{})
 	var cannot *UnsupportedError
 	require.ErrorAs(t, err, &cannot)

@@ -17,7 +17,7 @@ func (e *UnsupportedError) Error() string {
 	if e.Use == "" {
 		return fmt.Sprintf("xend does not manage domains: operation %s is not supported", e.Op)
 	}
-	return fmt.Sprintf("xend does not manage domains: operation %s is not supported; use '%s'", e.Op, e.Use)
+	return fmt.Sprintf("xend does not manage domains: operation %s is not supported; use %s", e.Op, e.Use)
 }
 
 // ToolstackError says that Xen's toolstack did not answer as it should.

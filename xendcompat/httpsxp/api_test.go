@@ -88,7 +88,7 @@ func TestPaths(t *testing.T) {
 		{"/xend/domain/", ok, "(Domain-0)"},
 		{"/xend/domain?state=halted", ok, "()"},
 		{"/xend/domain?state=x", ok, "(xend.err 'unknown state: x')"},
-		{"/xend/node/dmesg", ok, `(xend.err 'xend does not manage domains: operation dmesg is not supported; use \'dmesg\'')`},
+		{"/xend/node/dmesg", ok, `(xend.err 'xend does not manage domains: operation dmesg is not supported; use dmesg')`},
 		{"/xend/domain?detail=0", ok, "(Domain-0)"},
 		{"/xend/domain/nosuch", notFound404, "No such domain nosuch"},
 		{"/xend/domain/nosuch/x", notFound404, "No such domain nosuch"},
@@ -161,7 +161,7 @@ func TestOperations(t *testing.T) {
 		{"/xend/domain/0", "op=devices", ok, "(xend.err 'Missing parameter: type')"},
 		{"/xend/domain/0", "op=devices&type=vbd", ok, "()"},
 		{"/xend/domain/Domain-0", "op=devices&type=vif", ok, "()"},
-		{"/xend/domain/0", "op=pause", ok, `(xend.err 'xend does not manage domains: operation pause is not supported; use \'xl pause\'')`},
+		{"/xend/domain/0", "op=pause", ok, `(xend.err 'xend does not manage domains: operation pause is not supported; use xl pause')`},
 	} {
 		got := c.post(tt.target, tt.form)
 		require.Equal(t, tt.line, got.line, "%s %s", tt.target, tt.form)
@@ -213,7 +213,7 @@ func TestLibvirt(t *testing.T) {
 	}
 	defined := post("/xend/domain/", "op=new&config="+config)
 	require.Equal(t, ok, defined.line)
-	require.Equal(t, `(xend.err 'xend does not manage domains: operation new is not supported; use \'xl create\'')`, defined.body)
+	require.Equal(t, `(xend.err 'xend does not manage domains: operation new is not supported; use xl create')`, defined.body)
 	require.Equal(t, "HTTP/1.1 404 Not found", post("/xend/domain/nosuch", "op=start").line)
 	require.Equal(t, ok, post("/xend/vnet", "op=create&config=(vnet (id 97)(about 'a;b%41+c & x=y'))").line)
 	require.Equal(t, "(vnet (id 97) (about 'a;b%41+c & x=y'))", c.get("/xend/vnet/97").body)

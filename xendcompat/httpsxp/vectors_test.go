@@ -67,7 +67,7 @@ const (
 	order       = "ids are listed in the order of their creation"
 	noDomains   = "this daemon creates no domains"
 	sentence    = "the text says what is wrong"
-	unsupported = `(xend.err 'xend does not manage domains: operation create is not supported; use \'xl create\'')`
+	unsupported = `(xend.err 'xend does not manage domains: operation create is not supported; use xl create')`
 )
 
 var deviations = map[string]deviation{

@@ -72,7 +72,7 @@ var (
 	machine = map[string]bool{"014": true, "017": true}
 	// noDomains are operations on domains, which this daemon does not do.
 	noDomains = map[string]*Fault{
-		"018": {FaultGeneric, "xend does not manage domains: operation create is not supported; use 'xl create'"},
+		"018": {FaultGeneric, "xend does not manage domains: operation create is not supported; use xl create"},
 		"019": {FaultNoDomain, "vm1"},
 		"020": {FaultNoDomain, "vm1"},
 		"022": {FaultNoDomain, "vm1"},
