@@ -113,8 +113,10 @@ func (a *app) find(name string) (*cli.Command, error) {
 	for _, c := range matches {
 		names = append(names, c.Name)
 	}
-	return nil, a.misused(fmt.Sprintf("Sub Command %s not found!  It could mean %s.", name, strings.Join(names, ", ")),
-		func() { a.printHelp(false) })
+	return nil, a.misused(fmt.Sprintf("Sub Command %s not found!", name), func() {
+		fmt.Fprintf(a.stdout, "%s could mean %s.\n\n", name, strings.Join(names, ", "))
+		a.printHelp(false)
+	})
 }
 
 // misused tells how the program is called: the error and an empty line on stderr, the usage on stdout.

@@ -265,7 +265,7 @@ func TestUsage(t *testing.T) {
 		{args: "help nothing", stdout: "Usage: xm ", stderr: "Error: Sub Command nothing not found!\n\n", status: 1},
 		{args: "nothing", stdout: "Usage: xm ", stderr: "Error: Sub Command nothing not found!\n\n", status: 1},
 		{args: "v", stdout: "Usage: xm ", stderr: "Error: Sub Command v not found!\n\n", status: 1},
-		{args: "vnet", stdout: "Usage: xm ", stderr: "Error: Sub Command vnet not found!  It could mean vnet-create, vnet-list, vnet-delete.\n\n", status: 1},
+		{args: "vnet", stdout: "vnet could mean vnet-create, vnet-list, vnet-delete.\n\nUsage: xm ", stderr: "Error: Sub Command vnet not found!\n\n", status: 1},
 		{args: "vnet-create", stdout: "Usage: xm vnet-create CONFIG\n", stderr: "Error: 'xm vnet-create' requires 1 argument.\n\n", status: 1},
 		{args: "vnet-create a b", stdout: "Usage: xm vnet-create CONFIG\n", stderr: "Error: 'xm vnet-create' requires 1 argument.\n\n", status: 1},
 		{args: "vnet-d", stdout: "Usage: xm vnet-delete ID\n", stderr: "Error: 'xm vnet-delete' requires 1 argument.\n\n", status: 1},
