@@ -82,7 +82,7 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 	defer ticker.Stop()
 	changed := time.NewTimer(0)
 	defer changed.Stop()
-	waiting := true
+	waiting, pause := true, time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -93,14 +93,16 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 			}
 			// Not later for each: where routes change all the time, they never settle.
 			if e.networkEvent(ev) && !waiting {
-				changed.Reset(settle)
+				changed.Reset(max(settle, pause))
 				waiting = true
 			}
 		case <-changed.C:
 			waiting = false
+			start := time.Now()
 			e.mu.Lock()
 			e.refreshLocked()
 			e.mu.Unlock()
+			pause = 10 * time.Since(start) // a look at many routes takes time
 		case n := <-e.notices:
 			e.mu.Lock()
 			e.noticeLocked(n)
@@ -181,8 +183,8 @@ func (e *Engine) listenLocked(f *family, now int64) {
 	}
 	last, unicast := f.heard.group.Load(), f.heard.unicast.Load()
 	silentFor := now - max(last, f.since)
-	// With replicas, what others send comes by unicast in any case.
-	switch expected := last > 0 || unicast > 0 && now-unicast < limit && len(e.replicas) == 0; {
+	// With replication, what others send comes by unicast in any case.
+	switch expected := last > 0 || unicast > 0 && now-unicast < limit && len(e.replicas) == 0 && e.replicators.none(); {
 	case f.silent && last > f.since && now-last < limit:
 		f.silent = false
 		e.log.Info("the group is heard again", "group", f.choice.group, "device", f.choice.device)

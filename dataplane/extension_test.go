@@ -214,9 +214,18 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	w.fromHost(announce, from)
 	require.False(t, w.engine.replicators.has(other))
 
-	// But a host that says so unasked floods by unicast as well: the same would be copies.
-	w.fromHost(announce, from)
+	w.fromHost(announce, from) // over the other family, or from another interface
+	require.False(t, w.engine.replicators.has(other))
+	w.engine.pending.sweep(w.now + probeForget + 1)
+	require.False(t, w.engine.pending.waits(key))
+
+	// But a host that says so unasked floods by unicast as well: the same would be copies. So does who asks.
+	w.fromHost(varpMessage(wire.Announce, n.config.ID, domainMAC(4), other), from)
 	require.True(t, w.engine.replicators.has(other))
+	asks := from
+	asks.from = other.Next()
+	w.fromHost(varpMessage(wire.Request, n.config.ID, domainMAC(4), asks.from), asks)
+	require.True(t, w.engine.replicators.has(asks.from))
 	b = vudp(n.config.ID, testFrame(domainMAC(2), domainMAC(1), "once by each way"))
 	for range 20 {
 		w.fromHost(b, from)
@@ -226,7 +235,65 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	require.EqualValues(t, 60, share.rxPackets.Load())
 	require.EqualValues(t, 20, w.drops[DropDuplicate].Load())
 	w.engine.replicators.sweep(w.now + replicatorTTL + heardStep)
-	require.False(t, w.engine.replicators.has(other))
+	require.True(t, w.engine.replicators.none())
+
+	// However many hosts there are, floods are compared.
+	for i := range 2 * maxReplicators {
+		w.engine.replicators.heard(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), w.now)
+	}
+	require.Len(t, *w.engine.replicators.known.Load(), maxReplicators)
+	b = vudp(n.config.ID, testFrame(broadcastMAC, domainMAC(1), "to all"))
+	w.fromHost(b, from)
+	w.fromHost(b, flooded)
+	w.deliver()
+	require.EqualValues(t, 61, share.rxPackets.Load())
+}
+
+// Copies to two addresses of one host come by two ways.
+func TestWays(t *testing.T) {
+	r, from, to := newRecent(), netip.MustParseAddr("10.9.1.2"), netip.MustParseAddr("10.9.1.1")
+	require.Equal(t, r.way(byUnicast, from, to), r.way(byUnicast, from, to))
+	for _, other := range []uint32{r.way(byGroup, from, to), r.way(byUnicast, to, to), r.way(byUnicast, from, to.Next())} {
+		require.NotEqual(t, r.way(byUnicast, from, to), other)
+	}
+}
+
+// What this host has sent is remembered however much comes in, so that loops are seen.
+func TestSentIsRemembered(t *testing.T) {
+	r, from := newRecent(), netip.MustParseAddr("10.9.1.2")
+	now := int64(time.Hour)
+	own := r.hash(1, []byte("own"))
+	r.sent(own, now)
+	for i := range 10 * recentShards * recentSlots {
+		r.arrived(r.hash(1, fmt.Append(nil, i)), r.way(byUnicast, from, from), from, now+int64(i))
+	}
+	require.True(t, r.returned(own, now+loopWindow))
+	require.False(t, r.returned(own, now+loopWindow+1))
+}
+
+// What is forwarded is not made to fit: that is for who gets it.
+func TestForwardedUnclamped(t *testing.T) {
+	cfg := testConfig()
+	cfg.MTUMode = MTUPath
+	cfg.Peers = []Peer{{Addr: "10.9.1.200"}}
+	_, w, n, _, _ := handDriven(t, cfg)
+	syn := append(append(append([]byte{}, broadcastMAC...), domainMAC(9)...), 8, 0)
+	mss := []byte{2, 4, 5, 0xb4}
+	syn, err := wire.AppendIPv4(syn, wire.IPv4{
+		Source: netip.MustParseAddr("10.97.0.9"), Destination: netip.MustParseAddr("10.97.0.1"), Protocol: 6, TTL: 64}, 20+len(mss))
+	require.NoError(t, err)
+	tcp := make([]byte, 20)
+	tcp[12], tcp[13] = 6<<4, 2
+	syn = append(append(syn, tcp...), mss...)
+	b := vudp(n.config.ID, syn)
+	came := string(b)
+	other := netip.MustParseAddr("10.9.1.2")
+	w.fromHost(b, arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: wire.Group, by: byGroup})
+	require.Len(t, w.queue, 1)
+	require.Equal(t, came, string(w.queue[0].parts[1]))
+	w.flush()
+	w.deliver()
+	require.Equal(t, []byte{2, 4, 0x05, 0x74}, b[len(b)-4:]) // 1396
 }
 
 // A MAC is announced before its first frame goes, so that a replica knows of copies when they come.
@@ -339,7 +406,13 @@ func TestNamesOfManyHosts(t *testing.T) {
 
 	require.NoError(t, e.RemovePeer(soon(t), other))
 	current.Store(&later)
+	key := varp.Key{Vnet: idOf(t, "97"), MAC: wire.MAC(domainMAC(9))}
+	e.table.LearnRemote(key, other, varp.Announce, e.now())
 	eventually(t, "resolved again", func() bool { return e.Snapshot().Replicate[0].Addr == later })
+	eventually(t, "MACs of the former address forgotten", func() bool {
+		_, known := e.table.Lookup(key)
+		return !known
+	})
 	for range 10 {
 		<-asked // each of the names, more than once
 	}
@@ -414,6 +487,19 @@ func TestBUMRateOfSuperFrames(t *testing.T) {
 	w.now += int64(time.Second)
 	packets, _ = second()
 	require.EqualValues(t, 30, packets)
+
+	// What cannot be sent is not paid for, and debts have a bound.
+	w.now += int64(time.Minute)
+	gso.GSOSize = 1
+	packets, _ = second()
+	require.Zero(t, packets)
+	require.EqualValues(t, 10, w.drops[DropFrame].Load())
+	gso.GSOSize = 42
+	packets, _ = second()
+	require.EqualValues(t, 1000, packets)
+	w.now += int64(11 * time.Second)
+	packets, _ = second()
+	require.EqualValues(t, 1000, packets)
 }
 
 func TestExempt(t *testing.T) {
@@ -591,6 +677,50 @@ func TestGroupSilence(t *testing.T) {
 	close(stop)
 	<-done
 	require.False(t, a.Snapshot().Underlays[0].Silent)
+}
+
+// Where others replicate, a silent group is none to wonder at; nor is the alarm lost where a vnet is repaired.
+func TestNoAlarm(t *testing.T) {
+	for name, replicate := range map[string]func(e *Engine){
+		"this host": func(e *Engine) { e.replicas = []*replica{{name: "b.example"}} },
+		"another":   func(e *Engine) { e.replicators.heard(netip.MustParseAddr("10.9.1.2"), e.now()) },
+		"nobody":    func(*Engine) {},
+	} {
+		e, _, n, _, _ := handDriven(t, testConfig())
+		f := e.underlays[0]
+		replicate(e)
+		later := f.since + int64(e.config.GroupSilence) + 1
+		f.heard.unicast.Store(later)
+		e.listenLocked(f, later)
+		require.Equal(t, name == "nobody", f.silent, name)
+
+		n.suspect.Store(later)
+		require.NoError(t, e.Add(soon(t), n.config))
+		require.Equal(t, later, e.networks[n.config.ID].suspect.Load())
+	}
+}
+
+// Where the network changes all the time, it is looked at nevertheless.
+func TestSteadyChanges(t *testing.T) {
+	_, _, hosts := newLab(t, 1, testConfig())
+	h := hosts[0]
+	dev, err := h.Host.Net.LinkByName("eth0")
+	require.NoError(t, err)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for mtu := 1400; ; mtu ^= 1 {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = h.Host.Net.SetMTU(dev.Index, mtu)
+			}
+		}
+	}()
+	eventually(t, "the underlay has another MTU", func() bool { return h.Snapshot().Underlays[0].MTU < 1500 })
+	close(stop)
+	<-done
 }
 
 // Entries age, and go.

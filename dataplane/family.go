@@ -120,6 +120,9 @@ func (e *Engine) refreshLocked() {
 		}
 		changed = e.chooseLocked(f) || before != nil || changed
 	}
+	for _, f := range e.underlays {
+		e.tellDownLocked(f)
+	}
 	if changed {
 		e.publishLocked()
 		e.renumberLocked()
@@ -237,15 +240,7 @@ func (e *Engine) chooseLocked(f *family) bool {
 		}
 		changed := f.link != nil
 		f.link = nil
-		if before.problem != c.problem {
-			f.told = true
-			if slices.ContainsFunc(e.underlays, func(other *family) bool { return other.link != nil }) {
-				e.log.Warn("no underlay of this family: hosts that have no other are not reached", "family", f.family, "reason", c.problem)
-			} else {
-				e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", c.problem)
-			}
-			e.emit(Event{Kind: UnderlayDown, Text: fmt.Sprintf("no %s underlay: %s", f.family, c.problem)})
-		}
+		f.told = f.told && before.problem == c.problem
 		return changed
 	}
 	path := &underlay.Path{Source: c.addr, Index: c.index, MTU: c.mtu}
@@ -260,6 +255,20 @@ func (e *Engine) chooseLocked(f *family) bool {
 		"address", c.addr, "group", c.group, "mtu", c.mtu)
 	e.emit(Event{Kind: UnderlayUp, Addr: c.addr, Text: fmt.Sprintf("underlay %s over %s: %s", c.device, f.family, c.reason)})
 	return true
+}
+
+// tellDownLocked tells of a family that has no usable device, once all have chosen.
+func (e *Engine) tellDownLocked(f *family) {
+	if f.told || f.choice.problem == "" {
+		return
+	}
+	f.told = true
+	if slices.ContainsFunc(e.underlays, func(other *family) bool { return other.link != nil }) {
+		e.log.Warn("no underlay of this family: hosts that have no other are not reached", "family", f.family, "reason", f.choice.problem)
+	} else {
+		e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", f.choice.problem)
+	}
+	e.emit(Event{Kind: UnderlayDown, Text: fmt.Sprintf("no %s underlay: %s", f.family, f.choice.problem)})
 }
 
 // choose finds the underlay device and this host's address on it.

@@ -279,8 +279,12 @@ func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
 		return cmp.Or(cmp.Compare(underlay.Of(a), underlay.Of(b)), a.Compare(b))
 	})
 	e.log.Info("host name resolved", "name", r.name, "address", best, "before", r.addr)
-	e.table.ForgetAddr(r.addr)
+	before := r.addr
 	r.addr = best
+	stays := slices.ContainsFunc(slices.Concat(e.peers.configured, e.replicas), func(o *replica) bool { return o.addr == before })
+	if before.IsValid() && !stays {
+		e.table.ForgetAddr(before)
+	}
 	e.publishLocked()
 	return true
 }

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +24,11 @@ const (
 // pending are the MACs that were asked for by VARP requests: where there are hosts that do not take
 // flooded frames, nothing else finds what is behind them. It may be used by any goroutine.
 type pending struct {
-	count atomic.Int32 // of inquiries: no lock while there are none
+	count atomic.Int32 // of both: no lock while there are none
 	mu    sync.Mutex
 	asked map[varp.Key]*inquiry
+	// answered are those that are known by now, and when they were asked for: more answers may come.
+	answered map[varp.Key]int64
 }
 
 type inquiry struct {
@@ -34,7 +37,11 @@ type inquiry struct {
 	used  int64 // frame
 }
 
-func newPending() *pending { return &pending{asked: map[varp.Key]*inquiry{}} }
+func newPending() *pending {
+	return &pending{asked: map[varp.Key]*inquiry{}, answered: map[varp.Key]int64{}}
+}
+
+func (p *pending) countLocked() { p.count.Store(int32(len(p.asked) + len(p.answered))) }
 
 // ask notes a frame for a MAC that nobody knows and reports whether to send a request now.
 func (p *pending) ask(k varp.Key, now int64) bool {
@@ -47,7 +54,7 @@ func (p *pending) ask(k varp.Key, now int64) bool {
 		}
 		q = &inquiry{last: now - probeInterval}
 		p.asked[k] = q
-		p.count.Store(int32(len(p.asked)))
+		p.countLocked()
 	}
 	q.used = now
 	if q.tries == probeTries || now-q.last < probeInterval {
@@ -57,14 +64,15 @@ func (p *pending) ask(k varp.Key, now int64) bool {
 	return true
 }
 
-// waits reports whether a MAC was asked for and nobody has answered.
+// waits reports whether a MAC was asked for, so that answers may come.
 func (p *pending) waits(k varp.Key) bool {
 	if p.count.Load() == 0 {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.asked[k] != nil
+	_, answered := p.answered[k]
+	return answered || p.asked[k] != nil
 }
 
 // done forgets an inquiry, which was answered.
@@ -74,8 +82,11 @@ func (p *pending) done(k varp.Key) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if q := p.asked[k]; q != nil && len(p.answered) < maxInquiries {
+		p.answered[k] = q.last
+	}
 	delete(p.asked, k)
-	p.count.Store(int32(len(p.asked)))
+	p.countLocked()
 }
 
 // sweep forgets what no frame asks for any more, so that it may be asked for anew.
@@ -90,7 +101,8 @@ func (p *pending) sweep(now int64) {
 			delete(p.asked, k)
 		}
 	}
-	p.count.Store(int32(len(p.asked)))
+	maps.DeleteFunc(p.answered, func(_ varp.Key, asked int64) bool { return now-asked > probeForget })
+	p.countLocked()
 }
 
 // list returns the inquiries as VARP cache entries.

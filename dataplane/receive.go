@@ -33,7 +33,8 @@ type arrival struct {
 // inbound is a frame for a vnif, and the next one for the same.
 type inbound struct {
 	frame []byte
-	next  int // index, -1 for none
+	link  *link // that it came by
+	next  int   // index, -1 for none
 }
 
 // target is a vnif that frames are for.
@@ -65,7 +66,7 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 			data = data[n:]
 		}
 	}
-	w.flush() // first: joining frames changes headers of what is forwarded
+	w.flush()
 	w.deliver()
 }
 
@@ -242,7 +243,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 	if a.by == byUnicast && frame[0]&1 != 0 {
 		w.engine.replicators.heard(a.from, w.now)
 	}
-	if a.by != byUnicast || w.engine.replicators.has(a.from) {
+	if a.by != byUnicast || frame[0]&1 != 0 || w.engine.replicators.has(a.from) {
 		hash := w.engine.recent.hash(n.salt, frame)
 		if w.engine.recent.returned(hash, w.now) {
 			w.drop(DropLoop)
@@ -262,10 +263,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		w.drop(DropFlapping)
 		return false
 	}
-	if w.view.pmtu {
-		offload.ClampMSS(frame, wire.VnetHdr{}, a.link.maxFrame(false))
-	}
-	w.collect(n, frame)
+	w.collect(n, a.link, frame)
 	return true
 }
 
@@ -370,9 +368,9 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 }
 
 // collect keeps a frame for its vnif until deliver.
-func (w *worker) collect(n *network, frame []byte) {
+func (w *worker) collect(n *network, l *link, frame []byte) {
 	i := len(w.inbound)
-	w.inbound = append(w.inbound, inbound{frame, -1})
+	w.inbound = append(w.inbound, inbound{frame, l, -1})
 	s := &n.shares[w.number]
 	if s.slot == 0 {
 		w.targets = append(w.targets, target{network: n, first: i, last: i})
@@ -387,12 +385,16 @@ func (w *worker) collect(n *network, frame []byte) {
 	t.bytes += len(frame)
 }
 
-// deliver gives the collected frames to their vnifs.
+// deliver gives the collected frames to their vnifs. It changes them: what is forwarded must have been sent.
 func (w *worker) deliver() {
 	for i := range w.targets {
 		t := &w.targets[i]
 		for at := t.first; at >= 0; at = w.inbound[at].next {
-			w.coalesce.Add(w.inbound[at].frame)
+			in := &w.inbound[at]
+			if w.view.pmtu {
+				offload.ClampMSS(in.frame, wire.VnetHdr{}, in.link.maxFrame(false))
+			}
+			w.coalesce.Add(in.frame)
 		}
 		frames := w.coalesce.Flush()
 		sent, err := t.network.sender(w.number).Send(frames)

@@ -29,8 +29,9 @@ const (
 )
 
 // recent remembers the flooded frames of the last moment, by hash: which arrived and by which ways, so
-// that a copy is told from a repetition, and which this host sent, so that a loop is. Only flooded
-// frames come here, not the hot path. A full table forgets the oldest: a duplicate may pass then.
+// that a copy is told from a repetition, and which this host sent, so that a loop is. Flooded frames come
+// here, and unicast of hosts that replicate; other unicast does not. A full table forgets the oldest: a
+// duplicate may pass then, but what this host has just sent stays.
 type recent struct {
 	seed   maphash.Seed
 	shards [recentShards]recentShard
@@ -73,18 +74,24 @@ func (r *recent) way(kind byte, from, to netip.Addr) uint32 {
 	return uint32(h>>8)<<3 | uint32(kind)&3 | 4 // never 0
 }
 
-// frameLocked finds or makes the entry of a hash. The slot that was used longest ago makes room.
-func (s *recentShard) frameLocked(hash uint64) *recentFrame {
+// frameLocked finds or makes the entry of a hash. The slot that was used longest ago makes room, those last that
+// tell loops.
+func (s *recentShard) frameLocked(hash uint64, now int64) *recentFrame {
 	base := int(hash>>8) % (recentSlots / recentWays) * recentWays
 	ways := s.slots[base : base+recentWays]
-	oldest := &ways[0]
+	var oldest *recentFrame
+	var since int64
 	for i := range ways {
 		f := &ways[i]
 		if f.hash == hash {
 			return f
 		}
-		if max(f.first, f.sent) < max(oldest.first, oldest.sent) {
-			oldest = f
+		at := max(f.first, f.sent)
+		if f.sent != 0 && now-f.sent <= loopWindow {
+			at = f.sent + loopWindow + duplicateWindow // behind all others
+		}
+		if oldest == nil || at < since {
+			oldest, since = f, at
 		}
 	}
 	*oldest = recentFrame{hash: hash}
@@ -100,7 +107,7 @@ func (r *recent) arrived(hash uint64, way uint32, from netip.Addr, now int64) (d
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.frameLocked(hash)
+	f := s.frameLocked(hash, now)
 	// Copies bear their sender's address, or that of its other family, whatever way they come: from
 	// another host it is no copy, but a domain that has moved.
 	another := f.from != from && f.from.Is4() == from.Is4()
@@ -138,7 +145,7 @@ func (r *recent) sent(hash uint64, now int64) int {
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.frameLocked(hash)
+	f := s.frameLocked(hash, now)
 	if f.sent == 0 || now-f.sentFirst > int64(time.Second) {
 		f.sentFirst, f.repeats = now, 0
 	}
@@ -155,6 +162,6 @@ func (r *recent) returned(hash uint64, now int64) bool {
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.frameLocked(hash)
+	f := s.frameLocked(hash, now)
 	return f.sent != 0 && now-f.sent <= loopWindow
 }

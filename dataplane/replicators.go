@@ -30,6 +30,9 @@ func newReplicators() *replicators {
 	return r
 }
 
+// none reports whether there is none.
+func (r *replicators) none() bool { return len(*r.known.Load()) == 0 }
+
 func (r *replicators) has(host netip.Addr) bool {
 	known := *r.known.Load()
 	return len(known) > 0 && known[host] != nil
@@ -37,25 +40,31 @@ func (r *replicators) has(host netip.Addr) bool {
 
 // heard notes that a host has replicated. It holds from now on, not from when the cold side has time.
 func (r *replicators) heard(host netip.Addr, now int64) {
-	if at := (*r.known.Load())[host]; at != nil {
+	known := *r.known.Load()
+	if at := known[host]; at != nil {
 		note(at, now)
+		return
+	}
+	if len(known) >= maxReplicators {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := *r.known.Load()
-	if known[host] != nil || len(known) >= maxReplicators {
+	if known = *r.known.Load(); known[host] != nil || len(known) >= maxReplicators {
 		return
 	}
-	known = maps.Clone(known)
+	more := maps.Clone(known)
 	at := new(atomic.Int64)
 	at.Store(now)
-	known[host] = at
-	r.known.Store(&known)
+	more[host] = at
+	r.known.Store(&more)
 }
 
 // sweep forgets those that have not replicated for long.
 func (r *replicators) sweep(now int64) {
+	if r.none() {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := maps.Clone(*r.known.Load())

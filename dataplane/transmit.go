@@ -112,7 +112,12 @@ var forPeers = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 // by VFWD to the peers.
 func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 	if n.limit != nil && !exempt(frame) {
-		if frames := offload.Frames(frame, h); !n.limit.take(w.now, frames) {
+		frames := offload.Frames(frame, h)
+		if frames > offload.MaxCuts {
+			w.drop(DropFrame) // it could not be sent, and is not paid for
+			return
+		}
+		if !n.limit.take(w.now, frames) {
 			w.drops[DropRate].Add(uint64(frames))
 			return
 		}

@@ -164,7 +164,7 @@ func newBucket(rate, burst int) *bucket {
 	return &bucket{interval: second / int64(rate), depth: second / int64(rate) * int64(burst)}
 }
 
-// take takes tokens if there is one; the others are owed.
+// take takes tokens if there is one; the others are owed, up to what comes in in the time of ten bursts.
 func (b *bucket) take(now int64, tokens int) bool {
 	for {
 		old := b.next.Load()
@@ -172,7 +172,7 @@ func (b *bucket) take(now int64, tokens int) bool {
 		if next-now > b.depth {
 			return false
 		}
-		if b.next.CompareAndSwap(old, next+int64(tokens-1)*b.interval) {
+		if b.next.CompareAndSwap(old, min(next+int64(tokens-1)*b.interval, max(next, now+10*b.depth))) {
 			return true
 		}
 	}

@@ -20,8 +20,8 @@ const (
 const (
 	// maxDatagram is what UDP on IPv4 can carry; on IPv6 it is more.
 	maxDatagram = 65535 - wire.IPv4Len - wire.UDPLen
-	// maxCuts bounds what one frame may become: the kernel's smallest TCP segments (48 bytes) pass.
-	maxCuts = 2048
+	// MaxCuts bounds what one frame may become: the kernel's smallest TCP segments (48 bytes) pass.
+	MaxCuts = 2048
 	// copyUpTo is the length of frames that are copied into the train: for short ones this is cheaper than
 	// two more pieces for the kernel to gather.
 	copyUpTo = 256
@@ -215,7 +215,7 @@ func (s *Segmenter) cut(frame []byte, h wire.VnetHdr, p *Path) error {
 		size = fits
 	}
 	payload := frame[hl:l.end]
-	if (len(payload)+size-1)/size > maxCuts {
+	if (len(payload)+size-1)/size > MaxCuts {
 		return ErrGSO
 	}
 	if len(p.Prefix) > maxPrefix || len(p.Prefix)+hl+min(size, len(payload)) > maxDatagram {

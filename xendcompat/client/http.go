@@ -121,7 +121,7 @@ func (c *HTTP) do(ctx context.Context, method, path, contentType string, body []
 	if err != nil {
 		return reply{}, err
 	}
-	req.Header.Set("Accept", "application/sxp")
+	// No Accept: the answer is SXP then, and the server takes us for no browser.
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
