@@ -1,9 +1,11 @@
 package dataplane
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 )
 
@@ -51,6 +54,34 @@ func TestIPv6Underlay(t *testing.T) {
 	require.Equal(t, "ipv6", u.Family)
 	require.Equal(t, hosts[0].Addr6(), u.Address)
 	require.Equal(t, 1416, u.Inner)
+}
+
+// A host that has only IPv6 is not told that it is cut off.
+func TestOnlyIPv6(t *testing.T) {
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	h, err := s.Host("A")
+	require.NoError(t, err)
+	dev, err := h.Uplink().Link()
+	require.NoError(t, err)
+	require.NoError(t, h.Net.DeleteAddress(hostnet.Address{Index: dev.Index, Prefix: h.Uplink().Addr4}))
+	cfg := testConfig()
+	cfg.IPv6 = true
+	var log bytes.Buffer
+	e, err := New(cfg, h.Net, slog.New(slog.NewTextHandler(&log, nil)))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	eventually(t, "IPv6 is up", func() bool {
+		u := e.Snapshot().Underlays
+		return len(u) == 2 && u[1].Up
+	})
+	cancel()
+	require.NoError(t, <-done)
+	require.Contains(t, log.String(), "no underlay of this family")
+	require.NotContains(t, log.String(), "cut off")
 }
 
 // Where every host has both families, each is known by one address, and nothing is taken for a move.
