@@ -733,25 +733,32 @@ func TestNoAlarm(t *testing.T) {
 
 // Where the network changes all the time, it is looked at nevertheless.
 func TestSteadyChanges(t *testing.T) {
-	_, _, hosts := newLab(t, 1, testConfig())
-	h := hosts[0]
-	dev, err := h.Host.Net.LinkByName("eth0")
+	e, _, _, h, _ := handDriven(t, testConfig())
+	dev, err := h.Net.LinkByName("eth0")
 	require.NoError(t, err)
-	stop, done := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	watch, steady, ended := make(chan hostnet.Event), make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(done)
-		for mtu := 1400; ; mtu ^= 1 {
+		defer close(ended)
+		for i := 0; ; i++ {
 			select {
-			case <-stop:
+			case watch <- hostnet.RouteEvent{}:
+			case <-ctx.Done():
 				return
-			default:
-				_ = h.Host.Net.SetMTU(dev.Index, mtu)
+			}
+			if i == 1000 { // the look at the start is over
+				close(steady)
 			}
 		}
 	}()
-	eventually(t, "the underlay has another MTU", func() bool { return h.Snapshot().Underlays[0].MTU < 1500 })
-	close(stop)
-	<-done
+	done := make(chan error, 1)
+	go func() { done <- e.control(ctx, watch) }()
+	<-steady
+	require.NoError(t, h.Net.SetMTU(dev.Index, 1400))
+	eventually(t, "the underlay has another MTU", func() bool { return e.Snapshot().Underlays[0].MTU == 1400 })
+	cancel()
+	<-ended
+	require.NoError(t, <-done)
 }
 
 // Entries age, and go.
