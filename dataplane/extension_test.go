@@ -23,6 +23,17 @@ import (
 
 // The extensions: what originals do not have.
 
+// run runs an engine that was made by hand, until stop is called.
+func run(t testing.TB, e *Engine) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	return func() {
+		cancel()
+		require.NoError(t, <-done)
+	}
+}
+
 // Hosts that have only IPv6 between them, with the group and with unicast only.
 func TestIPv6Underlay(t *testing.T) {
 	cfg := testConfig()
@@ -71,15 +82,12 @@ func TestOnlyIPv6(t *testing.T) {
 	var log bytes.Buffer
 	e, err := New(cfg, h.Net, slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
+	stop := run(t, e)
 	eventually(t, "IPv6 is up", func() bool {
 		u := e.Snapshot().Underlays
 		return len(u) == 2 && u[1].Up
 	})
-	cancel()
-	require.NoError(t, <-done)
+	stop()
 	require.Contains(t, log.String(), "no underlay of this family")
 	require.NotContains(t, log.String(), "cut off")
 }
@@ -369,13 +377,7 @@ func TestNames(t *testing.T) {
 		}
 		return []netip.Addr{netip.MustParseAddr("2001:db8::1"), *current.Load()}, nil
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	defer func() {
-		cancel()
-		require.NoError(t, <-done)
-	}()
+	defer run(t, e)()
 	resolvedTo := func(a netip.Addr) func() bool {
 		return func() bool {
 			s := e.Snapshot()
@@ -420,13 +422,7 @@ func TestNamesOfManyHosts(t *testing.T) {
 		}
 		return []netip.Addr{h.Addr(), *current.Load()}, nil
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	defer func() {
-		cancel()
-		require.NoError(t, <-done)
-	}()
+	defer run(t, e)()
 	eventually(t, "resolved", func() bool {
 		s := e.Snapshot()
 		return len(s.Peers) == 1 && s.Replicate[1].Addr.IsValid() && s.Replicate[2].Problem == "it has no address that can be used"
