@@ -107,9 +107,13 @@ func TestFinishedOnTheWire(t *testing.T) {
 				_, err := lab.Transfer(soon(t), d1.Node, d2.Node, to.Addr(), 8<<20)
 				require.NoError(t, err)
 			}
-			mu.Lock()
-			seen, cut, longest, err := inner, fragments, largest, wrong
-			mu.Unlock()
+			var seen, cut, longest int
+			eventually(t, "the capture has caught up", func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				seen, cut, longest, err = inner, fragments, largest, wrong
+				return seen > 8<<20/mtu
+			})
 			require.NoError(t, err)
 			require.Greater(t, seen, 8<<20/mtu)
 			require.Zero(t, cut, "bulk TCP is fragmented")
