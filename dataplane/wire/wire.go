@@ -1,7 +1,7 @@
 // Package wire encodes and decodes what vnet hosts say to each other: VUDP (an Ethernet frame in
-// UDP), VARP (who has a MAC), VFWD (a multicast packet carried to a peer) and plain EtherIP. All
-// functions work on byte slices, allocate nothing, and return views into what they were given.
-// Everything is big-endian on the wire.
+// UDP), VARP (who has a MAC), VFWD (a multicast packet carried to a peer), plain EtherIP, and of vnets with
+// security what ESP carries (esp.go) and the KEY and ASK messages (key.go). All functions work on byte
+// slices, allocate nothing, and return views into what they were given. Everything is big-endian on the wire.
 package wire
 
 import (
