@@ -81,7 +81,7 @@ func ConfigFromSXP(v sxp.Value) (Config, error) {
 	for _, field := range v.Children() {
 		name := field.Name()
 		switch name {
-		case "id", "bridge", "vnetif", "security":
+		case "id", "bridge", "vnetif", "security": // fieldNames
 		default:
 			c.Unknown = append(c.Unknown, unknownName(field))
 			continue
@@ -121,7 +121,7 @@ func (c *Config) fill(given map[string]string) error {
 		field string
 		name  *string
 	}{{"bridge", &c.Bridge}, {"vnetif", &c.Vnetif}} {
-		if value, ok := given[f.field]; ok {
+		if value := given[f.field]; value != "" {
 			if err := CheckDeviceName(value); err != nil {
 				return &FieldError{f.field, err}
 			}
@@ -131,7 +131,7 @@ func (c *Config) fill(given map[string]string) error {
 	if c.Bridge == c.Vnetif {
 		return &FieldError{"vnetif", fmt.Errorf("the bridge and the interface are both named %q", c.Vnetif)}
 	}
-	if value, ok := given["security"]; ok {
+	if value := given["security"]; value != "" {
 		if c.Security, err = ParseSecurity(value); err != nil {
 			return &FieldError{"security", err}
 		}
@@ -139,12 +139,12 @@ func (c *Config) fill(given map[string]string) error {
 	return nil
 }
 
-// fieldValue returns the value of a field, which must be one atom.
+// fieldValue returns the value of a field, which must be one atom, or none.
 func fieldValue(field sxp.Value) (string, error) {
 	values := field.Children()
 	switch {
 	case len(values) == 0:
-		return "", errors.New("it has no value")
+		return "", nil
 	case len(values) > 1:
 		return "", fmt.Errorf("it has %d values instead of one", len(values))
 	case values[0].IsList():

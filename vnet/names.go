@@ -8,9 +8,14 @@ import (
 	"strings"
 )
 
-// maxName is the documented length of a device name, in bytes; the kernel's own
-// limit is one more (IFNAMSIZ without the final zero).
-const maxName = 14
+// Lengths of a device name, in bytes.
+const (
+	// maxName is the kernel's limit: IFNAMSIZ without the final zero.
+	maxName = 15
+	// maxDefault is how long the names are at most that nobody chose: one less, as
+	// it was documented once for all.
+	maxDefault = 14
+)
 
 // DefaultBridge returns the name of the bridge of a vnet whose configuration
 // names none: vnet and the id as written in text, or a short form of it where
@@ -22,10 +27,10 @@ func DefaultBridge(id ID, text string) string { return defaultName("vnet", id, t
 func DefaultVnetif(id ID, text string) string { return defaultName("vnif", id, text) }
 
 func defaultName(prefix string, id ID, text string) string {
-	if name := prefix + text; len(name) <= maxName && !strings.Contains(name, ":") {
+	if name := prefix + text; len(name) <= maxDefault && !strings.Contains(name, ":") {
 		return name
 	}
-	room := maxName - len(prefix)
+	room := maxDefault - len(prefix)
 	digits := strings.TrimLeft(hex.EncodeToString(id[:]), "0")
 	if len(digits) > room {
 		sum := sha256.Sum256([]byte(id.String()))

@@ -27,7 +27,7 @@ func (a *app) commands() *cli.Table {
 				Kinds:   []cli.Kind{cli.Vnet},
 				Summary: "list the vnets",
 				Details: []string{
-					"Without arguments it prints the ids, one a line. With ids it prints the configuration of these vnets. For an id that does not exist it prints the id and the error, and goes on.",
+					"Without arguments it prints the ids, one a line. With ids it prints the configuration of these vnets. For an id that does not exist it prints the id and the error on standard error, and goes on.",
 				},
 				Options: []cli.Option{{Short: 'l', Long: "long", Help: "print configurations, not ids"}},
 			},

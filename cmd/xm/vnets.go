@@ -9,6 +9,7 @@ import (
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/client"
 )
 
@@ -30,7 +31,34 @@ func (a *app) vnetCreate(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
-	return a.xend.CreateVnet(ctx, name, config)
+	if err = a.xend.CreateVnet(ctx, name, config); err != nil {
+		var no *client.Error
+		if errors.As(err, &no) {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		return err
+	}
+	a.warnUnknown(name, config)
+	return nil
+}
+
+// warnUnknown tells of fields that mean nothing, since one may be a misspelt one, whose default counts then.
+func (a *app) warnUnknown(name string, config []byte) {
+	c, err := vnet.ParseConfig(config)
+	if err != nil {
+		return // the daemon knows more than this program
+	}
+	for _, field := range c.Unknown {
+		fmt.Fprintf(a.stderr, "Warning: %s: %s is not a field that means something; it is kept and ignored%s\n", name, field, meant(vnet.Suggest(field)))
+	}
+}
+
+// meant asks whether a misspelt word is another.
+func meant(word string) string {
+	if word == "" {
+		return ""
+	}
+	return " (" + word + "?)"
 }
 
 func (a *app) vnetList(ctx context.Context, in cli.Invocation) error {
@@ -52,7 +80,7 @@ func (a *app) vnetList(ctx context.Context, in cli.Invocation) error {
 		var no *client.Error
 		switch {
 		case errors.As(err, &no):
-			fmt.Fprintf(a.stdout, "%s %s\n", id, no.Text)
+			fmt.Fprintf(a.stderr, "%s %s\n", id, no.Text)
 		case err != nil:
 			return err
 		default:

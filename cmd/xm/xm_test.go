@@ -102,6 +102,9 @@ func TestRecorded(t *testing.T) {
 				defer h.daemon(tt.replies...).Close()
 			}
 			stdout, stderr, status := h.xm(strings.Fields(tt.args)...)
+			if tt.output == "13_vnet-list_97_404" { // what is not there is no part of the list
+				want[0], want[1] = bytes.TrimSuffix(want[0], []byte("404 Not found\n")), []byte("404 Not found\n")
+			}
 			require.Equal(t, string(want[0]), stdout)
 			// What is missing is a vnet, and the message says so.
 			require.Equal(t, strings.Replace(string(want[1]), "Domain '404'", "Vnet '404'", 1), stderr)
@@ -184,11 +187,11 @@ func TestOutput(t *testing.T) {
 	}{
 		{
 			name: "a later daemon's refusal", args: "vnet-create vnet97.sxp", reply: status("500 Request failed: create", `(xend.err "Vnet 97 exists already")`),
-			stderr: "Error: Vnet 97 exists already\n", status: 1,
+			stderr: "Error: vnet97.sxp: Vnet 97 exists already\n", status: 1,
 		},
 		{
 			name: "a refusal", args: "vnet-create vnet97.sxp", reply: ok(sxpType, `(xend.err 'Coercion to sxpr failed')`),
-			stderr: "Error: Coercion to sxpr failed\n", status: 1,
+			stderr: "Error: vnet97.sxp: Coercion to sxpr failed\n", status: 1,
 		},
 		{
 			name: "a reason", args: "dmesg -c", reply: status("501 Operation not implemented: clear", "Operation not implemented: clear"),
@@ -204,7 +207,7 @@ func TestOutput(t *testing.T) {
 		},
 		{
 			name: "refused in a list", args: "vnet-list 97", reply: ok(sxpType, `(xend.err (two words))`),
-			stdout: "97 (two words)\n",
+			stderr: "97 (two words)\n",
 		},
 		{
 			name: "nothing in a list", args: "vnet-list 97", reply: status("204 No Content", ""),

@@ -59,7 +59,6 @@ type deviation struct {
 }
 
 const (
-	duplicate   = "an id that exists is an error; the original created it again"
 	position    = "the text goes on with line and column"
 	machine     = "facts of the machine"
 	noSXP       = "no SXP type on an empty or plain-text body"
@@ -71,8 +70,7 @@ const (
 )
 
 var deviations = map[string]deviation{
-	"prog/16_post_create_again": {why: duplicate, body: "(xend.err 'invalid vnet config: id: vnet 97 exists already')"},
-	"prog/27_post_create_noid":  {why: "an id is needed; the original created a vnet None", body: "(xend.err 'invalid vnet config: id: it is missing')"},
+	"prog/27_post_create_noid": {why: "an id is needed; the original created a vnet None", body: "(xend.err 'invalid vnet config: id: it is missing')"},
 	"prog/29_post_create_badsxp_close": {why: position,
 		body: "(xend.err 'Coercion to sxpr failed: syntax error: ) (line 1, column 1)')"},
 	"prog/31_post_create_badsxp_string": {why: position,
@@ -87,7 +85,6 @@ var deviations = map[string]deviation{
 	"prog/74_conn_close":              {why: leftOut, body: "(99 9a 9c 0:0:0:0:0:0:1:2)"},
 	"prog/58_get_node":                {why: machine, body: "*"},
 	"prog/60_get_domain_detail":       {why: machine, body: "*"},
-	"xm/005":                          {why: duplicate, body: "(xend.err 'invalid vnet config: id: vnet 97 exists already')"},
 	"xm/006": {why: position,
 		body: "(xend.err 'Coercion to sxpr failed: unexpected EOF (line 2, column 1): the list that begins at line 1, column 1 is not closed')"},
 	"xm/007": {why: order, body: "(97 98)"},

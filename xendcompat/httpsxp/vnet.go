@@ -21,8 +21,17 @@ func (q *request) vnets(ctx context.Context, rest []string) *httpx.Reply {
 		return q.listVnets()
 	}
 	id := rest[0]
-	c, err := q.svc.FindVnet(id)
-	if err != nil {
+	find := q.svc.FindVnet
+	if q.post { // nothing else is done to a vnet than to delete it
+		find = q.svc.FindDeletable
+	}
+	c, err := find(id)
+	switch {
+	case service.KindOf(err) == service.Conflict && q.html:
+		return vnetsPage(q.svc.Vnets(), "", err)
+	case service.KindOf(err) == service.Conflict:
+		return failed(err)
+	case err != nil:
 		return httpx.NotFound(err.Error())
 	}
 	if len(rest) > 1 {

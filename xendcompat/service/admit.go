@@ -45,6 +45,33 @@ func (s *Service) admit(c vnet.Config) error {
 	return s.checkDevices(c)
 }
 
+// there tells whether a persistent vnet is as c says; one that is not is an error.
+func (s *Service) there(c vnet.Config) (bool, error) {
+	old, ok := s.o.Registry.Get(c.ID)
+	if !ok {
+		return false, nil
+	}
+	if d := old.Difference(c); d != "" {
+		return false, refuse(Exists, "id", "vnet %s exists already, with %s", c.IDText, d)
+	}
+	s.log.Info("vnet exists already as it was asked for", "vnet", old.IDText)
+	return true, nil
+}
+
+// unlisted says what a vnet is that exists and is not persistent; nil if there is none of that id.
+func (s *Service) unlisted(id vnet.ID, text string) error {
+	has := func(c vnet.Config) bool { return c.ID == id }
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if slices.ContainsFunc(s.transient, has) {
+		return errorf(Conflict, "vnet %s was made with 'vn vnet-create' and goes when xend restarts: delete it with 'vn vnet-delete %s'", text, text)
+	}
+	if slices.ContainsFunc(s.defaults, has) {
+		return errorf(Conflict, "vnet %s is a default vnet: %s", text, defaultsOff)
+	}
+	return nil
+}
+
 func (s *Service) checkID(c vnet.Config) error {
 	if _, ok := s.o.Registry.Get(c.ID); ok {
 		return refuse(Exists, "id", "vnet %s exists already", c.IDText)

@@ -106,6 +106,18 @@ func (s *Service) FindVnet(text string) (vnet.Config, error) {
 	return c, nil
 }
 
+// FindDeletable is FindVnet for a vnet that is to be deleted: of one that exists and is not persistent an error
+// of kind Conflict says how to be rid of it.
+func (s *Service) FindDeletable(text string) (vnet.Config, error) {
+	c, err := s.FindVnet(text)
+	if id, parseErr := vnet.ParseID(text); err != nil && parseErr == nil {
+		if other := s.unlisted(id, text); other != nil {
+			err = other
+		}
+	}
+	return c, err
+}
+
 // Reconfigure has apply change the engine's configuration, after which the engine has these vnets without
 // being asked. No vnet is created, deleted or restored meanwhile.
 func (s *Service) Reconfigure(ctx context.Context, defaults []vnet.Config, apply func() error) error {
@@ -121,7 +133,8 @@ func (s *Service) Reconfigure(ctx context.Context, defaults []vnet.Config, apply
 }
 
 // CreateVnet makes a persistent vnet. When it returns nil, the vnet is durable and its devices exist;
-// after an error, whose text says which field and why, nothing has changed.
+// after an error, whose text says which field and why, nothing has changed. One that is there already as c
+// says is no error: boot scripts create at each boot.
 func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 	end, err := s.begin(ctx)
 	if err != nil {
@@ -131,6 +144,9 @@ func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 	// From here on it is all or nothing, whether or not the client stays.
 	ctx = context.WithoutCancel(ctx)
 
+	if same, err := s.there(c); same || err != nil {
+		return err
+	}
 	if err := s.admit(c); err != nil {
 		return err
 	}

@@ -117,7 +117,9 @@ func TestRefusals(t *testing.T) {
 		{"(vnet (id 98) (security auth))", Unavailable, "invalid vnet config: security: auth needs a key, and none is configured on this host"},
 		{"(vnet (id 98) (security conf))", Unavailable, "invalid vnet config: security: conf needs a key, and none is configured on this host"},
 	} {
-		refused(t, d.CreateVnet(ctx, config(t, c.text)), c.kind, c.error)
+		if c.text != "(vnet (id 0097))" { // to be had once more
+			refused(t, d.CreateVnet(ctx, config(t, c.text)), c.kind, c.error)
+		}
 		refused(t, d.AddTransient(ctx, config(t, c.text)), c.kind, c.error)
 	}
 	require.Equal(t, "97 60", vnets(d.Service))
@@ -129,6 +131,31 @@ func TestRefusals(t *testing.T) {
 	require.NoError(t, err)
 	refused(t, d.CreateVnet(gone, simple(t, "98")), Unavailable, "xend is busy")
 	end()
+}
+
+// TestCreateAgain checks that what is there already can be created again, and nothing else under its id.
+func TestCreateAgain(t *testing.T) {
+	h := newHost(t)
+	d := startDaemon(t, h, t.TempDir(), options{enabled: true})
+	given := "(vnet (id 97) (bridge br1) (color 'light blue'))"
+	require.NoError(t, d.CreateVnet(t.Context(), config(t, given)))
+	before := layout(t, h)
+	for _, again := range []string{given, "(vnet (color 'light blue') (security none) (bridge br1) (vnetif) (id 0:0:0:0:0:0:0:97))"} {
+		require.NoError(t, d.CreateVnet(t.Context(), config(t, again)), again)
+	}
+	for text, difference := range map[string]string{
+		"(vnet (id 97) (bridge br2) (color 'light blue'))":                 "bridge br1 instead of br2",
+		"(vnet (id 97) (color 'light blue'))":                              "bridge br1 instead of vnet97",
+		"(vnet (id 97) (bridge br1) (security auth) (color 'light blue'))": "security none instead of auth",
+		"(vnet (id 97) (bridge br1))":                                      "(color 'light blue') more",
+		"(vnet (id 97) (bridge br1) (color 'light blue') (x))":             "(x) less",
+	} {
+		refused(t, d.CreateVnet(t.Context(), config(t, text)), Exists, "invalid vnet config: id: vnet 97 exists already, with "+difference)
+	}
+	require.Equal(t, before, layout(t, h))
+	c, err := d.FindVnet("97")
+	require.NoError(t, err)
+	require.Equal(t, given, c.Form.String())
 }
 
 func TestBridgeOfSomebodyElse(t *testing.T) {
@@ -300,7 +327,7 @@ func TestConcurrentRequests(t *testing.T) {
 	for i := range 8 {
 		for range 3 {
 			all.Go(func() {
-				// Three for the same id; and every second one wants the bridge of its neighbour.
+				// Three for the same, which one makes and two find; and every second one wants the bridge of its neighbour.
 				c := simple(t, fmt.Sprintf("10%d", i))
 				c.Bridge = fmt.Sprintf("b%d", i/2)
 				switch err := d.CreateVnet(ctx, c); {
@@ -316,8 +343,8 @@ func TestConcurrentRequests(t *testing.T) {
 		}
 	}
 	all.Wait()
-	require.Equal(t, int64(4), made.Load())
-	require.Equal(t, int64(20), conflicts.Load())
+	require.Equal(t, int64(12), made.Load())
+	require.Equal(t, int64(12), conflicts.Load())
 	for _, c := range d.Vnets() {
 		all.Go(func() {
 			if err := d.DeleteVnet(ctx, c.ID); err != nil {

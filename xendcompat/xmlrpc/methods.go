@@ -200,7 +200,7 @@ func (s *Server) vnetDelete(in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.svc.FindVnet(id)
+	c, err := s.svc.FindDeletable(id)
 	if err != nil {
 		return nil, err
 	}
