@@ -7,18 +7,37 @@ type NotFoundError struct{ Name string }
 
 func (e *NotFoundError) Error() string { return "No such domain " + e.Name }
 
-// UnsupportedError says that an operation of the API is known, and that this daemon does not do it.
+// UnsupportedError says that an operation is known, and that the toolstack does not do it.
 type UnsupportedError struct {
-	Op  string // as in the API: "pause"
-	Use string // what does it instead: "xl pause"; empty for nothing
+	Toolstack string // "xl", "lab"; empty where there is none
+	Op        string // as in the API: "pause", or with what it can't: "trigger s3resume"
+	Use       string // what does it, or comes near: "xl pause"; empty for nothing
 }
 
 func (e *UnsupportedError) Error() string {
-	if e.Use == "" {
-		return fmt.Sprintf("xend does not manage domains: operation %s is not supported", e.Op)
+	text := fmt.Sprintf("xend does not manage domains: operation %s is not supported", e.Op)
+	if e.Toolstack != "" {
+		text = fmt.Sprintf("the toolstack %s can't do %s", e.Toolstack, e.Op)
 	}
-	return fmt.Sprintf("xend does not manage domains: operation %s is not supported; use %s", e.Op, e.Use)
+	if e.Use != "" {
+		text += "; use " + e.Use
+	}
+	return text
 }
+
+// UncertainError says that a migration ended without a word from the other host: the domain is paused here, and may run
+// there.
+type UncertainError struct {
+	Name, Host string
+	Err        error
+}
+
+func (e *UncertainError) Error() string {
+	return fmt.Sprintf("domain %s may run on %s: %v; it is paused here: look there, then 'xm unpause' or 'xm destroy' it here", e.Name, e.Host, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *UncertainError) Unwrap() error { return e.Err }
 
 // ToolstackError says that Xen's toolstack did not answer as it should.
 type ToolstackError struct {

@@ -1,0 +1,174 @@
+package domain
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/xenvnet/xend/sxp"
+)
+
+// Config describes a domain that should run, whatever it was read from: a Python-like file (ParseFile), the
+// (vm …) or (domain …) form of the API (ParseForm). A field's zero value means that nothing was said of it.
+type Config struct {
+	Name string
+	// UUID is lower-case, with dashes.
+	UUID string
+	// Builder is "linux" for a paravirtualised domain, "hvm" for a fully virtualised one; "" means linux.
+	Builder        string
+	Memory, MaxMem int // MiB
+	VCPUs          int
+	// CPUs are the processors that it may run on: one list for all its virtual processors, or one for each:
+	// "0-3,^1".
+	CPUs              []string
+	CPUWeight, CPUCap int // of the credit scheduler; a weight of 0 is its default, 256; a cap of 0 is none, 50 half a processor
+
+	// Kernel and Ramdisk are paths on this machine; Kernel of an hvm domain is its firmware. Root and Extra make
+	// the kernel's line: root=ROOT EXTRA.
+	Kernel, Ramdisk, Root, Extra string
+	// Bootloader is a program that finds the kernel in the domain's disk.
+	Bootloader     string
+	BootloaderArgs []string
+
+	Vifs  []Vif
+	Disks []Disk
+	// VFBs are framebuffers: the parameters of each.
+	VFBs [][]Param
+	// PCI are devices of this machine, "0000:08:00.0", options behind a comma as given.
+	PCI []string
+	// Devices are those of other kinds (vkbd, vtpm, console, vscsi, …).
+	Devices []DeviceConfig
+
+	// OnPoweroff, OnReboot and OnCrash are what becomes of it when it ends; "" is the default, see Policy.
+	OnPoweroff, OnReboot, OnCrash Action
+	// OnXendStart is "start" for a managed domain that the daemon starts at its own start, else "ignore" or "".
+	OnXendStart string
+	// OnXendStop is kept and told; the daemon's end is no reason for a domain to end.
+	OnXendStop string
+
+	// Other are settings that mean nothing here, for toolstacks that know them: device_model, boot, vnc, serial, ….
+	Other []Setting
+}
+
+// Param is a parameter of a device: (bridge vnet97).
+type Param struct{ Name, Value string }
+
+// Setting is a setting of any shape: an atom, or a list of atoms or of lists.
+type Setting struct {
+	Name  string
+	Value sxp.Value
+	// Image says that it stands in the form of the image, (image (hvm (NAME VALUE))), as an emulator's settings do.
+	Image bool
+}
+
+// DeviceConfig is a device of any kind.
+type DeviceConfig struct {
+	Kind   string // "vif", "vbd", "vkbd", …
+	Params []Param
+}
+
+// Vif describes a network interface. Empty fields are the toolstack's defaults.
+type Vif struct {
+	MAC    string // lower-case, with colons; "" where none was chosen yet, see Config.Complete
+	Bridge string
+	IP     []string // annotation, or what vif-bridge lets through
+	Script string   // a name below /etc/xen/scripts, or a path
+	Name   string   // vifname
+	Rate   string   // "10Mb/s@20ms"
+	Model  string   // "rtl8139"; of hvm domains
+	Type   string   // "vif", "ioemu", "netfront"
+	// Backend is the domain that has the bridge; "" is Domain-0.
+	Backend string
+	MTU     int
+	// Other are parameters that xend passed on and that mean nothing here: uuid, netmask, gateway, accel, ….
+	Other []Param
+}
+
+// Disk describes a block device.
+type Disk struct {
+	// URI is what is behind it: "phy:/dev/vg/vm1", "file:/img/vm1", "tap:qcow2:/img/vm1"; "" for an empty drive.
+	URI string
+	// Dev is what the domain sees: "xvda1", "hdc:cdrom".
+	Dev     string
+	Mode    string // "r", "w", "w!"
+	Backend string
+	Other   []Param
+}
+
+// Action is what becomes of a domain that ends.
+type Action string
+
+// The actions.
+const (
+	Destroy         Action = "destroy"
+	Restart         Action = "restart"
+	Preserve        Action = "preserve"
+	RenameRestart   Action = "rename-restart"
+	CoredumpDestroy Action = "coredump-destroy"
+	CoredumpRestart Action = "coredump-restart"
+)
+
+// Valid tells whether there is such an action.
+func (a Action) Valid() bool {
+	switch a {
+	case Destroy, Restart, Preserve, RenameRestart, CoredumpDestroy, CoredumpRestart:
+		return true
+	}
+	return false
+}
+
+// Policy returns what becomes of the domain when it ends for that reason. A reason that is unknown is a power-off.
+func (c Config) Policy(r Reason) Action {
+	a, def := c.OnPoweroff, Destroy
+	switch r {
+	case Reboot:
+		a, def = c.OnReboot, Restart
+	case Crash:
+		a, def = c.OnCrash, Restart
+	case Suspend:
+		return Destroy
+	}
+	if a == "" {
+		return def
+	}
+	return a
+}
+
+// Cmdline is the kernel's line: root=ROOT EXTRA.
+func (c Config) Cmdline() string {
+	line := c.Extra
+	if c.Root != "" {
+		line = strings.TrimSpace("root=" + c.Root + " " + c.Extra)
+	}
+	return line
+}
+
+// Complete chooses what must be chosen once, so that it stays what it is when the domain is started again: the
+// uuid, and the MAC of each vif that has none (00:16:3e, the next bit zero).
+func (c *Config) Complete() {
+	if c.UUID == "" {
+		c.UUID = NewUUID()
+	}
+	for i := range c.Vifs {
+		if c.Vifs[i].MAC == "" {
+			c.Vifs[i].MAC = NewMAC()
+		}
+	}
+}
+
+// NewMAC returns a random address of Xen's range, 00:16:3e, whose next bit is zero.
+func NewMAC() string {
+	mac := net.HardwareAddr{0x00, 0x16, 0x3e, 0, 0, 0}
+	rand.Read(mac[3:]) //nolint:errcheck // never fails, says its documentation
+	mac[3] &= 0x7f
+	return mac.String()
+}
+
+// NewUUID returns a random uuid (RFC 9562, version 4).
+func NewUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) //nolint:errcheck // never fails, says its documentation
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
