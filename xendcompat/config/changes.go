@@ -4,6 +4,8 @@ import (
 	"reflect"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/xenvnet/xend/internal/conffile"
 )
 
 // NeedRestart names the options and keys in which n differs from c and which a running daemon cannot
@@ -38,7 +40,7 @@ func (c *Config) NeedRestart(n *Config) []string {
 		}
 		for j := range a.Field(i).NumField() {
 			if !reflect.DeepEqual(a.Field(i).Field(j).Interface(), b.Field(i).Field(j).Interface()) {
-				names = append(names, keyName(toml.Key{table, a.Field(i).Type().Field(j).Tag.Get("toml")}))
+				names = append(names, conffile.KeyName(toml.Key{table, a.Field(i).Type().Field(j).Tag.Get("toml")}))
 			}
 		}
 	}

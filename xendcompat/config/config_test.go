@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 )
 
@@ -245,13 +246,13 @@ func TestNeedRestart(t *testing.T) {
 
 // TestEveryFieldOfTheDataPlane has a key: a new field needs one.
 func TestEveryFieldOfTheDataPlane(t *testing.T) {
-	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField(), reflect.TypeFor[dataplaneTable]().NumField())
+	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField(), reflect.TypeFor[conffile.Dataplane]().NumField())
 }
 
 // keys lists "table.key" of every key that vnet.toml may have.
 func keys() []string {
 	var all []string
-	file := reflect.TypeFor[vnetFile]()
+	file := reflect.TypeFor[conffile.Vnet]()
 	for i := range file.NumField() {
 		table := file.Field(i)
 		for j := range table.Type.NumField() {

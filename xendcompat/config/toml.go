@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,111 +12,35 @@ import (
 	"strings"
 	"time"
 
-	"github.com/BurntSushi/toml"
-
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 )
 
-// vnetFile is vnet.toml as it is written.
-type vnetFile struct {
-	Paths     pathsTable     `toml:"paths"`
-	Log       logTable       `toml:"log"`
-	Control   controlTable   `toml:"control"`
-	HTTP      httpTable      `toml:"http"`
-	Scripts   scriptsTable   `toml:"scripts"`
-	Limits    limitsTable    `toml:"limits"`
-	Dataplane dataplaneTable `toml:"dataplane"`
-}
-
-type pathsTable struct {
-	State         string `toml:"state"`
-	Scripts       string `toml:"scripts"`
-	ControlSocket string `toml:"control_socket"`
-	XMLRPCSocket  string `toml:"xmlrpc_socket"`
-	HotplugLog    string `toml:"hotplug_log"`
-}
-
-type logTable struct {
-	Target string `toml:"target"`
-}
-
-type controlTable struct {
-	LegacySocket bool `toml:"legacy_socket"`
-}
-
-type httpTable struct {
-	AllowedHosts []string `toml:"allowed_hosts"`
-}
-
-type scriptsTable struct {
-	Timeout duration `toml:"timeout"`
-}
-
-type limitsTable struct {
-	Connections int64 `toml:"connections"`
-	BodyBytes   int64 `toml:"body_bytes"`
-}
-
-type dataplaneTable struct {
-	Enabled         bool     `toml:"enabled"`
-	DefaultVnets    bool     `toml:"default_vnets"`
-	Device          string   `toml:"device"`
-	Group           string   `toml:"group"`
-	IPv6            bool     `toml:"ipv6"`
-	Group6          string   `toml:"group6"`
-	Port            int64    `toml:"port"`
-	TTL             int64    `toml:"ttl"`
-	MTU             int64    `toml:"mtu"`
-	MTUMode         string   `toml:"mtu_mode"`
-	Encapsulation   string   `toml:"encapsulation"`
-	Peers           []string `toml:"peers"`
-	Replicate       []string `toml:"replicate"`
-	ResolveInterval duration `toml:"resolve_interval"`
-	EntryTTL        duration `toml:"entry_ttl"`
-	SweepInterval   duration `toml:"sweep_interval"`
-	HoldDown        duration `toml:"hold_down"`
-	GroupSilence    duration `toml:"group_silence"`
-	MaxMACs         int64    `toml:"max_macs"`
-	Workers         int64    `toml:"workers"`
-	BUMRate         int64    `toml:"bum_rate"`
-}
-
-// duration is written as "90s" or "5m".
-type duration time.Duration
-
-func (d *duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = duration(v)
-	return err
-}
-
-func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
 // fileOf writes c as the file that would say the same.
-func (c *Config) fileOf() vnetFile {
+func (c *Config) fileOf() conffile.Vnet {
 	d := c.Dataplane
 	target := logFile
 	if c.Journal {
 		target = logJournal
 	}
-	return vnetFile{
-		Paths: pathsTable{
+	return conffile.Vnet{
+		Paths: conffile.Paths{
 			State:         c.StateDir,
 			Scripts:       c.ScriptsDir,
 			ControlSocket: c.ControlSocket,
 			XMLRPCSocket:  c.XMLRPCPath,
 			HotplugLog:    c.HotplugLog,
 		},
-		Log:     logTable{Target: target},
-		Control: controlTable{LegacySocket: c.LegacyControlSocket != ""},
-		HTTP:    httpTable{AllowedHosts: c.AllowedHosts},
-		Scripts: scriptsTable{Timeout: duration(c.ScriptTimeout)},
-		Limits: limitsTable{
+		Log:     conffile.Log{Target: target},
+		Control: conffile.Control{LegacySocket: c.LegacyControlSocket != ""},
+		HTTP:    conffile.HTTP{AllowedHosts: c.AllowedHosts},
+		Scripts: conffile.Scripts{Timeout: conffile.Duration(c.ScriptTimeout)},
+		Limits: conffile.Limits{
 			Connections: int64(c.Limits.Connections),
 			BodyBytes:   int64(c.Limits.BodyBytes),
 		},
-		Dataplane: dataplaneTable{
+		Dataplane: conffile.Dataplane{
 			Enabled:         d.Enabled,
 			DefaultVnets:    d.DefaultVnets,
 			Device:          d.Device,
@@ -131,11 +54,11 @@ func (c *Config) fileOf() vnetFile {
 			Encapsulation:   string(d.Encapsulation),
 			Peers:           hostsOf(d.Peers),
 			Replicate:       hostsOf(d.Replicate),
-			ResolveInterval: duration(d.ResolveInterval),
-			EntryTTL:        duration(d.EntryTTL),
-			SweepInterval:   duration(d.SweepInterval),
-			HoldDown:        duration(d.HoldDown),
-			GroupSilence:    duration(d.GroupSilence),
+			ResolveInterval: conffile.Duration(d.ResolveInterval),
+			EntryTTL:        conffile.Duration(d.EntryTTL),
+			SweepInterval:   conffile.Duration(d.SweepInterval),
+			HoldDown:        conffile.Duration(d.HoldDown),
+			GroupSilence:    conffile.Duration(d.GroupSilence),
 			MaxMACs:         int64(d.MaxMACs),
 			Workers:         int64(d.Workers),
 			BUMRate:         int64(d.BUMRate),
@@ -171,17 +94,13 @@ func (c *Config) loadVnet(p paths.Paths) error {
 // parseVnet reads the text of vnet.toml over the defaults in c.
 func (c *Config) parseVnet(b []byte, p paths.Paths) error {
 	f := c.fileOf()
-	meta, err := toml.NewDecoder(bytes.NewReader(b)).Decode(&f)
+	unknown, err := conffile.DecodeVnet(b, &f)
 	if err != nil {
-		var syntax toml.ParseError
-		if errors.As(err, &syntax) {
-			return fmt.Errorf("line %d, column %d: %s", syntax.Position.Line, syntax.Position.Col, syntax.Message)
-		}
-		return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
+		return err
 	}
 	v := validator{c: c}
-	for _, key := range unknownKeys(meta.Undecoded()) {
-		v.failf("%s: unknown key", keyName(key))
+	for _, key := range unknown {
+		v.failf("%s: unknown key", key)
 	}
 	v.paths(f, p)
 	v.limits(f.Limits)
@@ -189,27 +108,7 @@ func (c *Config) parseVnet(b []byte, p paths.Paths) error {
 	return errors.Join(v.errs...)
 }
 
-// unknownKeys leaves out what lies below a table that is unknown itself.
-func unknownKeys(keys []toml.Key) []toml.Key {
-	var out []toml.Key
-	for _, k := range keys {
-		if n := len(out); n > 0 && len(k) > len(out[n-1]) && k[:len(out[n-1])].String() == out[n-1].String() {
-			continue
-		}
-		out = append(out, k)
-	}
-	return out
-}
-
-// keyName is how errors name a key: [table] key.
-func keyName(k toml.Key) string {
-	if len(k) == 1 {
-		return "[" + k[0] + "]"
-	}
-	return "[" + k[:len(k)-1].String() + "] " + k[len(k)-1]
-}
-
-// validator takes the values of a vnetFile over into c and collects what is wrong with them.
+// validator takes the values of a conffile.Vnet over into c and collects what is wrong with them.
 type validator struct {
 	c    *Config
 	errs []error
@@ -228,7 +127,7 @@ func (v *validator) number(key string, n, low, high int64) int {
 }
 
 // span takes d over if it is positive.
-func (v *validator) span(key string, d duration) time.Duration {
+func (v *validator) span(key string, d conffile.Duration) time.Duration {
 	if d <= 0 {
 		v.failf("%s: %q is not a positive duration", key, time.Duration(d))
 	}
@@ -242,7 +141,7 @@ func (v *validator) path(key, path string) string {
 	return path
 }
 
-func (v *validator) paths(f vnetFile, p paths.Paths) {
+func (v *validator) paths(f conffile.Vnet, p paths.Paths) {
 	c := v.c
 	c.StateDir = v.path("[paths] state", f.Paths.State)
 	c.ScriptsDir = v.path("[paths] scripts", f.Paths.Scripts)
@@ -268,14 +167,14 @@ func (v *validator) paths(f vnetFile, p paths.Paths) {
 	c.ScriptTimeout = v.span("[scripts] timeout", f.Scripts.Timeout)
 }
 
-func (v *validator) limits(t limitsTable) {
+func (v *validator) limits(t conffile.Limits) {
 	v.c.Limits = Limits{
 		Connections: v.number("[limits] connections", t.Connections, 1, 1<<16),
 		BodyBytes:   v.number("[limits] body_bytes", t.BodyBytes, 1<<10, 64<<20),
 	}
 }
 
-func (v *validator) dataplane(t dataplaneTable) {
+func (v *validator) dataplane(t conffile.Dataplane) {
 	d := dataplane.Config{
 		Enabled:         t.Enabled,
 		DefaultVnets:    t.DefaultVnets,

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/sxp"
 )
@@ -79,22 +80,17 @@ func (c *Config) loadXend(p paths.Paths, o Options) error {
 
 // parseXend reads the text of xend-config.sxp: a sequence of (option value) forms.
 func (c *Config) parseXend(b []byte) error {
-	forms, err := sxp.Parse(b, sxp.Xend)
+	options, err := conffile.Options(b)
 	if err != nil {
 		return err
 	}
-	seen := map[string]bool{}
 	var errs []error
-	for _, form := range forms {
+	for _, form := range options {
 		name := form.Name()
 		if name == "" {
 			c.warn("xend-config.sxp: %s is not an option; it is ignored", form)
 			continue
 		}
-		if seen[name] {
-			continue // the first counts
-		}
-		seen[name] = true
 		i := slices.IndexFunc(xendOptions, func(o xendOption) bool { return o.name == name })
 		switch {
 		case i >= 0:

@@ -1,0 +1,43 @@
+package conffile
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestDecodeVnet(t *testing.T) {
+	v := Vnet{Paths: Paths{State: "/s", Scripts: "/x"}}
+	unknown, err := DecodeVnet([]byte("[paths]\nscripts = '/y'\n[scripts]\ntimeout = '90s'\nfrob = 1\n[frob]\na = 1\nb = 2\n"), &v)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"[scripts] frob", "[frob]"}, unknown)
+	require.Equal(t, Paths{State: "/s", Scripts: "/y"}, v.Paths, "what the file does not name stays")
+	require.Equal(t, Duration(90*time.Second), v.Scripts.Timeout)
+	_, err = DecodeVnet([]byte("[paths]\nstate = \n"), &v)
+	require.ErrorContains(t, err, "line 2, column 9: ")
+}
+
+func TestOptions(t *testing.T) {
+	text := []byte("(vif-script 'vif-bridge bridge=br0')\n(network-script)\nfrob\n(vif-script other)\n(xend-address (a b))\n")
+	for name, want := range map[string]string{
+		"vif-script": "vif-bridge bridge=br0", "network-script": "", "xend-address": "", "none": "",
+	} {
+		got, err := Option(text, name)
+		require.NoError(t, err)
+		require.Equal(t, want, got, name)
+	}
+	options, err := Options(text)
+	require.NoError(t, err)
+	require.Len(t, options, 4)
+	_, err = Option([]byte("(vif-script"), "vif-script")
+	require.Error(t, err)
+}
+
+func FuzzDecodeVnet(f *testing.F) {
+	f.Add([]byte("[paths]\nstate = '/s'\n"))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		_, _ = DecodeVnet(b, &Vnet{})
+		_, _ = Options(b)
+	})
+}
