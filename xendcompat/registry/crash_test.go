@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/internal/durable"
 )
 
 // What a child process of the tests does: the test binary runs itself for it.
@@ -155,11 +157,11 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	require.Equal(t, "held\n", line)
 
 	_, err = Open(Options{Dir: dir})
-	var locked *LockedError
+	var locked *durable.LockedError
 	require.ErrorAs(t, err, &locked)
 	require.Equal(t, cmd.Process.Pid, locked.PID)
 	require.EqualError(t, err, fmt.Sprintf("another xend uses %s, pid %d", dir, cmd.Process.Pid))
-	b, err := os.ReadFile(filepath.Join(dir, lockFile))
+	b, err := os.ReadFile(filepath.Join(dir, durable.LockFile))
 	require.NoError(t, err)
 	require.Equal(t, fmt.Sprintln(cmd.Process.Pid), string(b))
 
@@ -219,7 +221,7 @@ func fillDisk(dir string) error {
 		return err
 	}
 	// Not even the pid in the lock file has room.
-	if err := os.Truncate(filepath.Join(dir, lockFile), 0); err != nil {
+	if err := os.Truncate(filepath.Join(dir, durable.LockFile), 0); err != nil {
 		return err
 	}
 	if err := fill(filepath.Join(dir, "fill")); err != nil {

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/xenvnet/xend/internal/durable"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -38,7 +38,7 @@ func (e *FormatError) Error() string {
 
 // checkFormat reads the directory's format, and writes it into a new one.
 func (r *Registry) checkFormat() error {
-	path := filepath.Join(r.dir, formatFile)
+	path := r.dir.Path(formatFile)
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -68,7 +68,7 @@ func (r *Registry) writeFormat(path string) error {
 	if _, err := fmt.Fprintf(f, formatLine+"\n", format); err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), syncDir(r.dir))
+	return errors.Join(f.Sync(), durable.SyncDir(r.at))
 }
 
 // encode writes a vnet's file: a comment with what the form has no field for, then the form exactly

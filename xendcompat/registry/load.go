@@ -4,45 +4,29 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 
 	"github.com/xenvnet/xend/vnet"
 )
 
 // load reads all files and sets aside what cannot be one of a vnet.
 func (r *Registry) load() error {
-	files, err := os.ReadDir(r.dir)
+	files, err := r.dir.Files()
 	if err != nil {
 		return err
 	}
 	var found []entry
-	for _, f := range files {
-		name := f.Name()
-		switch {
-		case strings.HasPrefix(name, ".") && (strings.HasSuffix(name, vnetExt+tmpExt) || strings.HasSuffix(name, vnetExt+deletedExt)):
-			// A change that a crash interrupted: not acknowledged, or acknowledged as deleted.
-			if err := os.Remove(filepath.Join(r.dir, name)); err != nil {
-				return err
-			}
-		case strings.HasPrefix(name, ".") || filepath.Ext(name) != vnetExt:
-			// Not ours.
-		default:
-			e, err := r.read(name)
-			var newer *FormatError
-			if errors.As(err, &newer) {
-				return err
-			}
-			if err != nil {
-				r.reject(name, err)
-				continue
-			}
-			found = append(found, e)
+	for _, name := range files {
+		e, err := r.read(name)
+		var newer *FormatError
+		if errors.As(err, &newer) {
+			return err
 		}
+		if err != nil {
+			r.reject(name, err)
+			continue
+		}
+		found = append(found, e)
 	}
 	// A file that was written by hand, which has no number, takes no device away from a vnet that has it.
 	slices.SortFunc(found, func(a, b entry) int {
@@ -52,7 +36,7 @@ func (r *Registry) load() error {
 	found = slices.DeleteFunc(found, func(e entry) bool {
 		err := claim(devices, e.config)
 		if err != nil {
-			r.reject(e.config.ID.FileName()+vnetExt, err)
+			r.reject(fileName(e.config.ID), err)
 		}
 		return err != nil
 	})
@@ -81,47 +65,30 @@ func claim(devices map[string]string, c vnet.Config) error {
 
 // reject sets a file aside and says so.
 func (r *Registry) reject(name string, why error) {
-	aside, err := r.setAside(name)
+	aside, err := r.dir.SetAside(name)
 	if err != nil {
-		r.log.Error("a vnet's file can't be used, nor renamed; its vnet is not there", "file", filepath.Join(r.dir, name), "reason", why, "error", err)
+		r.log.Error("a vnet's file can't be used, nor renamed; its vnet is not there", "file", r.dir.Path(name), "reason", why, "error", err)
 		return
 	}
-	r.log.Error("a vnet's file can't be used and was set aside; its vnet is not there", "file", filepath.Join(r.dir, aside), "reason", why)
+	r.log.Error("a vnet's file can't be used and was set aside; its vnet is not there", "file", r.dir.Path(aside), "reason", why)
 }
 
 // read reads a vnet's file.
 func (r *Registry) read(name string) (entry, error) {
-	b, err := readFile(filepath.Join(r.dir, name))
+	b, err := r.dir.Read(name)
 	if err != nil {
 		return entry{}, err
 	}
 	e, err := decode(b)
 	var newer *FormatError
 	if errors.As(err, &newer) {
-		newer.Path = filepath.Join(r.dir, name)
+		newer.Path = r.dir.Path(name)
 	}
 	if err != nil {
 		return entry{}, err
 	}
-	if want := e.config.ID.FileName() + vnetExt; name != want {
+	if want := fileName(e.config.ID); name != want {
 		return entry{}, fmt.Errorf("it holds vnet %s, whose file is %s", e.config.IDText, want)
 	}
 	return e, nil
-}
-
-// readFile reads a file, and nothing that is none: of a pipe, opening it would wait for a writer.
-func readFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	return io.ReadAll(f)
 }

@@ -10,12 +10,11 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/xenvnet/xend/internal/durable"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -25,7 +24,7 @@ type Options struct {
 	Dir string
 	// Log may be nil.
 	Log *slog.Logger
-	// Step, if not nil, is called after each step of a change, named as in steps.go; its error
+	// Step, if not nil, is called after each step of a change, named as in package durable; its error
 	// fails the change there. It is for tests.
 	Step func(step string) error
 }
@@ -33,16 +32,20 @@ type Options struct {
 // Registry is an open directory, which no other process has open. Its methods may be called
 // concurrently.
 type Registry struct {
-	dir  string
-	log  *slog.Logger
-	step func(string) error
-	lock *os.File
+	dir *durable.Dir
+	at  string // where it is
+	log *slog.Logger
 
 	mu      sync.RWMutex
 	entries map[vnet.ID]entry
 	order   []vnet.ID // by number
 	last    uint64    // the highest number given so far
 }
+
+// vnetExt is the ending of the names of vnets' files.
+const vnetExt = ".sxp"
+
+func fileName(id vnet.ID) string { return id.FileName() + vnetExt }
 
 // entry is a vnet as its file has it.
 type entry struct {
@@ -52,22 +55,19 @@ type entry struct {
 }
 
 // Open locks the directory and reads it. What cannot be read is set aside under a name that ends in
-// .corrupt, and logged; see Corrupt. Open fails with a *LockedError if another process has the
+// .corrupt, and logged; see Corrupt. Open fails with a *durable.LockedError if another process has the
 // directory, and with a *FormatError if it was written by a newer release.
 func Open(o Options) (*Registry, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{dir: o.Dir, log: o.Log, step: o.Step, entries: map[vnet.ID]entry{}}
-	if err := makeDir(r.dir); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
+	r := &Registry{at: o.Dir, log: o.Log, entries: map[vnet.ID]entry{}}
 	var err error
-	if r.lock, err = lockDir(r.dir); err != nil {
+	if r.dir, err = durable.Open(o.Dir, vnetExt, o.Step); err != nil {
 		return nil, err
 	}
 	if err := r.open(); err != nil {
-		r.lock.Close()
+		r.dir.Close()
 		return nil, err
 	}
 	return r, nil
@@ -84,7 +84,7 @@ func (r *Registry) open() error {
 }
 
 // Close gives the directory free. The registry must not be used afterwards.
-func (r *Registry) Close() error { return r.lock.Close() }
+func (r *Registry) Close() error { return r.dir.Close() }
 
 // List returns the vnets in the order of their creation.
 func (r *Registry) List() []vnet.Config {
@@ -115,21 +115,15 @@ func (r *Registry) Len() int {
 // Corrupt returns the names of the files that were set aside, by this daemon or an earlier one, and
 // that nobody has dealt with yet.
 func (r *Registry) Corrupt() []string {
-	list, err := CorruptFiles(r.dir)
+	list, err := CorruptFiles(r.at)
 	if err != nil {
-		r.log.Error("can't list the state directory", "dir", r.dir, "error", err)
+		r.log.Error("can't list the state directory", "dir", r.at, "error", err)
 	}
 	return list
 }
 
 // CorruptFiles is Corrupt for a directory that may be in use by another process, or not exist.
-func CorruptFiles(dir string) ([]string, error) {
-	names, err := filepath.Glob(filepath.Join(escapeGlob(dir), "*"+corruptExt+"*"))
-	for i := range names {
-		names[i] = filepath.Base(names[i])
-	}
-	return names, err
-}
+func CorruptFiles(dir string) ([]string, error) { return durable.Corrupt(dir) }
 
 // Put adds a vnet, whose id must be new. When it returns nil the vnet is on the disk; after an error
 // it is not.
@@ -140,7 +134,7 @@ func (r *Registry) Put(c vnet.Config) error {
 		return fmt.Errorf("vnet %s is in the registry already", c.ID)
 	}
 	e := entry{config: c, number: r.last + 1, created: time.Now().UTC().Truncate(time.Second)}
-	if err := r.write(e); err != nil {
+	if err := r.dir.Put(fileName(e.config.ID), encode(e)); err != nil {
 		return fmt.Errorf("store vnet %s: %w", c.IDText, err)
 	}
 	r.addLocked(e)
@@ -174,7 +168,7 @@ func (r *Registry) Delete(id vnet.ID) (*Deletion, error) {
 	if !ok {
 		return nil, fmt.Errorf("vnet %s is not in the registry", id)
 	}
-	if err := r.moveOut(id); err != nil {
+	if err := r.dir.MoveOut(fileName(id)); err != nil {
 		return nil, fmt.Errorf("delete vnet %s: %w", e.config.IDText, err)
 	}
 	delete(r.entries, id)
@@ -186,7 +180,7 @@ func (r *Registry) Delete(id vnet.ID) (*Deletion, error) {
 func (d *Deletion) Restore() error {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	if err := d.r.moveBack(d.e.config.ID); err != nil {
+	if err := d.r.dir.MoveBack(fileName(d.e.config.ID)); err != nil {
 		return fmt.Errorf("restore vnet %s: %w", d.e.config.IDText, err)
 	}
 	d.r.addLocked(d.e)
@@ -197,5 +191,7 @@ func (d *Deletion) Restore() error {
 func (d *Deletion) Commit() {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	d.r.discard(d.e.config.ID)
+	if err := d.r.dir.Discard(fileName(d.e.config.ID)); err != nil {
+		d.r.log.Warn("can't remove the file of a deleted vnet", "vnet", d.e.config.IDText, "error", err)
+	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/internal/durable"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -50,12 +51,15 @@ func files(t testing.TB, dir string) []string {
 	require.NoError(t, err)
 	names := []string{}
 	for _, e := range entries {
-		if e.Name() != lockFile && e.Name() != formatFile {
+		if e.Name() != durable.LockFile && e.Name() != formatFile {
 			names = append(names, e.Name())
 		}
 	}
 	return names
 }
+
+// corruptExt is the ending of files that were set aside.
+const corruptExt = ".corrupt"
 
 func fileOf(id string) string {
 	v, err := vnet.ParseID(id)
@@ -180,7 +184,7 @@ func TestCorruptFilesAreSetAside(t *testing.T) {
 	var log bytes.Buffer
 	r, err := Open(Options{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
-	defer r.lock.Close()
+	defer r.Close()
 	// 24, which nobody created, does not get the bridge of 10.
 	require.Equal(t, "10 11 12", ids(r))
 	want := []string{
@@ -250,15 +254,18 @@ func TestEveryStepMayFail(t *testing.T) {
 				dir := t.TempDir()
 				r := open(t, dir)
 				require.NoError(t, r.Put(simple(t, "97")))
+				require.NoError(t, r.Close())
 				before := files(t, dir)
 				seen := 0
-				r.step = func(step string) error {
+				r, err := Open(Options{Dir: dir, Step: func(step string) error {
 					if seen++; seen == n {
 						return fmt.Errorf("after %s: %w", step, broken)
 					}
 					return nil
-				}
-				err := change(r)
+				}})
+				require.NoError(t, err)
+				t.Cleanup(func() { r.Close() }) //nolint:errcheck // a lock
+				err = change(r)
 				if seen < n {
 					require.NoError(t, err)
 					require.Greater(t, n, 2, "there are steps")
@@ -318,7 +325,7 @@ func BenchmarkLoad(b *testing.B) {
 		c := simple(b, fmt.Sprintf("%x", i+16))
 		// Straight to the file: the fsyncs of 10,000 changes are not what is measured.
 		e := entry{config: c, number: uint64(i + 1)}
-		require.NoError(b, os.WriteFile(r.path(c.ID), encode(e), 0o600))
+		require.NoError(b, os.WriteFile(r.dir.Path(fileName(c.ID)), encode(e), 0o600))
 	}
 	require.NoError(b, r.Close())
 	for b.Loop() {

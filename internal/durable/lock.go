@@ -1,4 +1,4 @@
-package registry
+package durable
 
 import (
 	"errors"
@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const lockFile = "lock"
+// LockFile is the name of the file that is locked.
+const LockFile = "lock"
 
 // LockedError says that another process has the directory open.
 type LockedError struct {
@@ -29,7 +30,7 @@ func (e *LockedError) Error() string {
 // lock because of that kind the kernel tells the owner (fcntl(2), F_GETLK): the pid in the file is
 // for people and is never believed.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, LockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock state directory: %w", err)
 	}
