@@ -123,7 +123,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		twins:       map[netip.Addr]*twin{},
 		limits:      map[string]int64{},
 	}
-	e.mouth = newSpeaker(e, 0)
+	e.mouth = newSpeaker(e, 0, cfg.workers())
 	e.peers.configure(cfg.Peers, cfg.Port)
 	e.replicas = newReplicas(cfg.Replicate, cfg.Port, nil)
 	e.publishLocked()
@@ -315,6 +315,7 @@ func (e *Engine) publishLocked() {
 			v.replicas = append(v.replicas, to)
 		}
 	}
+	v.floodOpen, v.floodSealed = v.everybody(false), v.everybody(true)
 	e.view.Store(v)
 }
 

@@ -28,6 +28,8 @@ type arrival struct {
 	// outer is the host that it came from last, and to the address that it was sent to.
 	outer, to netip.Addr
 	by        byte
+	// opened is the vnet whose seal was on the packet; nil in the clear.
+	opened *network
 }
 
 // inbound is a frame for a vnif, and the next one for the same.
@@ -143,7 +145,7 @@ func (w *worker) fromHost(b []byte, a arrival) {
 		w.drop(DropMessage) // VFWD is unicast over IPv4
 	}
 	if pass && a.by == byGroup && len(w.view.peers) > 0 && a.link.Family() == underlay.IPv4 {
-		w.forward(a.link, a.from, b)
+		w.forward(a.link, netip.AddrPortFrom(a.from, w.view.port), b)
 	}
 }
 
@@ -230,7 +232,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 	case n == nil:
 		w.drop(DropUnknownVnet)
 		return w.first(w.engine.recent.salt(id), frame, a)
-	case n.config.Security != vnet.None:
+	case !n.takes(a):
 		w.drop(DropSecurity)
 		return false
 	case len(frame) > n.longest(frame):
@@ -343,6 +345,10 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropUnknownVnet)
 		return pass
 	}
+	if !n.takes(a) {
+		w.drop(DropSecurity)
+		return false
+	}
 	if a.by == byUnicast && (m.Opcode == wire.Request || !w.engine.pending.waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
 		w.engine.replicators.heard(a.from, w.now) // others say by the group what is no answer
 	}
@@ -392,7 +398,8 @@ func (w *worker) deliver() {
 		for at := t.first; at >= 0; at = w.inbound[at].next {
 			in := &w.inbound[at]
 			if w.view.pmtu {
-				offload.ClampMSS(in.frame, wire.VnetHdr{}, in.link.maxFrame(false))
+				e := w.view.wrap(t.network, in.link, t.network.udpForm())
+				offload.ClampMSS(in.frame, wire.VnetHdr{}, e.maxFrame)
 			}
 			w.coalesce.Add(in.frame)
 		}

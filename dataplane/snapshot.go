@@ -35,6 +35,9 @@ type Snapshot struct {
 	Replicate []ReplicaState
 	// Hosts are the other hosts that are known, in order of their addresses.
 	Hosts []Host
+	// Paths are the ways that frames of a vnet without security take: to the groups, the peers, and then the hosts
+	// that are none.
+	Paths []Path
 	// Underlays are one per address family, IPv4 first.
 	Underlays []Underlay
 	// Tables are the settings and sizes of the VARP cache and the vif table.
@@ -148,18 +151,26 @@ type Underlay struct {
 	Segmentation bool
 }
 
-// Host is another host, and what fits on the way to it.
+// Host is another host.
 type Host struct {
 	Addr netip.Addr
 	// Encapsulation is how frames are sent to it.
 	Encapsulation Encapsulation
-	// Overhead is what stands in front of an inner frame in an outer IP packet, in bytes.
-	Overhead int
-	// MTU is that of the way to the host, Inner what an inner IP packet may have so that the outer fits, and
-	// MSS the same for TCP over IPv4; 0 where there is no underlay of the family.
-	MTU, Inner, MSS int
 	// MACs is the number of VARP cache entries behind it.
 	MACs int
+}
+
+// Path is a way that frames take, and what stands in front of them there.
+type Path struct {
+	// To is "group", "peer" or "host".
+	To   string
+	Addr netip.Addr
+	// Device is the underlay device, and MTU its MTU: what lies behind it may carry less.
+	Device string
+	MTU    int
+	// IP, UDP and Header are the lengths in bytes of the outer IP header, the outer UDP header (0: there is none) and
+	// ours.
+	IP, UDP, Header int
 }
 
 // Tables are the settings and sizes of the VARP cache and the vif table.
@@ -208,6 +219,7 @@ func (e *Engine) Snapshot() Snapshot {
 		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
 	}
 	s.Hosts = e.hostsLocked(s.Entries)
+	s.Paths = e.pathsLocked(s.Hosts)
 	return s
 }
 
@@ -218,10 +230,7 @@ func (e *Engine) vnetsLocked() []Vnet {
 			ID: n.config.ID, IDText: n.config.IDText, Bridge: n.config.Bridge, Vnetif: n.config.Vnetif,
 			Security: n.config.Security, Default: n.config.ID.Default() && n.config.Bridge == "",
 			Up: len(n.ports) > 0 && n.problem == "", Problem: n.problem,
-			Header: wire.FrameLen + int(offload.VUDPv4), MTU: n.devices.MTU, MAC: n.devices.MAC,
-		}
-		if e.config.Encapsulation == EtherIP {
-			v.Header = wire.FrameLen + int(offload.EtherIPv4)
+			Header: wire.FrameLen + int(e.overheadLocked(n)), MTU: n.devices.MTU, MAC: n.devices.MAC,
 		}
 		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
@@ -242,6 +251,18 @@ func (e *Engine) vnetsLocked() []Vnet {
 	}
 	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })
 	return out
+}
+
+// overheadLocked is what a vnet's packets have beyond the inner frame over IPv4, on the way to the group.
+func (e *Engine) overheadLocked(n *network) offload.Overhead {
+	v := e.view.Load()
+	if way, ok := v.encap(n, e.config.Group); ok {
+		return way.overhead
+	}
+	if e.config.Encapsulation == EtherIP {
+		return offload.EtherIPv4
+	}
+	return offload.VUDPv4
 }
 
 // dropsLocked sums the counters of all workers.
@@ -298,7 +319,9 @@ func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	if f.link == nil {
 		return u
 	}
-	u.Inner = f.link.overhead(e.config.Encapsulation == EtherIP).InnerMTU(f.link.path.MTU)
+	if way, ok := e.view.Load().encap(openVnet, f.link.group.Addr()); ok {
+		u.Inner = way.overhead.InnerMTU(f.link.path.MTU)
+	}
 	u.Segmentation = f.link.path.Segmentation()
 	if f.family == underlay.IPv4 {
 		u.EtherIPHosts = slices.SortedFunc(maps.Keys(e.old), netip.Addr.Compare)
@@ -326,23 +349,50 @@ func (e *Engine) hostsLocked(entries []Entry) []Host {
 		found[addr] += 0
 	}
 	var out []Host
-	links := e.view.Load().links
+	v := e.view.Load()
 	for addr, macs := range found {
 		h := Host{Addr: addr, Encapsulation: EtherIPInUDP, MACs: macs}
-		over := offload.VUDPv4
-		if fam := underlay.Of(addr); fam == underlay.IPv6 {
-			over = offload.VUDPv6
-		} else if e.config.Encapsulation == EtherIP || e.old[addr] != nil {
-			h.Encapsulation, over = EtherIP, offload.EtherIPv4
-		}
-		h.Overhead = int(over)
-		if l := links[underlay.Of(addr)]; l != nil {
-			const ipAndTCP = 40
-			h.MTU, h.Inner = l.path.MTU, over.InnerMTU(l.path.MTU)
-			h.MSS = h.Inner - ipAndTCP
+		if way, ok := v.encap(openVnet, addr); ok && way.form == etherIP {
+			h.Encapsulation = EtherIP
 		}
 		out = append(out, h)
 	}
 	slices.SortFunc(out, func(a, b Host) int { return a.Addr.Compare(b.Addr) })
+	return out
+}
+
+// pathsLocked lists the ways that frames can take.
+func (e *Engine) pathsLocked(hosts []Host) []Path {
+	v := e.view.Load()
+	var out []Path
+	seen := map[netip.Addr]bool{}
+	add := func(to string, addr netip.Addr) {
+		way, ok := v.encap(openVnet, addr)
+		if !ok || seen[addr] {
+			return
+		}
+		seen[addr] = true
+		p := Path{
+			To: to, Addr: addr, MTU: way.link.path.MTU, IP: way.link.Family().IPLen(), UDP: way.udpLen(),
+		}
+		p.Header = int(way.overhead) - p.IP - p.UDP
+		for _, f := range e.underlays {
+			if f.link == way.link {
+				p.Device = f.choice.device
+			}
+		}
+		out = append(out, p)
+	}
+	for _, f := range e.underlays {
+		if f.link != nil {
+			add("group", f.link.group.Addr())
+		}
+	}
+	for _, p := range v.peers {
+		add("peer", p.addr.Addr())
+	}
+	for _, h := range hosts {
+		add("host", h.Addr)
+	}
 	return out
 }

@@ -21,6 +21,7 @@ const (
 type speaker struct {
 	engine *Engine
 	number int // of the sockets to use
+	lane   int // of the seals'
 	view   *view
 	now    int64
 
@@ -29,6 +30,9 @@ type speaker struct {
 	// queue waits for flush; what it holds may be in arena.
 	queue []spoken
 	arena []byte
+	// clear is a message before it is sealed.
+	clear    [1][]byte
+	clearBuf [wire.VARPLen]byte
 
 	replies, announces, tooBigs *bucket
 
@@ -37,13 +41,15 @@ type speaker struct {
 
 // spoken is a packet of our own.
 type spoken struct {
+	link  *link
+	form  form
 	to    netip.AddrPort
 	parts [2][]byte
 }
 
-func newSpeaker(e *Engine, number int) speaker {
+func newSpeaker(e *Engine, number, lane int) speaker {
 	return speaker{
-		engine: e, number: number,
+		engine: e, number: number, lane: lane,
 		sender:    underlay.NewSender(),
 		replies:   newBucket(replyRate, replyRate),
 		announces: newBucket(announceRate, 2*announceRate),
@@ -54,29 +60,38 @@ func newSpeaker(e *Engine, number int) speaker {
 // drop counts a drop.
 func (s *speaker) drop(r Reason) { s.drops[r].Add(1) }
 
-// socketFor returns the socket by which packets to an address go; nil for those that are for peers only.
-func (s *speaker) socketFor(to netip.AddrPort) (*underlay.Socket, *link) {
-	l := s.view.links[underlay.Of(to.Addr())]
-	switch {
-	case l == nil || to == forPeers:
-		return nil, nil
-	case to.Port() == 0:
-		return l.EtherIP(), l
-	}
-	return l.UDP()[s.number], l
-}
-
 // sendFailed counts packets that the kernel refused.
 func (s *speaker) sendFailed(packets int, err error) {
 	s.drops[DropSend].Add(uint64(packets))
 	s.engine.notify(notice{kind: noticeSendError, err: err})
 }
 
-// message queues a VARP message.
-func (s *speaker) message(m wire.VARP, to netip.AddrPort) {
+// message queues a VARP message of a vnet for one address.
+func (s *speaker) message(n *network, m wire.VARP, l *link, to netip.Addr) {
+	payload, port, ok := s.pack(n, m, Lane{Sender: s.lane})
+	if ok {
+		s.queue = append(s.queue, spoken{link: l, form: n.udpForm(), to: netip.AddrPortFrom(to, port), parts: [2][]byte{payload}})
+	}
+}
+
+// pack writes a VARP message of a vnet, sealed if the vnet's packets must be, and returns the UDP port that it goes to.
+// It is false if there is no key.
+func (s *speaker) pack(n *network, m wire.VARP, lane Lane) (payload []byte, port uint16, ok bool) {
+	if !n.sends() {
+		s.drop(DropUnprotected)
+		return nil, 0, false
+	}
 	at := len(s.arena)
 	s.arena = m.Append(s.arena)
-	s.queue = append(s.queue, spoken{to: to, parts: [2][]byte{s.arena[at:]}})
+	if n.seal == nil {
+		return s.arena[at:], s.view.port, true
+	}
+	s.clear[0] = append(s.clearBuf[:0], s.arena[at:]...)
+	s.arena, ok = n.seal.Seal(s.arena[:at], lane, s.clear[:])
+	if !ok {
+		s.drop(DropUnprotected)
+	}
+	return s.arena[at:], n.seal.Port(), ok
 }
 
 // reply answers a VARP request for a MAC that lives here.
@@ -90,8 +105,7 @@ func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
 		s.drop(DropReply)
 		return
 	}
-	s.message(wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac, CareOf: l.path.Source},
-		netip.AddrPortFrom(to, s.view.port))
+	s.message(n, wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac, CareOf: l.path.Source}, l, to)
 }
 
 // announce tells everybody that a MAC lives here.
@@ -100,43 +114,46 @@ func (s *speaker) announce(n *network, mac wire.MAC) {
 		s.drop(DropAnnounce)
 		return
 	}
-	s.everybody(wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac})
+	s.everybody(n, wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac})
 }
 
 // request asks everybody who has a MAC.
 func (s *speaker) request(n *network, mac wire.MAC) {
-	s.everybody(wire.VARP{Opcode: wire.Request, Vnet: n.config.ID, MAC: mac})
+	s.everybody(n, wire.VARP{Opcode: wire.Request, Vnet: n.config.ID, MAC: mac})
 }
 
 // everybody queues a VARP message to the groups, the replicas and the peers. The care-of address is this
 // host's, of the family that carries the message.
-func (s *speaker) everybody(m wire.VARP) {
+func (s *speaker) everybody(n *network, m wire.VARP) {
 	// IPv6 first: of a host with both families, the last word is IPv4.
 	for _, l := range [...]*link{s.view.links[underlay.IPv6], s.view.links[underlay.IPv4]} {
 		if l == nil {
 			continue
 		}
 		m.CareOf = l.path.Source
-		s.message(m, l.group)
+		payload, port, ok := s.pack(n, m, Lane{Sender: s.lane, Flooded: true})
+		if !ok {
+			return
+		}
+		q := spoken{link: l, form: n.udpForm(), to: netip.AddrPortFrom(l.group.Addr(), port), parts: [2][]byte{payload}}
+		s.queue = append(s.queue, q)
 		for _, to := range s.view.replicas {
 			if underlay.Of(to.Addr()) == l.Family() {
-				s.message(m, to)
+				q.to = netip.AddrPortFrom(to.Addr(), port)
+				s.queue = append(s.queue, q)
 			}
 		}
-	}
-	if l := s.view.links[underlay.IPv4]; l != nil && len(s.view.peers) > 0 {
-		m.CareOf = l.path.Source
-		at := len(s.arena)
-		s.arena = m.Append(s.arena)
-		s.forward(l, l.path.Source, s.arena[at:])
+		if l.Family() == underlay.IPv4 && len(s.view.peers) > 0 {
+			s.forward(l, netip.AddrPortFrom(l.path.Source, port), payload)
+		}
 	}
 }
 
-// forward queues a packet that was multicast by from for all peers but from itself.
-func (s *speaker) forward(l *link, from netip.Addr, payload ...[]byte) {
+// forward queues a packet that was multicast by from, to the group and from's port, for all peers but from itself.
+func (s *speaker) forward(l *link, from netip.AddrPort, payload ...[]byte) {
 	var header, whole []byte
 	for _, p := range s.view.peers {
-		if p.addr.Addr() == from {
+		if p.addr.Addr() == from.Addr() {
 			continue
 		}
 		if header == nil {
@@ -149,7 +166,7 @@ func (s *speaker) forward(l *link, from netip.Addr, payload ...[]byte) {
 			}
 			at := len(s.arena)
 			var err error
-			s.arena, err = wire.AppendVFWD(s.arena, netip.AddrPortFrom(from, s.view.port), l.group, s.view.ttl, whole)
+			s.arena, err = wire.AppendVFWD(s.arena, from, netip.AddrPortFrom(l.group.Addr(), from.Port()), s.view.ttl, whole)
 			if err != nil {
 				s.drop(DropMalformed)
 				return
@@ -157,7 +174,7 @@ func (s *speaker) forward(l *link, from netip.Addr, payload ...[]byte) {
 			header = s.arena[at:]
 		}
 		p.tx.Add(1)
-		s.queue = append(s.queue, spoken{to: p.addr, parts: [2][]byte{header, whole}})
+		s.queue = append(s.queue, spoken{link: l, to: p.addr, parts: [2][]byte{header, whole}})
 	}
 	if len(s.queue) >= maxQueue {
 		s.flush()
@@ -170,22 +187,16 @@ const maxQueue = 256
 // flush sends what is queued.
 func (s *speaker) flush() {
 	for i := 0; i < len(s.queue); {
-		socket, l := s.socketFor(s.queue[i].to)
+		first := &s.queue[i]
 		s.msgs = s.msgs[:0]
-		for ; i < len(s.queue); i++ {
+		for ; i < len(s.queue) && s.queue[i].link == first.link && s.queue[i].form == first.form; i++ {
 			q := &s.queue[i]
-			if other, _ := s.socketFor(q.to); other != socket {
-				break
-			}
 			s.msgs = append(s.msgs, underlay.Msg{To: q.to, Bufs: q.parts[:]})
 		}
-		if socket == nil {
-			s.drops[DropNoUnderlay].Add(uint64(len(s.msgs)))
-			continue
-		}
-		if failed, err := s.sender.Send(socket, l.path, s.msgs); failed > 0 {
+		l := first.link
+		if failed, err := s.sender.Send(l.socket(first.form, s.number), l.path, s.msgs); failed > 0 {
 			s.sendFailed(failed, err)
 		}
 	}
-	s.queue, s.arena = s.queue[:0], s.arena[:0]
+	s.queue, s.arena, s.msgs = s.queue[:0], s.arena[:0], s.msgs[:0]
 }

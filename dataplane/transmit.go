@@ -3,7 +3,6 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
-	"math"
 	"net/netip"
 
 	"github.com/xenvnet/xend/dataplane/offload"
@@ -11,7 +10,6 @@ import (
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
-	"github.com/xenvnet/xend/vnet"
 )
 
 // From the vnif to the underlay.
@@ -50,7 +48,7 @@ func (w *worker) outward(n *network, frame []byte, h wire.VnetHdr) {
 		w.drop(DropSource)
 		return
 	}
-	if n.config.Security != vnet.None {
+	if !n.sends() {
 		w.drop(DropUnprotected)
 		return
 	}
@@ -75,29 +73,21 @@ func (w *worker) outward(n *network, frame []byte, h wire.VnetHdr) {
 
 // unicastOut sends a frame to one host.
 func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.Addr) {
-	l := w.view.links[underlay.Of(to)]
-	if l == nil {
+	e, ok := w.view.encap(n, to)
+	if !ok {
 		// The host announced an address of a family that there is no way to from here; it may hear the group.
 		w.floodOut(n, frame, h)
 		return
 	}
-	etherip := l.EtherIP() != nil && (w.view.etherip || w.isOld(to))
-	limit := l.maxFrame(etherip)
-	if w.view.pmtu && !w.fitPath(n, limit, frame, h) {
+	if w.view.pmtu && !w.fitPath(n, e.maxFrame, frame, h) {
 		return
 	}
-	w.segment(&w.unicast, n, limit, frame, h, netip.AddrPortFrom(to, w.view.port), etherip)
+	w.segment(&w.unicast, &e, e.maxFrame, frame, h, netip.AddrPortFrom(to, e.port))
 }
 
-// segment cuts a frame into packets for one host or group, of inner frames of limit bytes where it can be cut.
-func (w *worker) segment(s *offload.Segmenter, n *network, limit int, frame []byte, h wire.VnetHdr, to netip.AddrPort, etherip bool) bool {
-	p := offload.Path{To: to, Prefix: n.header, MaxFrame: limit}
-	if etherip {
-		// EtherIP has no ports: port 0 tells those packets apart until they are sent.
-		p.To = netip.AddrPortFrom(to.Addr(), 0)
-		p.Prefix = n.etherIPHeader()
-		p.Alone = true
-	}
+// segment cuts a frame into packets of one encapsulation, of inner frames of limit bytes where it can be cut.
+func (w *worker) segment(s *offload.Segmenter, e *encap, limit int, frame []byte, h wire.VnetHdr, to netip.AddrPort) bool {
+	p := e.path(to, limit)
 	if err := s.Segment(frame, h, &p); err != nil {
 		w.drop(DropFrame)
 		return false
@@ -105,11 +95,8 @@ func (w *worker) segment(s *offload.Segmenter, n *network, limit int, frame []by
 	return true
 }
 
-// forPeers is the destination of packets that only VFWD carries; such packets are not sent as they are.
-var forPeers = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-
 // floodOut sends a frame to everybody: to the groups, to the replicas, to the hosts that know neither, and
-// by VFWD to the peers.
+// by VFWD to the peers (view.everybody).
 func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 	if n.limit != nil && !exempt(frame) {
 		frames := offload.Frames(frame, h)
@@ -141,71 +128,155 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 		w.drop(DropNoUnderlay)
 		return
 	}
-	limit := v.floodFrame()
-	for _, l := range v.links {
-		if l != nil && !w.segment(&w.flood, n, limit, frame, h, l.group, v.etherip && l.EtherIP() != nil) {
+	limit := v.floodFrame(n)
+	for f, wanted := range v.audience(n).wants {
+		if !wanted {
+			continue
+		}
+		// Cut once, whoever gets it: what differs between destinations is their address.
+		e := v.wrap(n, v.anyLink(), form(f))
+		if !w.segment(&w.flood, &e, limit, frame, h, netip.AddrPort{}) {
 			return
 		}
 	}
-	if v.links[underlay.IPv4] != nil {
-		if v.etherip && len(v.peers) > 0 {
-			w.segment(&w.flood, n, limit, frame, h, forPeers, false)
-		}
-		if !v.etherip {
-			for addr := range v.old {
-				w.segment(&w.unicast, n, limit, frame, h, netip.AddrPortFrom(addr, 0), true)
-			}
-		}
-	}
-	for _, to := range v.replicas {
-		if v.links[underlay.Of(to.Addr())] != nil {
-			w.segment(&w.unicast, n, limit, frame, h, to, false)
-		}
-	}
-}
-
-// floodFrame is the largest frame whose packets fit all ways that flooded ones go. Super-frames must be cut
-// alike for all, or else who gets them twice would not recognise the copies.
-func (v *view) floodFrame() int {
-	limit := math.MaxInt
-	for _, l := range v.links {
-		if l == nil {
-			continue
-		}
-		limit = min(limit, l.maxFrame(v.etherip && l.EtherIP() != nil))
-		if len(v.replicas) > 0 {
-			limit = min(limit, l.maxFrame(false))
-		}
-		if len(v.peers) > 0 && l.Family() == underlay.IPv4 {
-			limit = min(limit, l.maxFrame(false)-wire.VFWDLen)
-		}
-	}
-	return limit
 }
 
 // transmit sends what the frames became.
 func (w *worker) transmit(n *network) {
 	w.flush() // an announce goes before the frame: it tells replicas that frames come more than once
-	packets := w.sendTrains(w.flood.Trains()) + w.sendTrains(w.unicast.Trains())
+	packets := w.sendFlood(n)
+	packets += w.sendUnicast(n)
 	n.shares[w.number].txPackets.Add(uint64(packets))
-	if len(w.view.peers) > 0 {
-		w.forwardFlood()
-	}
 	w.flush()
 	w.flood.Reset()
 	w.unicast.Reset()
 }
 
-// forwardFlood sends to the peers what was multicast over IPv4.
-func (w *worker) forwardFlood() {
-	l := w.view.links[underlay.IPv4]
-	if l == nil {
+// load makes messages of trains, without addresses: sealed if the vnet's packets must be. Those that could not be
+// sealed are empty.
+func (w *worker) load(n *network, trains []offload.Train, lane Lane) []underlay.Msg {
+	w.loaded, w.sealedArena, w.sealedBufs = w.loaded[:0], w.sealedArena[:0], w.sealedBufs[:0]
+	for i := range trains {
+		t := &trains[i]
+		m := underlay.Msg{To: t.To, Bufs: t.Bufs, SegSize: t.SegSize}
+		if n.seal != nil {
+			w.sealing, w.sealingLane = n.seal, lane
+			first := len(w.sealedBufs)
+			t.Each(w.sealOne)
+			m.Bufs = w.sealedBufs[first:len(w.sealedBufs):len(w.sealedBufs)]
+			if m.SegSize > 0 && len(m.Bufs) > 0 {
+				m.SegSize = len(m.Bufs[0])
+			}
+			w.drops[DropUnprotected].Add(uint64(t.Count - len(m.Bufs)))
+			if len(m.Bufs) == 1 {
+				m.SegSize = 0
+			}
+		}
+		w.loaded = append(w.loaded, m)
+	}
+	return w.loaded
+}
+
+// sealDatagram is sealOne's function: made once, not for every train.
+func (w *worker) sealDatagram(payload [][]byte) {
+	at := len(w.sealedArena)
+	arena, ok := w.sealing.Seal(w.sealedArena, w.sealingLane, payload)
+	if w.sealedArena = arena; ok {
+		w.sealedBufs = append(w.sealedBufs, arena[at:len(arena):len(arena)])
+	}
+}
+
+// maxMsgs is how many messages are sent at once.
+const maxMsgs = 256
+
+// sendFlood sends the flooded packets to everybody, and by VFWD to the peers, and returns how many went.
+func (w *worker) sendFlood(n *network) int {
+	trains := w.flood.Trains()
+	if len(trains) == 0 {
+		return 0
+	}
+	loaded := w.load(n, trains, Lane{Sender: w.lane, Flooded: true})
+	packets := 0
+	for f, to := range w.view.audience(n).to {
+		w.msgs = w.msgs[:0]
+		for i, d := range to {
+			if n.seal != nil {
+				d.addr = netip.AddrPortFrom(d.addr.Addr(), n.seal.Port())
+			}
+			for j := range loaded {
+				if trains[j].Way == uint32(f) && len(loaded[j].Bufs) > 0 {
+					m := loaded[j]
+					m.To = d.addr
+					w.msgs = append(w.msgs, m)
+				}
+			}
+			if i == len(to)-1 || to[i+1].link != d.link || len(w.msgs) >= maxMsgs {
+				packets += w.sendMsgs(d.link, form(f))
+			}
+		}
+	}
+	if len(w.view.peers) > 0 {
+		w.forwardFlood(n, trains, loaded)
+	}
+	return packets
+}
+
+// sendUnicast sends the packets for single hosts and returns how many went.
+func (w *worker) sendUnicast(n *network) int {
+	trains := w.unicast.Trains()
+	if len(trains) == 0 {
+		return 0
+	}
+	loaded := w.load(n, trains, Lane{Sender: w.lane})
+	packets := 0
+	w.msgs = w.msgs[:0]
+	for i := range loaded {
+		if len(loaded[i].Bufs) > 0 {
+			w.msgs = append(w.msgs, loaded[i])
+		}
+		last := i == len(loaded)-1
+		if !last && trains[i+1].Way == trains[i].Way && underlay.Of(trains[i+1].To.Addr()) == underlay.Of(trains[i].To.Addr()) {
+			continue
+		}
+		packets += w.sendMsgs(w.view.links[underlay.Of(trains[i].To.Addr())], form(trains[i].Way))
+	}
+	return packets
+}
+
+// sendMsgs sends the worker's messages by one socket, and returns how many packets went.
+func (w *worker) sendMsgs(l *link, f form) int {
+	if len(w.msgs) == 0 {
+		return 0
+	}
+	packets := 0
+	for i := range w.msgs {
+		packets += w.msgs[i].Packets()
+	}
+	failed, err := w.sender.Send(l.socket(f, w.number), l.path, w.msgs)
+	w.msgs = w.msgs[:0]
+	if failed > 0 {
+		w.sendFailed(failed, err)
+	}
+	return packets - failed
+}
+
+// forwardFlood sends to the peers what is multicast over IPv4.
+func (w *worker) forwardFlood(n *network, trains []offload.Train, loaded []underlay.Msg) {
+	if w.view.links[underlay.IPv4] == nil {
 		return
 	}
-	trains := w.flood.Trains()
 	for i := range trains {
-		if to := trains[i].To; to == l.group || to == forPeers {
+		if form(trains[i].Way) != n.udpForm() {
+			continue
+		}
+		if n.seal == nil {
+			w.forwardPort = w.view.port
 			trains[i].Each(w.forwardOwn)
+			continue
+		}
+		w.forwardPort = n.seal.Port()
+		for j := range loaded[i].Bufs {
+			w.forwardOwnTo(loaded[i].Bufs[j : j+1])
 		}
 	}
 }
@@ -213,38 +284,7 @@ func (w *worker) forwardFlood() {
 // forwardOwnTo is forwardOwn's function: made once, not for every train.
 func (w *worker) forwardOwnTo(payload [][]byte) {
 	l := w.view.links[underlay.IPv4]
-	w.forward(l, l.path.Source, payload...)
-}
-
-// sendTrains sends trains by the socket of their family and encapsulation and returns the number of
-// packets in them.
-func (w *worker) sendTrains(trains []offload.Train) int {
-	packets := 0
-	for i := 0; i < len(trains); {
-		socket, l := w.socketFor(trains[i].To)
-		first := i
-		w.msgs = w.msgs[:0]
-		for ; i < len(trains); i++ {
-			t := &trains[i]
-			if s, _ := w.socketFor(t.To); s != socket {
-				break
-			}
-			w.msgs = append(w.msgs, underlay.Msg{To: t.To, Bufs: t.Bufs, SegSize: t.SegSize})
-			packets += t.Count
-		}
-		if socket == nil {
-			for ; first < i; first++ {
-				packets -= trains[first].Count
-			}
-			continue // for peers only, or an underlay that went
-		}
-		failed, err := w.sender.Send(socket, l.path, w.msgs)
-		if failed > 0 {
-			packets -= failed
-			w.sendFailed(failed, err)
-		}
-	}
-	return packets
+	w.forward(l, netip.AddrPortFrom(l.path.Source, w.forwardPort), payload...)
 }
 
 // learnLocal notes that a MAC was heard on the local bridge. It is false if the frame must not be sent:

@@ -24,6 +24,8 @@ type view struct {
 	peer  map[netip.Addr]*peer
 	// replicas get a unicast copy of every flooded frame.
 	replicas []netip.AddrPort
+	// floodOpen and floodSealed are who gets what is flooded, in vnets without security and with.
+	floodOpen, floodSealed *audience
 	// old are the hosts that speak only EtherIP.
 	old map[netip.Addr]*oldHost
 	// twins are the hosts known by an IPv6 address that have IPv4, too.
@@ -65,19 +67,6 @@ func note(at *atomic.Int64, now int64) {
 	}
 }
 
-// maxFrame is the largest inner frame whose outer packet fits the link.
-func (l *link) maxFrame(etherip bool) int { return l.overhead(etherip).MaxFrame(l.path.MTU) }
-
-func (l *link) overhead(etherip bool) offload.Overhead {
-	switch {
-	case l.Family() == underlay.IPv6:
-		return offload.VUDPv6
-	case etherip:
-		return offload.EtherIPv4
-	}
-	return offload.VUDPv4
-}
-
 // network is a vnet that is carried.
 type network struct {
 	config  vnet.Config
@@ -86,6 +75,8 @@ type network struct {
 	ports []attached
 	// header is what stands in front of frames in UDP; its tail in front of them in EtherIP.
 	header []byte
+	// seal protects the packets of a vnet with security; nil without security, and while there is no key.
+	seal Seal
 	// salt makes equal frames of two vnets differ in tables.
 	salt uint64
 	// limit bounds what is flooded; nil: nothing does.
@@ -122,9 +113,6 @@ func newNetwork(c vnet.Config, workers int, salt uint64) *network {
 
 // sender is the port by which a worker sends to the vnif: its own, where it has one.
 func (n *network) sender(worker int) *port.Port { return n.ports[worker%len(n.ports)].Port }
-
-// etherIPHeader is what stands in front of frames in EtherIP.
-func (n *network) etherIPHeader() []byte { return n.header[wire.MessageLen:] }
 
 // longest is the length of the longest frame that the vnif takes: its MTU, and room for the tags that
 // the frame has.

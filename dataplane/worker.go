@@ -40,8 +40,17 @@ type worker struct {
 	unicast offload.Segmenter
 	flood   offload.Segmenter
 	relay   *underlay.Relay
-	// forwardOwn is forwardOwnTo.
-	forwardOwn func(payload [][]byte)
+	// forwardOwn is forwardOwnTo, which takes forwardPort for the UDP port of what it forwards.
+	forwardOwn  func(payload [][]byte)
+	forwardPort uint16
+	// loaded are the messages that trains became, and what follows is for sealing them: sealOne is sealDatagram, which
+	// seals in a lane into sealedArena.
+	loaded      []underlay.Msg
+	sealOne     func(payload [][]byte)
+	sealing     Seal
+	sealingLane Lane
+	sealedArena []byte
+	sealedBufs  [][]byte
 
 	// tooBig, answer and answers hold the frame that tells a sender what fits.
 	tooBig  []byte
@@ -65,12 +74,12 @@ const cacheFor = int64(5 * time.Millisecond)
 
 func newWorker(e *Engine, number int) (*worker, error) {
 	w := &worker{
-		speaker: newSpeaker(e, number), epoll: -1, wake: -1,
+		speaker: newSpeaker(e, number, number), epoll: -1, wake: -1,
 		packets: underlay.NewBatch(),
 		frames:  port.NewBatch(),
 		relay:   underlay.NewRelay(),
 	}
-	w.forwardOwn = w.forwardOwnTo
+	w.forwardOwn, w.sealOne = w.forwardOwnTo, w.sealDatagram
 	w.coalesce.NoUDP = !port.UDPGSO()
 	var err error
 	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {

@@ -29,8 +29,10 @@ const (
 
 // Path is where a frame goes, and how.
 type Path struct {
-	// To tells paths apart: frames with one To share trains and keep their order.
-	To netip.AddrPort
+	// To and Way tell paths apart: frames with the same share trains and keep their order. Way means something to
+	// the caller only: how packets travel.
+	To  netip.AddrPort
+	Way uint32
 	// Prefix goes in front of every inner frame: the VUDP (or EtherIP) header. At most 64 bytes.
 	Prefix []byte
 	// MaxFrame is the length in bytes of the largest inner frame whose outer packet fits the path
@@ -38,12 +40,16 @@ type Path struct {
 	MaxFrame int
 	// Alone forbids trains, for sockets that know no UDP_SEGMENT.
 	Alone bool
+	// Growth is how many bytes are added to each datagram afterwards, at most (a seal).
+	Growth int
 }
 
 // Train is one message for the underlay: one datagram, or several of equal size of which only the last
 // may be shorter.
 type Train struct {
-	To netip.AddrPort
+	// To and Way are those of the path.
+	To  netip.AddrPort
+	Way uint32
 	// Bufs are the bytes of the datagrams, one after the other, in pieces that do not end where datagrams do.
 	Bufs [][]byte
 	// SegSize is the length of the datagrams, for UDP_SEGMENT; 0 if there is only one.
@@ -115,7 +121,7 @@ func (s *Segmenter) Segment(frame []byte, h wire.VnetHdr, p *Path) error {
 	if h.GSOType != wire.GSONone {
 		return s.cut(frame, h, p)
 	}
-	if len(frame)+len(p.Prefix) > maxDatagram || len(p.Prefix) > maxPrefix {
+	if len(frame)+len(p.Prefix)+p.Growth > maxDatagram || len(p.Prefix) > maxPrefix {
 		return ErrLong
 	}
 	if len(frame) > p.MaxFrame {
@@ -218,7 +224,7 @@ func (s *Segmenter) cut(frame []byte, h wire.VnetHdr, p *Path) error {
 	if (len(payload)+size-1)/size > MaxCuts {
 		return ErrGSO
 	}
-	if len(p.Prefix) > maxPrefix || len(p.Prefix)+hl+min(size, len(payload)) > maxDatagram {
+	if len(p.Prefix) > maxPrefix || len(p.Prefix)+hl+min(size, len(payload))+p.Growth > maxDatagram {
 		return ErrLong
 	}
 
@@ -311,14 +317,14 @@ func (s *Segmenter) datagram(p *Path, n int) *Train {
 	fits := !p.Alone && n-len(p.Prefix) <= p.MaxFrame
 	slot := -1
 	for i := len(s.open) - 1; i >= 0; i-- { // the latest are the likeliest
-		if s.trains[s.open[i]].To == p.To {
+		if t := &s.trains[s.open[i]]; t.To == p.To && t.Way == p.Way {
 			slot = i
 			break
 		}
 	}
 	if slot >= 0 {
 		t := &s.trains[s.open[slot]]
-		if fits && !t.closed && n <= t.first && t.Count < MaxSegments && t.Len+n <= MaxTrain {
+		if fits && !t.closed && n <= t.first && t.Count < MaxSegments && t.Len+n+(t.Count+1)*p.Growth <= MaxTrain {
 			t.SegSize = t.first
 			t.closed = n < t.first
 			t.Count++
@@ -333,7 +339,7 @@ func (s *Segmenter) datagram(p *Path, n int) *Train {
 		s.trains = append(s.trains, Train{})
 	}
 	t := &s.trains[i]
-	*t = Train{To: p.To, Bufs: t.Bufs[:0], pieces: t.pieces, Count: 1, Len: n, first: n, closed: !fits, tail: -1}
+	*t = Train{To: p.To, Way: p.Way, Bufs: t.Bufs[:0], pieces: t.pieces, Count: 1, Len: n, first: n, closed: !fits, tail: -1}
 	if slot >= 0 {
 		s.open[slot] = i
 	} else {

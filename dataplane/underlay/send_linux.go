@@ -115,15 +115,15 @@ func (x *Sender) flush(s *Socket, p *Path, msgs []Msg) {
 			x.single(s, i, m)
 			i++
 		default:
-			x.fail(m.packets(), errno)
+			x.fail(m.Packets(), errno)
 			i++
 		}
 	}
 	clear(x.iovs[:x.niov]) // not to keep frames alive
 }
 
-// packets is the number of packets in a message.
-func (m *Msg) packets() int {
+// Packets is the number of packets in a message.
+func (m *Msg) Packets() int {
 	if m.SegSize <= 0 {
 		return 1
 	}
@@ -173,7 +173,7 @@ func (x *Sender) single(s *Socket, i int, m *Msg) {
 			want -= len(b)
 		}
 		if want > 0 {
-			x.fail(m.packets(), unix.EINVAL) // more pieces than a packet of ours ever has
+			x.fail(m.Packets(), unix.EINVAL) // more pieces than a packet of ours ever has
 			return
 		}
 		h.Iov = &piece[0]

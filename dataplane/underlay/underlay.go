@@ -288,3 +288,15 @@ type Packet struct {
 
 // ErrClosed is returned by operations on a closed socket.
 var ErrClosed = errors.New("socket is closed")
+
+// Detached is an underlay without sockets, for tests of what only looks at the family.
+func Detached(f Family) *Underlay {
+	return &Underlay{options: Options{Family: f}, etherip: detachedEtherIP(f), relay: -1}
+}
+
+func detachedEtherIP(f Family) *Socket {
+	if f == IPv6 {
+		return nil
+	}
+	return &Socket{fd: -1, family: f, raw: true}
+}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
-	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/sxp"
 )
 
@@ -95,54 +94,12 @@ func writeMTU(b *bytes.Buffer, s dataplane.Snapshot) {
 		}
 	}
 	items := []sxp.Value{sxp.Atom("mtu"), sxp.Pair("mtu", fmt.Sprint(mtu)), sxp.Pair("mode", string(s.MTUMode))}
-	writeForm(b, sxp.List(append(items, paths(s)...)...))
-}
-
-// paths are the (path …) forms of the ways that frames can take.
-func paths(s dataplane.Snapshot) []sxp.Value {
-	var out []sxp.Value
-	seen := map[netip.Addr]bool{}
-	old := map[netip.Addr]bool{}
-	for _, u := range s.Underlays {
-		for _, addr := range u.EtherIPHosts {
-			old[addr] = true
-		}
+	for _, p := range s.Paths {
+		items = append(items, sxp.List(sxp.Atom("path"), sxp.Pair("to", p.To), sxp.Pair("addr", p.Addr.String()),
+			sxp.Pair("device", p.Device), sxp.Pair("mtu", fmt.Sprint(p.MTU)), sxp.Pair("ip", fmt.Sprint(p.IP)),
+			sxp.Pair("udp", fmt.Sprint(p.UDP)), sxp.Pair("header", fmt.Sprint(p.Header))))
 	}
-	add := func(to string, addr netip.Addr) {
-		if !addr.IsValid() || seen[addr] {
-			return
-		}
-		seen[addr] = true
-		for _, u := range s.Underlays {
-			if u.Up && u.Group.Is4() == addr.Is4() {
-				out = append(out, path(to, addr, u, old[addr] || s.Encapsulation == dataplane.EtherIP && addr.Is4()))
-			}
-		}
-	}
-	for _, u := range s.Underlays {
-		add("group", u.Group)
-	}
-	for _, p := range s.Peers {
-		add("peer", p.Addr)
-	}
-	for _, h := range s.Hosts {
-		add("host", h.Addr)
-	}
-	return out
-}
-
-// path describes one way; EtherIP has no UDP header.
-func path(to string, addr netip.Addr, u dataplane.Underlay, etherip bool) sxp.Value {
-	ip := wire.IPv4Len
-	if addr.Is6() {
-		ip = wire.IPv6Len
-	}
-	udp, header := wire.UDPLen, wire.VUDPLen
-	if etherip {
-		udp, header = 0, wire.EtherIPLen
-	}
-	return sxp.List(sxp.Atom("path"), sxp.Pair("to", to), sxp.Pair("addr", addr.String()), sxp.Pair("device", u.Device),
-		sxp.Pair("mtu", fmt.Sprint(u.MTU)), sxp.Pair("ip", fmt.Sprint(ip)), sxp.Pair("udp", fmt.Sprint(udp)), sxp.Pair("header", fmt.Sprint(header)))
+	writeForm(b, sxp.List(items...))
 }
 
 func writeForm(b *bytes.Buffer, v sxp.Value) {

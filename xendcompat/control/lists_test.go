@@ -38,7 +38,10 @@ func sample() dataplane.Snapshot {
 		Entries: []dataplane.Entry{{Vnet: id, MAC: wire.MAC{0, 0x16, 0x3e, 0, 0, 1}, Addr: addr("192.0.2.2"),
 			State: dataplane.Reachable, Age: 5 * time.Second}},
 		Peers: []dataplane.PeerState{{Addr: addr("192.0.2.9"), Port: 1799, TxPackets: 3, RxPackets: 4}},
-		Hosts: []dataplane.Host{{Addr: addr("192.0.2.2")}, {Addr: addr("192.0.2.9")}, {Addr: addr("2001:db8::1")}},
+		Paths: []dataplane.Path{
+			{To: "group", Addr: addr("224.10.0.1"), Device: "eth0", MTU: 1500, IP: 20, UDP: 8, Header: 22},
+			{To: "host", Addr: addr("192.0.2.2"), Device: "eth0", MTU: 1500, IP: 20, Header: 18},
+		},
 		Underlays: []dataplane.Underlay{{Family: "ipv4", Up: true, Device: "eth0", Address: addr("192.0.2.1"), Group: addr("224.10.0.1"),
 			Port: 1798, MTU: 1500, EtherIPHosts: []netip.Addr{addr("192.0.2.2")}}},
 		Tables: dataplane.Tables{EntryTTL: 60 * time.Second, SweepInterval: 30 * time.Second, Sweeps: 7},
@@ -63,9 +66,7 @@ func TestLists(t *testing.T) {
 		"(vnet_peer\n  (addr 192.0.2.9)\n  (port 1799)\n  (tx_packets 3)\n  (rx_packets 4)\n)\n": writePeers,
 		"(stats (drop (reason malformed) (packets 5) (help 'packets from the underlay whose headers make no sense')) " +
 			"(drop (reason loop) (packets 0) (help '" + dataplane.DropLoop.Help() + "')))\n": writeStats,
-		// The peer with its port is reached as the group is; the old host without UDP; nobody over IPv6.
 		"(mtu (mtu 1448) (mode fragment) (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22)) " +
-			"(path (to peer) (addr 192.0.2.9) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22)) " +
 			"(path (to host) (addr 192.0.2.2) (device eth0) (mtu 1500) (ip 20) (udp 0) (header 18)))\n": writeMTU,
 	} {
 		got := written(write)

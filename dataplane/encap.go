@@ -1,0 +1,254 @@
+package dataplane
+
+import (
+	"net/netip"
+
+	"github.com/xenvnet/xend/dataplane/offload"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// form is what stands between the outer IP header and the inner frame.
+type form uint8
+
+// The forms.
+const (
+	inUDP   form = iota // EtherIP in UDP (VUDP): what hosts since Xen 3.0.2 speak
+	etherIP             // EtherIP without UDP, IPv4 only
+	sealed              // VUDP in ESP: vnets with security auth or conf, and nothing else of them
+	forms
+)
+
+// Seal protects the packets of one vnet with security auth or conf. Workers use it at once, each with lanes of its
+// own; it takes no lock that is held for long.
+type Seal interface {
+	// Seal appends to dst the sealed form of one UDP payload (VUDP or VARP), given in pieces: what follows the outer
+	// UDP header. It is false, and dst as it was, while there is no key to seal with. Payloads of equal length get
+	// sealed forms of equal length, since they travel as trains. payload and dst do not overlap.
+	Seal(dst []byte, lane Lane, payload [][]byte) ([]byte, bool)
+	// Growth is how many bytes longer than a payload its sealed form is, at most.
+	Growth() int
+	// Fit is the length of the longest payload whose sealed form has at most room bytes.
+	Fit(room int) int
+	// Port is the UDP port that sealed packets go to.
+	Port() uint16
+}
+
+// Lane is one sequence of sealed packets: of one sending thread, flooded ones apart from the others, so that
+// copies of one flooded packet are alike wherever they go.
+type Lane struct {
+	// Sender numbers the threads: the workers from 0, after them the cold side.
+	Sender int
+	// Flooded packets are sealed once and sent to everybody.
+	Flooded bool
+}
+
+// encap is how a vnet's frames travel to one host or group. It is made by view.encap and by nothing else.
+type encap struct {
+	form form
+	link *link
+	// seal is nil in the clear.
+	seal Seal
+	// prefix stands in front of each frame, before it is sealed.
+	prefix []byte
+	// port is the UDP port that packets go to; 0 in EtherIP, which has none.
+	port uint16
+	// overhead is what a packet has beyond the inner frame, at most, its IP header included.
+	overhead offload.Overhead
+	// maxFrame is the largest inner frame whose packet fits the path.
+	maxFrame int
+}
+
+// secured reports whether a vnet's packets must be sealed.
+func (n *network) secured() bool { return n.config.Security != vnet.None }
+
+// udpForm is the form that every host of a vnet takes.
+func (n *network) udpForm() form {
+	if n.secured() {
+		return sealed
+	}
+	return inUDP
+}
+
+// sends reports whether frames of a vnet may leave: in the clear if its security is none, else under its seal.
+func (n *network) sends() bool { return !n.secured() || n.seal != nil }
+
+// takes reports whether a packet that names a vnet may be the vnet's: in the clear if its security is none, else only
+// what its own seal has opened.
+func (n *network) takes(a arrival) bool {
+	if n.secured() {
+		return a.opened == n
+	}
+	return a.opened == nil
+}
+
+// formFor chooses how a vnet speaks by a link to a host or group.
+func (v *view) formFor(n *network, l *link, to netip.Addr) form {
+	switch {
+	case n.secured():
+		return sealed
+	case l.EtherIP() == nil:
+		return inUDP
+	case v.etherip || len(v.old) > 0 && v.old[to] != nil:
+		return etherIP
+	}
+	return inUDP
+}
+
+// encap chooses how a vnet speaks to a host or group. It is false where it cannot: no underlay of the address's
+// family, or no key.
+func (v *view) encap(n *network, to netip.Addr) (encap, bool) {
+	l := v.links[underlay.Of(to)]
+	if l == nil || !n.sends() {
+		return encap{}, false
+	}
+	return v.wrap(n, l, v.formFor(n, l, to)), true
+}
+
+// wrap is encap, once the form is chosen.
+func (v *view) wrap(n *network, l *link, f form) encap {
+	e := encap{form: f, link: l, prefix: n.header, port: v.port, overhead: offload.VUDPv4}
+	if l.Family() == underlay.IPv6 {
+		e.overhead = offload.VUDPv6
+	}
+	switch f {
+	case etherIP:
+		e.prefix, e.port, e.overhead = n.header[wire.MessageLen:], 0, offload.EtherIPv4
+	case sealed:
+		e.seal, e.port = n.seal, n.seal.Port()
+		e.overhead += offload.Overhead(n.seal.Growth())
+		e.maxFrame = n.seal.Fit(l.path.MTU-l.Family().HeaderLen()) - len(e.prefix)
+		return e
+	}
+	e.maxFrame = e.overhead.MaxFrame(l.path.MTU)
+	return e
+}
+
+// way tells trains of different forms apart. A source port by flow, for forms that have one, would go in its upper
+// bits, and be taken from there by socket.
+func (e *encap) way() uint32 { return uint32(e.form) }
+
+// socket is the socket by which a thread sends packets of a form.
+func (l *link) socket(f form, number int) *underlay.Socket {
+	if f == etherIP {
+		return l.EtherIP()
+	}
+	return l.UDP()[number]
+}
+
+// udpLen is the length of the outer UDP header.
+func (e *encap) udpLen() int {
+	if e.form == etherIP {
+		return 0
+	}
+	return wire.UDPLen
+}
+
+// path is offload's view of an encapsulation: frames of at most limit bytes, to an address.
+func (e *encap) path(to netip.AddrPort, limit int) offload.Path {
+	p := offload.Path{To: to, Way: e.way(), Prefix: e.prefix, MaxFrame: limit, Alone: e.form == etherIP}
+	if e.seal != nil {
+		p.Growth = e.seal.Growth()
+	}
+	return p
+}
+
+// destination is where a flooded frame goes.
+type destination struct {
+	link *link
+	addr netip.AddrPort
+}
+
+// audience is who gets what is for everybody, by form, those of one link together.
+type audience struct {
+	to [forms][]destination
+	// wants are the forms that are needed, be it for VFWD only.
+	wants [forms]bool
+}
+
+// openVnet stands for all vnets without security where what is asked for is the same for all of them.
+var openVnet = &network{header: wire.AppendVUDP(nil, vnet.ID{})}
+
+// everybody lists who gets what is flooded in vnets without security, or (their ports replaced by the seal's) in those
+// with.
+func (v *view) everybody(secured bool) *audience {
+	a := new(audience)
+	add := func(f form, l *link, addr netip.AddrPort) {
+		a.to[f] = append(a.to[f], destination{l, addr})
+		a.wants[f] = true
+	}
+	udp := inUDP
+	if secured {
+		udp = sealed
+	}
+	for _, l := range v.links {
+		if l == nil {
+			continue
+		}
+		f := udp
+		if !secured {
+			f = v.formFor(openVnet, l, l.group.Addr())
+		}
+		add(f, l, l.group)
+		for _, to := range v.replicas {
+			if underlay.Of(to.Addr()) == l.Family() {
+				add(udp, l, to)
+			}
+		}
+		if l.Family() != underlay.IPv4 {
+			continue
+		}
+		a.wants[udp] = a.wants[udp] || len(v.peers) > 0
+		if !secured && f == inUDP {
+			for addr := range v.old {
+				add(etherIP, l, netip.AddrPortFrom(addr, v.port))
+			}
+		}
+	}
+	return a
+}
+
+// audience is who gets what a vnet floods.
+func (v *view) audience(n *network) *audience {
+	if n.secured() {
+		return v.floodSealed
+	}
+	return v.floodOpen
+}
+
+// floodFrame is the largest frame whose packets fit all ways that flooded ones of a vnet go. Super-frames must be cut
+// alike for all, or else who gets them twice would not recognise the copies.
+func (v *view) floodFrame(n *network) int {
+	limit := maxFlood
+	a := v.audience(n)
+	for f := range forms {
+		if !a.wants[f] {
+			continue
+		}
+		for _, l := range v.links {
+			if l == nil || f == etherIP && l.EtherIP() == nil {
+				continue
+			}
+			e := v.wrap(n, l, f)
+			limit = min(limit, e.maxFrame)
+			if f != etherIP && len(v.peers) > 0 && l.Family() == underlay.IPv4 {
+				limit = min(limit, e.maxFrame-wire.VFWDLen)
+			}
+		}
+	}
+	return limit
+}
+
+// anyLink is a usable underlay; nil if there is none.
+func (v *view) anyLink() *link {
+	for _, l := range v.links {
+		if l != nil {
+			return l
+		}
+	}
+	return nil
+}
+
+// maxFlood is more than any path carries.
+const maxFlood = 1 << 16
