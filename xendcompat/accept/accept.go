@@ -40,6 +40,9 @@ type Loop struct {
 	// Handle serves a connection, which is closed when it returns. ctx is the loop's, but lives on
 	// for a while when the loop ends so that work can be completed; Conn.Ending tells of that.
 	Handle func(ctx context.Context, c *Conn)
+	// Arrive, if not nil, is called for each connection that is to be served, in the order in which they
+	// were made, and returns what serves it instead of Handle. It must not block.
+	Arrive func(c *Conn) (handle func(ctx context.Context, c *Conn))
 	// Refuse tells a client why it is not served. It must not block for long.
 	Refuse func(c *Conn, reason string)
 }
@@ -122,6 +125,10 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 
 	var all sync.WaitGroup
 	err := r.accept(ctx, ln, func(c *Conn, refusal error) {
+		handle := l.Handle
+		if l.Arrive != nil && refusal == nil {
+			handle = l.Arrive(c)
+		}
 		all.Go(func() {
 			defer r.remove(c)
 			if refusal != nil {
@@ -129,7 +136,7 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 				l.Refuse(c, refusal.Error())
 				return
 			}
-			l.Handle(work, c)
+			handle(work, c)
 		})
 	})
 	ln.Close()

@@ -1,8 +1,11 @@
 package control
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -245,6 +248,72 @@ func TestClientsThatLeave(t *testing.T) {
 	_, err = io.WriteString(half, "(vnet")
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return ask(t, address, "(peer.list)") != "" }, soonEnough, tick)
+}
+
+// TestInOrder is what the original's vn does: it writes a command, closes without reading, and lists over the
+// next connection.
+func TestInOrder(t *testing.T) {
+	_, address := start(t)
+	for i := range 40 {
+		mac := fmt.Sprintf("aa:bb:cc:dd:ee:%02x", i)
+		c := fronttest.Dial(t, address)
+		_, err := io.WriteString(c, "(vif.add (vnet 2) (vmac "+mac+"))")
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.Contains(t, ask(t, address, "(vif.list)"), mac)
+	}
+}
+
+// TestSlowClientsStandBack checks that a client which does not go on is served after those that do.
+func TestSlowClientsStandBack(t *testing.T) {
+	_, address := start(t)
+	fronttest.Dial(t, address) // silent
+	slow := fronttest.Dial(t, address)
+	_, err := io.WriteString(slow, "(peer.add (addr 192.0.2.9)")
+	require.NoError(t, err)
+	require.Empty(t, ask(t, address, "(peer.list)"))
+	_, err = io.WriteString(slow, ")")
+	require.NoError(t, err)
+	require.Empty(t, fronttest.ReadAll(t, slow))
+	require.NotEmpty(t, ask(t, address, "(peer.list)"))
+}
+
+// TestLongAnswers checks that what clients make the daemon hold has bounds.
+func TestLongAnswers(t *testing.T) {
+	d := fronttest.New(t, true)
+	server := New(d.Service, Options{Log: d.Log})
+	server.maxOne, server.maxTogether = 1<<20, 2<<20
+	address := d.Unix(t, server)
+	const each = 16 << 10
+	text := strings.Repeat("x", each-1) + "\n"
+	commands["test.print"] = func(_ *Server, _ context.Context, _ sxp.Value, out *bytes.Buffer) error {
+		out.WriteString(text)
+		return nil
+	}
+	defer delete(commands, "test.print")
+	got := func(answer string) (prints int, rest string) {
+		rest = strings.TrimLeft(answer, "x\n")
+		return (len(answer) - len(rest)) / each, rest
+	}
+	prints, rest := got(ask(t, address, strings.Repeat("(test.print)", 100)))
+	require.Equal(t, 64, prints)
+	require.Equal(t, "(error \"the answers to one request are too long: ask for less at a time\")\n", rest)
+
+	// Many whose answers nobody reads.
+	var unread []net.Conn
+	for range 4 {
+		c := fronttest.Dial(t, address)
+		_, err := io.WriteString(c, strings.Repeat("(test.print)", 60))
+		require.NoError(t, err)
+		unread = append(unread, c)
+	}
+	require.Empty(t, ask(t, address, "(peer.list)"), "it is done after them")
+	for i, want := range []int{60, 60, 8, 0} {
+		prints, rest := got(string(fronttest.ReadAll(t, unread[i])))
+		require.Equal(t, want, prints)
+		require.Equal(t, want != 60, rest == "(error \"too many answers wait for clients to read them: try again\")\n")
+	}
+	require.Equal(t, text, ask(t, address, "(test.print)"))
 }
 
 func TestParallel(t *testing.T) {

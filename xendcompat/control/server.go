@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/xenvnet/xend/sxp"
@@ -33,6 +34,10 @@ const (
 	pause = 100 * time.Millisecond
 	// maxRequest bounds all commands of a connection, in bytes.
 	maxRequest = 16 << 20
+	// maxAnswer bounds what they print, in bytes: the lists of a host with some 200,000 MACs.
+	maxAnswer = 64 << 20
+	// maxAnswers bounds what waits, in all, for clients to read it.
+	maxAnswers = 4 * maxAnswer
 )
 
 // Options configure a Server.
@@ -48,12 +53,16 @@ type Server struct {
 	svc  *service.Service
 	log  *slog.Logger
 	loop accept.Loop
+
+	order               order
+	answers             atomic.Int64 // bytes of answers that are being made or sent
+	maxOne, maxTogether int64        // maxAnswer and maxAnswers
 }
 
 // New returns a server of svc.
 func New(svc *service.Service, o Options) *Server {
-	s := &Server{svc: svc, log: o.Log}
-	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Handle: s.serve, Refuse: s.refuse}
+	s := &Server{svc: svc, log: o.Log, maxOne: maxAnswer, maxTogether: maxAnswers}
+	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Arrive: s.arrive, Refuse: s.refuse}
 	return s
 }
 
@@ -63,15 +72,29 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error { return s.lo
 // String names the server.
 func (s *Server) String() string { return "control" }
 
+// arrive gives a connection its place among all.
+func (s *Server) arrive(*accept.Conn) func(context.Context, *accept.Conn) {
+	p := s.order.join()
+	return func(ctx context.Context, c *accept.Conn) {
+		defer p.leave()
+		s.serve(ctx, c, p)
+	}
+}
+
 // serve does the commands of one connection, in order up to the first that fails, and answers.
-func (s *Server) serve(ctx context.Context, c *accept.Conn) {
+func (s *Server) serve(ctx context.Context, c *accept.Conn, p *place) {
 	if c.SetReadDeadline(time.Now().Add(readTimeout)) != nil {
 		return
 	}
 	in := &counter{r: c, room: maxRequest}
 	d := sxp.NewDecoder(in, sxp.C)
 	var answer bytes.Buffer
+	var printed int64
+	defer func() { s.answers.Add(-printed) }()
 	for done := 0; ; done++ {
+		if done > 0 {
+			p.await()
+		}
 		if done > 0 && strings.TrimSpace(d.Buffered()) == "" && !more(c, in.n > batch) {
 			break
 		}
@@ -87,7 +110,12 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn) {
 		case err == nil:
 			// Until the answer: what was done is told, also when the daemon ends.
 			c.Enter(accept.Working)
-			err = s.do(ctx, command, &answer)
+			if !p.enter(ctx) {
+				return // the daemon ends
+			}
+			var n int64
+			n, err = s.print(ctx, command, &answer)
+			printed += n
 		}
 		if err != nil {
 			s.log.Info("command refused", "server", s.String(), "peer", c.Peer, "command", cut(command.String()), "error", err)
@@ -95,7 +123,33 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn) {
 			break
 		}
 	}
+	p.leave()
 	s.reply(c, answer.Bytes())
+}
+
+var (
+	errAnswer  = errors.New("the answers to one request are too long: ask for less at a time")
+	errAnswers = errors.New("too many answers wait for clients to read them: try again")
+)
+
+// print does a command, and returns how many bytes it printed, which count among the answers. What would be
+// too much is left out.
+func (s *Server) print(ctx context.Context, command sxp.Value, answer *bytes.Buffer) (int64, error) {
+	before := answer.Len()
+	err := s.do(ctx, command, answer)
+	printed := int64(answer.Len() - before)
+	if s.answers.Add(printed) > s.maxTogether {
+		err = errAnswers
+	}
+	if int64(answer.Len()) > s.maxOne {
+		err = errAnswer
+	}
+	if errors.Is(err, errAnswer) || errors.Is(err, errAnswers) {
+		s.answers.Add(-printed)
+		answer.Truncate(before)
+		printed = 0
+	}
+	return printed, err
 }
 
 // reply sends the answer and ends the connection. The client may have gone without reading.
