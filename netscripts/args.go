@@ -1,8 +1,13 @@
 package netscripts
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+
+	"github.com/xenvnet/xend/internal/nearest"
 )
 
 // arguments are what a script was called with.
@@ -43,7 +48,11 @@ func parseArguments(words []string) (arguments, error) {
 		default:
 			a.words = append(a.words, w)
 			if key, value, ok := strings.Cut(w, "="); ok {
-				a.vars[key] = value
+				plain, err := unquote(value)
+				if err != nil {
+					return a, fmt.Errorf("%s: %w", w, err)
+				}
+				a.vars[key] = plain
 			} else if a.command == "" {
 				a.command = w
 			} else {
@@ -52,6 +61,70 @@ func parseArguments(words []string) (arguments, error) {
 		}
 	}
 	return a, nil
+}
+
+// unquote takes the quotes off a value, as the shell did to which the originals gave it. Arguments are split at
+// blanks before, so a quoted value has none.
+func unquote(value string) (string, error) {
+	var b strings.Builder
+	quote := rune(0)
+	for _, r := range value {
+		switch {
+		case quote == 0 && (r == '"' || r == '\''):
+			quote = r
+		case r == quote:
+			quote = 0
+		default:
+			b.WriteRune(r)
+		}
+	}
+	if quote != 0 {
+		return "", errors.New("the quotes do not match; a value can have no blanks")
+	}
+	return b.String(), nil
+}
+
+// parseBool reads yes or no; "" is no.
+func parseBool(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "yes", "y", "true", "on", "1":
+		return true, nil
+	case "no", "n", "false", "off", "0", "":
+		return false, nil
+	}
+	return false, errors.New("expected yes or no")
+}
+
+// known are the variables of each script. Those that hotplug systems hand to every vif script are among them.
+var (
+	bridgeVariables = []string{"netdev", "bridge", "vifnum", "antispoof", "antispoofing", "force"}
+	vifVariables    = append([]string{"script", "backend", "rate", "model", "type", "domid", "handle"}, vifKeys...)
+	known           = map[string][]string{
+		"network-bridge": bridgeVariables,
+		"network-vnet":   bridgeVariables,
+		"vif-bridge":     vifVariables,
+	}
+)
+
+// nameUnknown names the arguments that mean nothing to the script: they are most likely misspelt.
+func (s *script) nameUnknown() {
+	variables, ok := known[s.name]
+	if !ok {
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.args.vars)) {
+		if slices.Contains(variables, key) {
+			continue
+		}
+		meant := ""
+		if near := nearest.To(key, variables); near != "" {
+			meant = fmt.Sprintf(" (is %s meant?)", near)
+		}
+		s.warn("there is no variable %s%s; %s=%s has no effect", key, meant, key, s.args.vars[key])
+	}
+	for _, word := range s.args.rest {
+		s.warn("%q has no effect: it is behind the command and has no =", word)
+	}
 }
 
 // variable is an argument key=value, or else the environment's.

@@ -121,13 +121,15 @@ type choice struct {
 func (b *bridgeScript) choose() (choice, error) {
 	vifnum := b.variable("vifnum")
 	c := choice{netdev: b.variable("netdev"), bridge: b.variable("bridge")}
+	switch {
+	case c.bridge != "":
+	case vifnum != "":
+		c.bridge = "xenbr" + vifnum
+	}
 	if c.netdev == "" {
-		index, err := b.m.l3.DefaultDevice()
-		if err != nil {
-			return c, fmt.Errorf("find the default route: %w", err)
-		}
-		if l, err := b.m.host.LinkByIndex(index); index != 0 && err == nil {
-			c.netdev = l.Name
+		var err error
+		if c.netdev, err = b.defaultDevice(c.bridge); err != nil {
+			return c, err
 		}
 	}
 	switch {
@@ -137,26 +139,49 @@ func (b *bridgeScript) choose() (choice, error) {
 	default:
 		c.netdev = "eth0"
 	}
-	switch {
-	case c.bridge != "":
-	case vifnum != "":
-		c.bridge = "xenbr" + vifnum
-	default:
+	if c.bridge == "" {
 		c.bridge = c.netdev
 	}
 	c.port = "p" + c.netdev
 	return c, nil
 }
 
-func (b *bridgeScript) antispoof() (bool, error) {
-	switch v := b.variable("antispoof"); v {
-	case "yes":
-		return true, nil
-	case "no", "":
-		return false, nil
-	default:
-		return false, fmt.Errorf("antispoof=%s: expected yes or no", v)
+// defaultDevice is the name of the device of the default route; "" if there is none. Where that is a bridge that
+// start made, the device below it is meant, or, by a wrapper that calls once for each vifnum, none.
+func (b *bridgeScript) defaultDevice(bridge string) (string, error) {
+	index, err := b.m.l3.DefaultDevice()
+	if err != nil {
+		return "", fmt.Errorf("find the default route: %w", err)
 	}
+	list, err := b.m.started(b.entry)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range list {
+		switch {
+		case s.bridge.Index != index:
+		case b.variable("vifnum") != "" && s.bridge.Name != bridge:
+			return "", nil
+		default:
+			return s.Device, nil
+		}
+	}
+	if l, err := b.m.host.LinkByIndex(index); index != 0 && err == nil {
+		return l.Name, nil
+	}
+	return "", nil
+}
+
+func (b *bridgeScript) antispoof() (bool, error) {
+	v := b.variable("antispoof")
+	if v == "" {
+		v = b.variable("antispoofing")
+	}
+	on, err := parseBool(v)
+	if err != nil {
+		return false, fmt.Errorf("antispoof=%s: %w", v, err)
+	}
+	return on, nil
 }
 
 const doNothing = "nothing to do: "
@@ -198,32 +223,64 @@ func (b *bridgeScript) start(ctx context.Context) error {
 	return nil
 }
 
-// alreadyBridged says why there is nothing to do, if so.
+// alreadyBridged says why there is nothing to do, if so. Bridges that have nothing to do with the device and have
+// another name don't matter.
 func (b *bridgeScript) alreadyBridged(ctx context.Context, c choice, antispoof bool) (bool, error) {
-	bridges, err := b.m.bridges()
+	vnets, err := b.m.vnets()
 	if err != nil {
 		return false, err
 	}
-	port, err := b.m.host.LinkByName(c.port)
-	hasPort := err == nil
-	if err != nil && !errors.Is(err, hostnet.ErrNotFound) && len(c.port) <= hostnet.MaxName {
+	find := func(name string) (hostnet.Link, bool, error) {
+		if len(name) > hostnet.MaxName {
+			return hostnet.Link{}, false, nil
+		}
+		l, err := b.m.host.LinkByName(name)
+		if errors.Is(err, hostnet.ErrNotFound) {
+			return l, false, nil
+		}
+		return l, err == nil, err
+	}
+	port, hasPort, err := find(c.port)
+	if err != nil {
 		return false, err
 	}
-	for _, l := range bridges {
-		if started := b.entry.Started; started != nil && started.BridgeIndex == l.Index {
-			if antispoof && !b.args.dryRun {
-				// The administrator's own firewall may have flushed the rules.
-				if err := b.guard(ctx, l.Name, started.Port); err != nil {
-					return false, err
-				}
-			}
-			b.say(doNothing+"%s is a bridge over %s already", l.Name, started.Port)
+	dev, hasDev, err := find(c.netdev)
+	if err != nil {
+		return false, err
+	}
+	bridge, hasBridge, err := find(c.bridge)
+	if err != nil {
+		return false, err
+	}
+	plain := func(l hostnet.Link) bool { return l.Kind == "bridge" && vnets[l.Index] == "" }
+	on := func(l hostnet.Link) (hostnet.Link, bool) { // the bridge that l is a port of
+		master, err := b.m.host.LinkByIndex(l.Master)
+		return master, l.Master != 0 && err == nil && master.Kind == "bridge"
+	}
+	if master, ok := on(port); hasPort && ok {
+		if master.Name != c.bridge {
+			b.say(doNothing+"%s, which is %s now, is a port of the bridge %s already", c.netdev, port.Name, master.Name)
 			return true, nil
 		}
+		if antispoof && !b.args.dryRun {
+			// The administrator's own firewall may have flushed the rules.
+			if err := b.guard(ctx, master.Name, port.Name); err != nil {
+				return false, err
+			}
+		}
+		b.say(doNothing+"%s is a bridge over %s already", master.Name, port.Name)
+		return true, nil
+	}
+	if master, ok := on(dev); hasDev && ok {
+		b.say(doNothing+"%s is a port of the bridge %s already; domains can use that", dev.Name, master.Name)
+		return true, nil
 	}
 	switch {
-	case len(bridges) > 0:
-		ports, err := b.m.host.Ports(bridges[0].Index)
+	case hasDev && plain(dev):
+		bridge = dev
+		fallthrough
+	case hasBridge && plain(bridge):
+		ports, err := b.m.host.Ports(bridge.Index)
 		if err != nil {
 			return false, err
 		}
@@ -231,11 +288,13 @@ func (b *bridgeScript) alreadyBridged(ctx context.Context, c choice, antispoof b
 		if len(ports) > 0 {
 			with = "ports: " + names(ports)
 		}
-		b.say(doNothing+"there is a bridge already, %s (%s); domains can use it as it is", bridges[0].Name, with)
+		b.say(doNothing+"%s is a bridge already (%s); domains can use it as it is", bridge.Name, with)
 	case hasPort:
 		b.say(doNothing+"there is a device %s already, so %s has been bridged before; to bridge it anew, give %s its name back", port.Name, c.netdev, port.Name)
+	default:
+		return false, nil
 	}
-	return len(bridges) > 0 || hasPort, nil
+	return true, nil
 }
 
 // checkDevice finds the device and says why it cannot be bridged, if so.

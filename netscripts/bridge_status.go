@@ -6,29 +6,47 @@ import (
 	"github.com/xenvnet/xend/internal/hostnet"
 )
 
-// status is `network-bridge status`: addresses of netdev and the bridge, bridge ports, routes.
+// status is `network-bridge status`: addresses of netdev and the bridge, bridge ports, routes; of all bridges that
+// start made, if none is named.
 func (b *bridgeScript) status() error {
-	c, err := b.chooseStarted()
-	if err != nil {
-		return err
-	}
 	line := func(format string, args ...any) { fmt.Fprintf(b.Stdout, format+"\n", args...) }
 	if t := b.entry.Unfinished; t != nil {
 		line("network-bridge %s of process %d has not finished: it runs, or the next start or stop undoes it", t.Command, b.entry.Pid)
 	}
-	shown := map[string]bool{}
-	for _, name := range []string{c.netdev, c.port, c.bridge} {
-		l, err := b.m.host.LinkByName(name)
-		if err != nil || shown[l.Name] {
-			continue
-		}
-		shown[l.Name] = true
-		if err := b.showDevice(line, l); err != nil {
+	meant, err := b.startedMeant()
+	if err != nil {
+		return err
+	}
+	var choices []choice
+	for _, s := range meant {
+		choices = append(choices, s.choice())
+	}
+	if len(choices) == 0 {
+		c, err := b.chooseStarted()
+		if err != nil {
 			return err
 		}
+		choices = []choice{c}
 	}
-	if len(shown) == 0 {
-		line("there is no device %s", c.netdev)
+	shown := map[string]bool{}
+	for _, c := range choices {
+		any := false
+		for _, name := range []string{c.netdev, c.port, c.bridge} {
+			l, err := b.m.host.LinkByName(name)
+			if err != nil {
+				continue
+			}
+			if any = true; shown[l.Name] {
+				continue
+			}
+			shown[l.Name] = true
+			if err := b.showDevice(line, l); err != nil {
+				return err
+			}
+		}
+		if !any {
+			line("there is no device %s", c.netdev)
+		}
 	}
 	return nil
 }

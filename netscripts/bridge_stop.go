@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -54,22 +55,52 @@ func (b *bridgeScript) stop(ctx context.Context) error {
 	return nil
 }
 
-// chooseStarted is choose with what start did for a default.
+// chooseStarted is which of the bridges that start made is meant. Where none is, it is what choose says.
 func (b *bridgeScript) chooseStarted() (choice, error) {
 	c, err := b.choose()
 	if err != nil {
 		return c, err
 	}
-	named := b.variable("bridge") != "" || b.variable("vifnum") != ""
-	if started := b.entry.Started; started != nil && b.variable("netdev") == "" {
-		if l, err := b.m.host.LinkByIndex(started.BridgeIndex); err == nil && (!named || l.Name == c.bridge) {
-			return choice{started.Device, l.Name, started.Port}, nil
-		}
+	meant, err := b.startedMeant()
+	if err != nil {
+		return c, err
 	}
+	switch len(meant) {
+	case 0:
+	case 1:
+		return meant[0].choice(), nil
+	default:
+		for _, s := range meant {
+			if s.Device == c.netdev {
+				return s.choice(), nil // that of the default route
+			}
+		}
+		var list []string
+		for _, s := range meant {
+			list = append(list, fmt.Sprintf("%s (over %s)", s.bridge.Name, s.Port))
+		}
+		return c, fmt.Errorf("there are several bridges that start made: %s; say bridge= or netdev= which one is meant", strings.Join(list, ", "))
+	}
+	named := b.variable("bridge") != "" || b.variable("vifnum") != ""
 	if port, err := b.m.host.LinkByName(c.port); err == nil && port.Master != 0 && !named {
 		c.bridge = b.m.name(port.Master)
 	}
 	return c, nil
+}
+
+// startedMeant are the bridges that start made and that netdev, bridge and vifnum can mean.
+func (b *bridgeScript) startedMeant() ([]started, error) {
+	list, err := b.m.started(b.entry)
+	if err != nil {
+		return nil, err
+	}
+	netdev, bridge := b.variable("netdev"), b.variable("bridge")
+	if n := b.variable("vifnum"); bridge == "" && n != "" {
+		bridge = "xenbr" + n
+	}
+	return slices.DeleteFunc(list, func(s started) bool {
+		return netdev != "" && netdev != s.Device || bridge != "" && bridge != s.bridge.Name
+	}), nil
 }
 
 // checkRemovable says what still needs the bridge.
@@ -102,8 +133,10 @@ func (b *bridgeScript) otherPorts(bridge hostnet.Link, but int) ([]hostnet.Link,
 // planStop reads all that stop moves.
 func (b *bridgeScript) planStop(c choice, bridge, port hostnet.Link) (*transaction, error) {
 	t := &transaction{Command: "stop", Port: c.port, Temporary: fmt.Sprintf("xendtmp%d", os.Getpid())}
-	if started := b.entry.Started; started != nil && started.BridgeIndex == bridge.Index {
-		t.WasDown = started.WasDown
+	for _, r := range b.entry.Started {
+		if r.BridgeIndex == bridge.Index {
+			t.WasDown = r.WasDown
+		}
 	}
 	var err error
 	if t.Antispoof, err = b.m.filter().Guarded(bridge.Name); err != nil {
@@ -237,6 +270,6 @@ func (b *bridgeScript) finishStop(t *transaction) error {
 			return fmt.Errorf("%w\nsee what %s says; if the network is right, remove it", err, b.journal.path)
 		}
 	}
-	b.entry.Started, b.entry.Unfinished = nil, nil
+	b.entry.Started, b.entry.Unfinished = b.entry.Started.without(t.Bridge.Index), nil
 	return b.journal.write(b.entry)
 }

@@ -6,31 +6,23 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
-	"github.com/BurntSushi/toml"
-
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 )
 
 // configuration is what of vnet.toml concerns scripts; docs/configuration.md has the whole. That the
 // file is right is the daemon's business: here, what cannot be read is as if it were not there.
-type configuration struct {
-	Paths struct {
-		State         string `toml:"state"`
-		Scripts       string `toml:"scripts"`
-		ControlSocket string `toml:"control_socket"`
-		HotplugLog    string `toml:"hotplug_log"`
-	} `toml:"paths"`
-	Dataplane struct {
-		MTUMode string `toml:"mtu_mode"`
-	} `toml:"dataplane"`
-}
+type configuration = conffile.Vnet
 
 func defaultConfiguration(p paths.Paths) configuration {
-	var c configuration
-	c.Paths.State = filepath.Join(p.State(), "vnets")
-	c.Paths.Scripts, c.Paths.ControlSocket, c.Paths.HotplugLog = p.Scripts(), p.ControlSocket(), p.HotplugLog()
-	return c
+	return configuration{Paths: conffile.Paths{
+		State:         filepath.Join(p.State(), "vnets"),
+		Scripts:       p.Scripts(),
+		ControlSocket: p.ControlSocket(),
+		HotplugLog:    p.HotplugLog(),
+	}}
 }
 
 func readConfiguration(p paths.Paths) (configuration, error) {
@@ -40,10 +32,37 @@ func readConfiguration(p paths.Paths) (configuration, error) {
 		return c, nil
 	}
 	if err == nil {
-		err = toml.Unmarshal(b, &c)
+		_, err = conffile.DecodeVnet(b, &c)
 	}
 	if err != nil {
 		return defaultConfiguration(p), fmt.Errorf("%s: %w", p.VnetConfig(), err)
 	}
 	return c, nil
+}
+
+// configuredArguments are the variables that stand behind this script's name in (vif-script 'NAME key=value…') of
+// xend-config.sxp.
+func (s *script) configuredArguments() map[string]string {
+	file := s.paths.XendConfig()
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	option := ""
+	if err == nil {
+		option, err = conffile.Option(b, "vif-script")
+	}
+	if err != nil {
+		s.warn("%s: %v; going on without", file, err)
+		return nil
+	}
+	words := strings.Split(option, " ")
+	if plainName(filepath.Base(words[0])) != s.name {
+		return nil
+	}
+	args, err := parseArguments(words[1:])
+	if err != nil {
+		s.warn("%s: (vif-script '%s'): %v", file, option, err)
+	}
+	return args.vars
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -32,10 +33,27 @@ type namespace struct {
 type entry struct {
 	Namespace namespace `json:"namespace"`
 	Pid       int       `json:"pid"` // who writes it
-	// Started is the transaction that start finished, for stop; nil without one.
-	Started *record `json:"started,omitempty"`
+	// Started are the bridges that start made, for stop and for domains, in the order in which they were made.
+	Started records `json:"started,omitempty"`
 	// Unfinished is the transaction under way; nil for none.
 	Unfinished *transaction `json:"unfinished,omitempty"`
+}
+
+// records are what starts left behind.
+type records []record
+
+// UnmarshalJSON also takes the form of earlier versions, which knew one bridge.
+func (r *records) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '{' {
+		*r = make(records, 1)
+		return json.Unmarshal(b, &(*r)[0])
+	}
+	return json.Unmarshal(b, (*[]record)(r))
+}
+
+// without leaves out the bridge with that index.
+func (r records) without(bridge int) records {
+	return slices.DeleteFunc(slices.Clone(r), func(o record) bool { return o.BridgeIndex == bridge })
 }
 
 // record is what start leaves behind for stop.
@@ -101,7 +119,7 @@ func (j *journal) read() (entry, error) {
 
 // write makes e what the journal says, durably, or removes it if there is nothing to say.
 func (j *journal) write(e entry) error {
-	if e.Started == nil && e.Unfinished == nil {
+	if len(e.Started) == 0 && e.Unfinished == nil {
 		if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

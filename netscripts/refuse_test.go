@@ -21,8 +21,12 @@ func TestStartDoesNothing(t *testing.T) {
 		text   string // of either output
 	}{
 		{"null", "", []string{"bridge=null"}, 0, "nothing to do: bridge=null asks for no bridge"},
-		{"an admin's bridge", "link add br7 type bridge\nlink add v0 type veth peer name v1\nlink set v0 master br7", nil, 0,
-			"nothing to do: there is a bridge already, br7 (ports: v0); domains can use it as it is"},
+		{"an admin's bridge", "link add br7 type bridge\nlink add v0 type veth peer name v1\nlink set v0 master br7", []string{"bridge=br7"}, 0,
+			"nothing to do: br7 is a bridge already (ports: v0); domains can use it as it is"},
+		{"the default route's bridge", "link add br7 type bridge\nlink set br7 up\naddr add 198.18.0.1/24 dev br7\nroute add default via 198.18.0.2 metric 1\nroute del default via 192.0.2.254", nil, 0,
+			"nothing to do: br7 is a bridge already (no ports); domains can use it as it is"},
+		{"a port of an admin's", "link add br7 type bridge\nlink set eth0 master br7", []string{"netdev=eth0", "bridge=xenbr0"}, 0,
+			"nothing to do: eth0 is a port of the bridge br7 already; domains can use that"},
 		{"bridged before", "link add peth0 type veth peer name v1", nil, 0, "nothing to do: there is a device peth0 already, so eth0 has been bridged before"},
 		{"no such device", "", []string{"netdev=eth7"}, 1, "there is no device eth7; name the right one with netdev=; nothing was changed"},
 		{"long name", "link add verylongname12x type veth peer name v1", []string{"netdev=verylongname12x"}, 1,
@@ -32,10 +36,12 @@ func TestStartDoesNothing(t *testing.T) {
 		{"loopback", "", []string{"netdev=lo"}, 1, "cannot bridge lo: it is the loopback device"},
 		{"a vnet's", "link add vnif9 type veth peer name v1\nlink set vnif9 alias 'xend vnet 0:0:0:0:0:0:0:9'", []string{"netdev=vnif9"}, 1, "cannot bridge vnif9: it belongs to a vnet"},
 		{"a vnet's bridge", "link add vnet9 type bridge\nlink set vnet9 alias 'xend vnet 0:0:0:0:0:0:0:9'", []string{"netdev=vnet9"}, 1, "cannot bridge vnet9: it"},
-		{"a port", "link add vnet9 type bridge\nlink set vnet9 alias 'xend vnet 0:0:0:0:0:0:0:9'\nlink set eth0 master vnet9", nil, 1,
-			"cannot bridge eth0: it is part of vnet9; bridge that, or take it out first"},
+		{"a port of a vnet's", "link add vnet9 type bridge\nlink set vnet9 alias 'xend vnet 0:0:0:0:0:0:0:9'\nlink set eth0 master vnet9", nil, 0,
+			"nothing to do: eth0 is a port of the bridge vnet9 already; domains can use that"},
+		{"misspelt", "", []string{"netdv=eth1", "bridge=null"}, 0, ""},
 		{"no Ethernet", "tuntap add tun0 mode tun", []string{"netdev=tun0"}, 1, "cannot bridge tun0: it is no Ethernet device"},
 		{"bad antispoof", "", []string{"antispoof=perhaps"}, 1, "antispoof=perhaps: expected yes or no"},
+		{"half quoted", "", []string{`netdev="eth`}, 1, `netdev="eth: the quotes do not match`},
 		{"macvlan", "link add link eth0 name m0 type macvlan", nil, 1, "cannot bridge eth0: the macvlan m0 stands on it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -50,11 +56,16 @@ func TestStartDoesNothing(t *testing.T) {
 			was := h.dump()
 			r := h.run(append([]string{"network-bridge", "start"}, c.args...)...)
 			require.Equal(t, c.status, r.status, r.stderr)
-			if c.status == 0 {
+			if c.name == "misspelt" {
+				require.Contains(t, r.stderr, "there is no variable netdv (is netdev meant?); netdv=eth1 has no effect")
+			} else if c.status == 0 {
 				require.Contains(t, r.stdout, c.text)
 				require.Empty(t, r.stderr)
 			} else {
 				require.Contains(t, r.stderr, c.text)
+				if c.name == "half quoted" {
+					return // the log is not open yet
+				}
 				log, err := os.ReadFile(filepath.Join(h.prefix, "var/log/xen/xen-hotplug.log"))
 				require.NoError(t, err)
 				require.Contains(t, string(log), c.text)
@@ -118,6 +129,8 @@ func TestChoice(t *testing.T) {
 	was := h.dump()
 	require.Contains(t, dry(), "create the bridge eth0,")
 	require.Contains(t, dry("bridge=xenbr7"), "create the bridge xenbr7,")
+	require.Contains(t, dry(`bridge="xenbr7"`, `netdev='eth1'`), "create the bridge xenbr7,")
+	require.Contains(t, dry("antispoofing=yes"), "let domains on eth0 use only the addresses given to them")
 	require.Contains(t, dry("vifnum=3"), "create the bridge xenbr3,")
 	require.Contains(t, dry("vifnum=3"), "rename eth0 to peth0", "the default route decides")
 	require.Contains(t, dry("netdev=eth1"), "rename eth1 to peth1")

@@ -19,8 +19,15 @@ var Names = []string{"network-bridge", "network-vnet", "vnet-insert", "vif-bridg
 
 // Is tells whether name is that of a script.
 func Is(name string) bool {
-	_, ok := scripts[name]
+	_, ok := scripts[plainName(name)]
 	return ok
+}
+
+// plainName is the name of a script that was renamed, by an administrator or a package that put its own in its
+// place: network-bridge.xen is network-bridge.
+func plainName(name string) string {
+	name, _, _ = strings.Cut(name, ".")
+	return name
 }
 
 // Env is what a script has of the world besides the kernel. The zero value of each field, but for
@@ -72,7 +79,7 @@ var scripts = map[string]func(ctx context.Context, s *script) error{
 // Run runs the script that argv[0] is the path of with the arguments behind it and returns the exit
 // status. When ctx ends, network-bridge undoes what it did.
 func Run(ctx context.Context, env Env, argv []string) int {
-	s := &script{Env: env, name: filepath.Base(argv[0]), argv0: argv[0]}
+	s := &script{Env: env, name: plainName(filepath.Base(argv[0])), argv0: argv[0]}
 	s.setDefaults()
 	run, ok := scripts[s.name]
 	if !ok {
@@ -104,6 +111,7 @@ func Run(ctx context.Context, env Env, argv []string) int {
 	if err != nil {
 		s.warn("%v; going on with the defaults", err)
 	}
+	s.nameUnknown()
 
 	err = run(ctx, s)
 	var command *commandError

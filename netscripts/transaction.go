@@ -80,7 +80,7 @@ func (t *transaction) run(ctx context.Context, b *bridgeScript, steps []step) er
 		}
 	}
 	done := e
-	done.Unfinished, done.Started = nil, t.record()
+	done.Unfinished, done.Started = nil, t.records(e.Started)
 	err := b.m.change("note that all is done", func() error { return b.journal.write(done) })
 	switch {
 	case err == nil:
@@ -102,12 +102,13 @@ func (t *transaction) undo(b *bridgeScript, e entry, steps []step, why error) er
 	return fmt.Errorf("%w\neverything was put back as it was", why)
 }
 
-// record is what the transaction leaves behind once it is done.
-func (t *transaction) record() *record {
+// records are the bridges that there are once the transaction is done.
+func (t *transaction) records(before records) records {
+	others := before.without(t.Bridge.Index)
 	if t.Command != "start" {
-		return nil
+		return others
 	}
-	return &record{Device: t.Device.Name, Port: t.Port, BridgeIndex: t.Bridge.Index, WasDown: t.WasDown}
+	return append(others, record{Device: t.Device.Name, Port: t.Port, BridgeIndex: t.Bridge.Index, WasDown: t.WasDown})
 }
 
 // begin notes that step i is begun.

@@ -44,8 +44,12 @@ var (
 // vifBridge is the script vif-bridge.
 func vifBridge(ctx context.Context, s *script) error {
 	v := &vifScript{script: s, vars: map[string]string{}}
+	configured := s.configuredArguments()
 	for _, key := range vifKeys {
 		v.vars[key] = s.variable(key)
+		if v.vars[key] == "" && slices.Contains(xenstoreKeys, key) {
+			v.vars[key] = configured[key]
+		}
 	}
 	v.xs = xenstore{s, v.vars["XENBUS_PATH"]}
 	err := v.run(ctx)
@@ -180,14 +184,7 @@ func (v *vifScript) bridge() (hostnet.Link, error) {
 	none := hostnet.Link{}
 	name := v.vars["bridge"]
 	if name == "" {
-		list, err := v.m.bridges()
-		if err != nil {
-			return none, err
-		}
-		if len(list) == 0 {
-			return none, errors.New("no bridge is given, and this machine has none but those of vnets; say bridge=NAME in the domain's vif, or run network-bridge start")
-		}
-		return list[0], nil
+		return v.defaultBridge()
 	}
 	l, err := v.m.host.LinkByName(name)
 	if errors.Is(err, hostnet.ErrNotFound) {
@@ -197,12 +194,58 @@ func (v *vifScript) bridge() (hostnet.Link, error) {
 				return eth, nil
 			}
 		}
+		// And eth0 is called enp3s0 today.
+		if name == "xenbr0" || name == "eth0" {
+			if list, err := v.startedBridges(); err == nil && len(list) > 0 {
+				return list[0].bridge, nil
+			}
+		}
 		return none, fmt.Errorf("there is no bridge %s", name)
 	}
 	if err == nil && l.Kind != "bridge" {
 		return none, fmt.Errorf("%s is not a bridge", l)
 	}
 	return l, err
+}
+
+// startedBridges are those that network-bridge start made.
+func (v *vifScript) startedBridges() ([]started, error) {
+	j, err := v.openJournal()
+	if err != nil {
+		return nil, err
+	}
+	e, err := j.read()
+	if err != nil {
+		v.warn("%v", err) // what the devices say is enough
+	}
+	return v.m.started(e)
+}
+
+// defaultBridge is the first bridge that network-bridge start made, or else the only one that can be meant.
+func (v *vifScript) defaultBridge() (hostnet.Link, error) {
+	none := hostnet.Link{}
+	list, err := v.startedBridges()
+	if err != nil {
+		return none, err
+	}
+	if len(list) > 0 {
+		return list[0].bridge, nil
+	}
+	all, err := v.m.bridges()
+	if err != nil {
+		return none, err
+	}
+	own := slices.DeleteFunc(slices.Clone(all), func(l hostnet.Link) bool { return foreign(l.Name) })
+	const cure = "say bridge=NAME in the domain's vif, or run network-bridge start"
+	switch {
+	case len(own) == 1:
+		return own[0], nil
+	case len(own) > 1:
+		return none, fmt.Errorf("no bridge is given, and this machine has several: %s; %s", names(own), cure)
+	case len(all) > 0:
+		return none, fmt.Errorf("no bridge is given, and this machine has none but those of vnets and of other programs (%s); %s", names(all), cure)
+	}
+	return none, fmt.Errorf("no bridge is given, and this machine has none but those of vnets; %s", cure)
 }
 
 // parseAddresses reads the addresses of ip=, separated by blanks or commas, each perhaps with a prefix length.

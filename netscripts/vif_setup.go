@@ -17,7 +17,7 @@ import (
 func vifSetup(ctx context.Context, s *script) error {
 	named := xenstore{s, s.variable("XENBUS_PATH")}.read(ctx, "script")
 	words := strings.Split(named, " ")
-	if filepath.Base(words[0]) == "vif-setup" {
+	if plainName(filepath.Base(words[0])) == "vif-setup" {
 		return fmt.Errorf("xenstore names %s as the script, which would run itself for ever", words[0])
 	}
 	if named == "" || words[0] == "vif-bridge" {

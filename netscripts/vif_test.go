@@ -137,8 +137,9 @@ func TestVifParameters(t *testing.T) {
 	t.Parallel()
 	x := newXenHost(t)
 	x.IP("link add br1 type bridge\nlink add br2 type bridge\nlink add br3 type bridge")
-	require.Equal(t, 0, x.vif("online").status)
-	require.Equal(t, "br1", x.master("vif1.0"), "the first by name")
+	r := x.vif("online")
+	require.Equal(t, 1, r.status)
+	require.Contains(t, r.stderr, "no bridge is given, and this machine has several: br1, br2, br3, xenbr0; say bridge=NAME in the domain's vif")
 	x.env["bridge"] = "br2"
 	require.Equal(t, 0, x.vif("online").status)
 	require.Equal(t, "br2", x.master("vif1.0"))
