@@ -19,6 +19,10 @@ const running = net.FlagRunning
 // networkBridge is the script network-bridge.
 func networkBridge(ctx context.Context, s *script) error {
 	b := &bridgeScript{script: s}
+	if !slices.Contains(strings.Split(networkCommands, ", "), s.args.command) {
+		return &commandError{s.args.command, networkCommands}
+	}
+	s.nameUnknown()
 	var err error
 	switch s.args.command {
 	case "start":
@@ -30,8 +34,6 @@ func networkBridge(ctx context.Context, s *script) error {
 		if err == nil {
 			err = b.status()
 		}
-	default:
-		return &commandError{s.args.command, networkCommands}
 	}
 	b.close()
 	return err

@@ -111,7 +111,6 @@ func Run(ctx context.Context, env Env, argv []string) int {
 	if err != nil {
 		s.warn("%v; going on with the defaults", err)
 	}
-	s.nameUnknown()
 
 	err = run(ctx, s)
 	var command *commandError

@@ -78,6 +78,7 @@ func (v *vifScript) run(ctx context.Context) error {
 	default:
 		attach = command == "online" || command == "add"
 	}
+	v.nameUnknown()
 	name, err := v.device()
 	if err != nil {
 		return err
