@@ -46,7 +46,7 @@ func TestReferences(t *testing.T) {
 
 // TestKeys checks that vnet.toml(5) has the keys that the daemon reads, no more and no fewer.
 func TestKeys(t *testing.T) {
-	source, err := os.ReadFile("../xendcompat/config/toml.go")
+	source, err := os.ReadFile("../internal/conffile/vnet.go")
 	require.NoError(t, err)
 	text, err := os.ReadFile("vnet.toml.5")
 	require.NoError(t, err)

@@ -53,7 +53,7 @@ func TestInstall(t *testing.T) {
 	makeInstall(t, "install", dest, "/usr")
 	require.Subset(t, files(t, dest), []string{
 		"/usr/sbin/xend", "/usr/sbin/xm", "/usr/sbin/vn", "/usr/bin/sxp",
-		"/etc/xen/xend-config.sxp", "/etc/xen/vnet.toml",
+		"/etc/xen/xend-config.sxp", "/etc/xen/vnet.toml", "/etc/logrotate.d/xend",
 		"/etc/xen/scripts/network-vnet", "/etc/xen/scripts/vif-bridge",
 		"/usr/lib/xend/scripts/network-bridge", "/usr/lib/xend/scripts/vif-setup",
 		"/usr/lib/systemd/system/xend.service", "/usr/lib/systemd/network/10-xend.network", "/usr/lib/systemd/network/10-xend.link",
@@ -79,7 +79,7 @@ func TestInstall(t *testing.T) {
 	require.Equal(t, "/usr/lib/xend/scripts/vif-bridge", target)
 
 	makeInstall(t, "uninstall", dest, "/usr")
-	require.ElementsMatch(t, []string{"/etc/xen/xend-config.sxp", "/etc/xen/vnet.toml"}, files(t, dest), "configuration stays, nothing else")
+	require.ElementsMatch(t, []string{"/etc/xen/xend-config.sxp", "/etc/xen/vnet.toml", "/etc/logrotate.d/xend"}, files(t, dest), "configuration stays, nothing else")
 }
 
 func TestInstallElsewhere(t *testing.T) {
@@ -87,7 +87,7 @@ func TestInstallElsewhere(t *testing.T) {
 	makeInstall(t, "install", dest, "/usr/local")
 	for _, f := range files(t, dest) {
 		require.True(t, strings.HasPrefix(f, "/usr/local/") || strings.HasPrefix(f, "/etc/xen/") ||
-			f == "/etc/NetworkManager/conf.d/90-xend.conf", f)
+			f == "/etc/NetworkManager/conf.d/90-xend.conf" || f == "/etc/logrotate.d/xend", f)
 	}
 	unit, err := os.ReadFile(dest + "/usr/local/lib/systemd/system/xend.service")
 	require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestOthersFiles(t *testing.T) {
 	unchanged()
 	makeInstall(t, "uninstall", dest, "/usr")
 	unchanged()
-	require.Len(t, files(t, dest), len(mine)+1)
+	require.Len(t, files(t, dest), len(mine)+2)
 }
 
 // TestNames holds the rules for udev to the names under which devices are made.

@@ -117,6 +117,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		err = daemon.Run(context.Background(), o)
 	} else {
+		if c.name == "start" || c.name == "restart" || c.name == "reload" {
+			for _, doubt := range daemon.Doubts(o) {
+				fmt.Fprintf(stderr, "Warning: %s\n", doubt)
+			}
+		}
 		err = commands[c.name](c, o, stdout)
 	}
 	switch {
@@ -137,10 +142,7 @@ var commands = map[string]func(c command, o daemon.Options, stdout io.Writer) er
 	"reload": func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Reload(o) },
 	"status": func(_ command, o daemon.Options, stdout io.Writer) error { return daemon.Status(o, stdout) },
 	"restart": func(c command, o daemon.Options, _ io.Writer) error {
-		if err := daemon.Stop(o); err != nil {
-			return err
-		}
-		return daemon.Start(o, c.foregroundArgs(o))
+		return daemon.Restart(o, c.foregroundArgs(o))
 	},
 }
 

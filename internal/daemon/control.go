@@ -22,6 +22,33 @@ const (
 	killed  = 10_000
 )
 
+// Doubts are what is probably a mistake in the configuration, although nothing fails for it.
+func Doubts(o Options) []string {
+	cfg, err := config.Load(o.Paths, o.Config)
+	if err != nil {
+		return nil // told by whoever needs the configuration
+	}
+	return cfg.Doubts
+}
+
+// Restart ends the daemon, if one runs, and starts it anew as Start does.
+func Restart(o Options, args []string) error {
+	pid, err := runningPID(o.Paths.PidFile())
+	if err != nil {
+		return err
+	}
+	if _, err := config.Load(o.Paths, o.Config); err != nil {
+		return err // with a mistake none would start: the old one stays
+	}
+	if done, err := machineUnit(o).handOver("restart", pid); done {
+		return err
+	}
+	if err := Stop(o); err != nil {
+		return err
+	}
+	return Start(o, args)
+}
+
 // Stop ends the daemon and returns when it has ended. None running is no error.
 func Stop(o Options) error {
 	p, err := findProcess(o.Paths.PidFile())
@@ -29,6 +56,10 @@ func Stop(o Options) error {
 		return err
 	}
 	defer p.close()
+	// Else systemd would take the end for that of the unit's own, or start it anew.
+	if done, err := machineUnit(o).handOver("stop", p.pid); done {
+		return err
+	}
 	for _, how := range []struct {
 		signal syscall.Signal
 		wait   int

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -315,4 +316,35 @@ func TestTCPSockets(t *testing.T) {
 	}
 	_, err := bindTCP(t.Context(), "no.such.host.invalid", 8000)
 	require.ErrorContains(t, err, "TCP no.such.host.invalid port 8000: ")
+}
+
+// TestPIDFileOfWaiter has a second daemon wait for the first, which removes its file when it ends.
+func TestPIDFileOfWaiter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "xend.pid")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	require.NoError(t, err)
+	defer f.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), holdEnv+"="+path)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	stdin := bufio.NewReader(out)
+	first := &pidFile{f}
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	require.NoError(t, unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lock))
+	require.NoError(t, cmd.Start())
+	// It has the file open, and waits for this process.
+	require.Eventually(t, func() bool {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", cmd.Process.Pid))
+		return slices.ContainsFunc(fds, func(fd string) bool { target, _ := os.Readlink(fd); return target == path })
+	}, time.Minute, time.Millisecond)
+	first.remove()
+	line, err := stdin.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "held\n", line)
+	pid, err := runningPID(path)
+	require.NoError(t, err)
+	require.Equal(t, cmd.Process.Pid, pid)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
 }

@@ -17,7 +17,8 @@ import (
 
 // A pidFile is held by a running daemon: it has the decimal pid for scripts and people, and a record
 // lock on it for us. Of such a lock the kernel tells the owner (fcntl(2), F_GETLK) and forgets it with
-// its process, so a pid that somebody else has now is never taken for the daemon's.
+// its process, so a pid that somebody else has now is never taken for the daemon's. (gofrs/flock has the
+// other kind of lock, flock(2), whose owner nobody can ask for.)
 type pidFile struct{ f *os.File }
 
 // RunningError says that a daemon runs already.
@@ -31,6 +32,39 @@ func writePIDFile(path string) (*pidFile, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
+	for {
+		p, err := openPIDFile(path)
+		if err != nil {
+			return nil, err
+		}
+		// The daemon that was waited for has removed its file, which may be the one that this process opened:
+		// nobody would find that any more.
+		current, err := isFile(path, p.f)
+		if err == nil && current {
+			return p, nil
+		}
+		p.f.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// isFile tells whether f is what the path names.
+func isFile(path string, f *os.File) (bool, error) {
+	ours, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(ours, there), err
+}
+
+// openPIDFile makes the file that the path names now, and holds it.
+func openPIDFile(path string) (*pidFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -74,9 +108,7 @@ func awaitPredecessor(f *os.File) error {
 		if pid, err = strconv.Atoi(strings.TrimSpace(string(b[:n]))); err != nil || pid <= 0 {
 			return nil //nolint:nilerr // nobody has written there what we write
 		}
-		// A process that is ending has no memory, and so no program any more. Another has the pid of one
-		// that ended long ago.
-		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); !errors.Is(err, fs.ErrNotExist) {
+		if p := (process{pid: pid}); !p.ending() { // another that has the pid of one that ended long ago
 			return nil
 		}
 	}
@@ -86,9 +118,21 @@ func awaitPredecessor(f *os.File) error {
 	}
 	p := process{pid: pid, fd: fd}
 	defer p.close()
-	_, err = p.wait(int(dying / time.Millisecond))
-	return err
+	for began := time.Now(); ; {
+		ended, err := p.wait(20)
+		if ended || err != nil {
+			return err
+		}
+		// The kernel closes the sockets of a daemon with many vnets one after the other.
+		if waited := time.Since(began); waited > closing || waited > dying && !p.ending() {
+			return nil
+		}
+	}
 }
+
+// closing is how long the kernel may take to end a process that was killed: with 1,000 vnets and two workers
+// it took 14 s.
+const closing = time.Minute
 
 // remove gives the file up.
 func (p *pidFile) remove() {
@@ -146,6 +190,12 @@ func findProcess(path string) (*process, error) {
 		return nil, err
 	}
 	return &process{pid: pid, fd: fd}, nil
+}
+
+// ending tells whether a process has no memory any more, and so no program: the kernel is about to end it.
+func (p *process) ending() bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (p *process) close() { unix.Close(p.fd) }

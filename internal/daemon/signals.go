@@ -11,20 +11,22 @@ import (
 )
 
 // signals is the task that obeys signals: SIGTERM and SIGINT end the daemon, from its beginning on;
-// SIGHUP has it read its configuration again, as soon as it runs.
+// SIGHUP has it read its configuration again, and SIGUSR1 open its log anew, as soon as it runs.
 type signals struct {
 	d    *Daemon
 	end  func() // ends the daemon; set before anything runs
 	term chan os.Signal
 	hup  chan os.Signal
+	usr1 chan os.Signal
 	quit chan struct{}
 	all  sync.WaitGroup
 }
 
 func newSignals(d *Daemon) *signals {
-	s := &signals{d: d, term: make(chan os.Signal, 1), hup: make(chan os.Signal, 1), quit: make(chan struct{})}
+	s := &signals{d: d, term: make(chan os.Signal, 1), hup: make(chan os.Signal, 1), usr1: make(chan os.Signal, 1), quit: make(chan struct{})}
 	signal.Notify(s.term, syscall.SIGTERM, syscall.SIGINT)
 	signal.Notify(s.hup, syscall.SIGHUP)
+	signal.Notify(s.usr1, syscall.SIGUSR1)
 	s.all.Go(func() {
 		select {
 		case sig := <-s.term:
@@ -39,16 +41,21 @@ func newSignals(d *Daemon) *signals {
 func (s *signals) stop() {
 	signal.Stop(s.term)
 	signal.Stop(s.hup)
+	signal.Stop(s.usr1)
 	close(s.quit)
 	s.all.Wait()
 }
 
-// Run reloads at each SIGHUP.
+// Run reloads at each SIGHUP, and at each SIGUSR1, which is what logrotate wants, only opens the log anew: a
+// configuration that somebody is editing is none of its business.
 func (s *signals) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-s.hup:
 			s.d.reload(ctx)
+		case <-s.usr1:
+			s.d.reopenLog(s.d.logPath())
+			s.d.log.Info("log opened anew")
 		case <-ctx.Done():
 			return nil
 		}

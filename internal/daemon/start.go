@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/xenvnet/xend/xendcompat/config"
 )
 
@@ -25,6 +27,7 @@ const readyText = "ready"
 
 // Start starts a daemon in the background, as this program with these arguments, and returns when its
 // sockets accept. One that runs already is left alone. A daemon that fails says why on standard error.
+// Where systemd has a unit for it, that is started instead.
 func Start(o Options, args []string) error {
 	cfg, mistake := config.Load(o.Paths, o.Config)
 	control := o.Paths.ControlSocket()
@@ -38,6 +41,9 @@ func Start(o Options, args []string) error {
 	}
 	if mistake != nil {
 		return mistake
+	}
+	if done, err := machineUnit(o).handOver("start", 0); done {
+		return err
 	}
 	// Of two that are started at the same time one waits for the other.
 	unlock, err := lockStart(filepath.Join(o.Paths.Run(), "start.lock"))
@@ -53,8 +59,18 @@ func Start(o Options, args []string) error {
 }
 
 // transition is how long a daemon is waited for that runs and does not answer: it may be about to begin,
-// or to end.
-const transition = 10 * time.Second
+// with a network script that takes its time, or to end.
+const transition = 90 * time.Second
+
+// SilentError says that a daemon runs and does not answer.
+type SilentError struct {
+	PID    int
+	Socket string
+}
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("xend runs, pid %d, and does not answer on %s: 'xend restart' ends it and starts another", e.PID, e.Socket)
+}
 
 // serving tells whether a daemon holds the pid file, and goes on to do so: one that was killed or stopped
 // a moment ago does not.
@@ -64,9 +80,13 @@ func serving(pidFile, control string) (bool, error) {
 		if err != nil || p == nil {
 			return false, err
 		}
-		if answers(control) || time.Now().After(deadline) {
+		if answers(control) {
 			p.close()
 			return true, nil
+		}
+		if time.Now().After(deadline) {
+			p.close()
+			return false, &SilentError{PID: p.pid, Socket: control}
 		}
 		_, err = p.wait(20)
 		p.close()
@@ -96,20 +116,11 @@ func lockStart(path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
+	lock := flock.New(path, flock.SetPermissions(0o600))
+	if err := lock.Lock(); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return func() { f.Close() }, nil
+	return func() { lock.Close() }, nil //nolint:errcheck // it ends with the process at the latest
 }
 
 // ErrNotReady means that a daemon ended before it was ready, and has said why.

@@ -63,6 +63,9 @@ type Config struct {
 
 	// Warnings say what is odd without being an error, each once.
 	Warnings []string
+	// Doubts are those of the Warnings that a person who starts the daemon should see: what is probably a
+	// misspelt option.
+	Doubts []string
 }
 
 // Limits bound what clients can use up. All are positive.
@@ -84,7 +87,7 @@ func Default(p paths.Paths) Config {
 		XMLRPCPort:       8006,
 		VifScript:        "vif-bridge",
 		LogFile:          p.LogFile(),
-		LogLevel:         slog.LevelDebug,
+		LogLevel:         slog.LevelInfo,
 		StateDir:         filepath.Join(p.State(), "vnets"),
 		ScriptsDir:       p.Scripts(),
 		ScriptTimeout:    60 * time.Second,

@@ -116,7 +116,7 @@ func TestLogLevels(t *testing.T) {
 		require.Equal(t, want, load(t, "(loglevel "+s+")", "").LogLevel)
 	}
 	c := load(t, "(loglevel LOUD)", "")
-	require.Equal(t, slog.LevelDebug, c.LogLevel)
+	require.Equal(t, slog.LevelInfo, c.LogLevel)
 	require.Len(t, c.Warnings, 1)
 }
 

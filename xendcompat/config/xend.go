@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/xenvnet/xend/internal/conffile"
+	"github.com/xenvnet/xend/internal/nearest"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/sxp"
 )
@@ -98,7 +99,8 @@ func (c *Config) parseXend(b []byte) error {
 		case slices.Contains(ignoredOptions, name):
 			c.warn("xend-config.sxp: option %s has no effect here", name)
 		default:
-			c.warn("xend-config.sxp: option %s is unknown; it is ignored", name)
+			c.warn("xend-config.sxp: option %s is unknown; it is ignored%s", name, meant(name))
+			c.Doubts = append(c.Doubts, c.Warnings[len(c.Warnings)-1])
 		}
 	}
 	for _, tcp := range []struct {
@@ -113,6 +115,18 @@ func (c *Config) parseXend(b []byte) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// meant asks whether a misspelt option is one that is known.
+func meant(name string) string {
+	known := slices.Clone(ignoredOptions)
+	for _, o := range xendOptions {
+		known = append(known, o.name)
+	}
+	if word := nearest.To(name, known); word != "" {
+		return " (" + word + "?)"
+	}
+	return ""
 }
 
 // setXend takes the value of an option. One without a value keeps its default.
@@ -223,8 +237,8 @@ var logLevels = map[string]slog.Level{
 func setLogLevel(c *Config, value string) error {
 	level, ok := logLevels[strings.ToUpper(value)]
 	if !ok {
-		c.warn("xend-config.sxp: loglevel %s is unknown; it is DEBUG", value)
-		level = slog.LevelDebug
+		c.warn("xend-config.sxp: loglevel %s is unknown; it is INFO", value)
+		level = slog.LevelInfo
 	}
 	c.LogLevel = level
 	return nil
