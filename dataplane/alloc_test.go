@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
@@ -54,7 +55,7 @@ func TestAllocations(t *testing.T) {
 	gso := wire.VnetHdr{Flags: wire.FlagNeedsCsum, GSOType: wire.GSOTCPv4, HdrLen: 54, GSOSize: 1448, CsumStart: 34, CsumOffset: 16}
 	a := arrival{link: w.view.links[underlay.IPv4], from: o.Addr(), outer: o.Addr()}
 	grouped := a
-	grouped.by = byGroup
+	grouped.by = dedup.Group
 	inUnicast, inBroadcast := vudp(n.config.ID, tcpFrame(1000)), vudp(n.config.ID, testFrame(broadcastMAC, domainMAC(9), "in"))
 	request := varpMessage(wire.Request, n.config.ID, domainMAC(1), o.Addr())
 	var step int64

@@ -35,6 +35,7 @@ const (
 	noticeNewHost
 	noticeTwins
 	noticeSendError
+	noticeCrossed
 )
 
 const (
@@ -261,6 +262,12 @@ func (e *Engine) noticeLocked(n notice) {
 			t.heard.Store(e.now())
 			e.twins[n.other] = t
 			e.publishLocked()
+		}
+	case noticeCrossed:
+		if e.tellLocked("crossed") {
+			e.log.Warn("a frame came by the group and was forwarded by a peer as well: more than one host forwards for one segment. "+
+				"Let one host of each segment have peers, and remove those of the others (vn peer-delete, peers in vnet.toml)",
+				"sender", n.addr, "by", n.other)
 		}
 	case noticeSendError:
 		if e.tellLocked("send") {

@@ -35,6 +35,7 @@ const (
 	// Our own messages.
 	DropAnnounce // an announce above the rate limit
 	DropReply    // an answer to a VARP request above the rate limit
+	DropRelay    // a re-multicast of a forwarded packet above the rate limit
 
 	reasons
 )
@@ -66,6 +67,7 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropVnifQueue:   {"vnif_queue_full", "frames that the kernel dropped because the daemon was too slow to read the vnif"},
 	DropAnnounce:    {"announce_rate", "VARP announces not sent because too many MACs appeared at once"},
 	DropReply:       {"reply_rate", "VARP requests not answered because too many came at once"},
+	DropRelay:       {"relay_rate", "forwarded packets (VFWD) not multicast again because too many came at once: peers in a circle"},
 }
 
 // String is the reason's name, as vn stats and metrics show it.

@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
@@ -63,7 +64,7 @@ type Engine struct {
 
 	started time.Time // the clock's zero
 	table   *varp.Table
-	recent  *recent
+	recent  *dedup.Table
 	// replicators are the hosts whose unicast may be copies.
 	replicators *replicators
 	pending     *pending
@@ -112,7 +113,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		lookup:      lookup,
 		started:     time.Now().Add(-time.Hour), // so that no time is 0
 		table:       varp.New(tableOptions(cfg)),
-		recent:      newRecent(),
+		recent:      dedup.New(),
 		replicators: newReplicators(),
 		pending:     newPending(),
 		config:      cfg,
@@ -354,7 +355,7 @@ func (e *Engine) addLocked(c vnet.Config) error {
 		return err
 	}
 	before := e.networks[c.ID]
-	n := newNetwork(c, len(e.workers), e.recent.salt(c.ID))
+	n := newNetwork(c, len(e.workers), e.recent.Salt(c.ID))
 	n.devices = devices
 	if n.bridge = devices.BridgeIndex; n.bridge == 0 {
 		// Somebody may have put it on a bridge of his own.

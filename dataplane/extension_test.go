@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -234,7 +235,7 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	other := netip.MustParseAddr("10.9.1.2")
 	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: w.view.links[underlay.IPv4].path.Source}
 	flooded := from
-	flooded.by, flooded.to = byGroup, wire.Group
+	flooded.by, flooded.to = dedup.Group, wire.Group
 	b := vudp(n.config.ID, testFrame(domainMAC(2), domainMAC(1), "again and again"))
 	share := &n.shares[0]
 	for range 20 {
@@ -288,28 +289,6 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	require.EqualValues(t, 61, share.rxPackets.Load())
 }
 
-// Copies to two addresses of one host come by two ways.
-func TestWays(t *testing.T) {
-	r, from, to := newRecent(), netip.MustParseAddr("10.9.1.2"), netip.MustParseAddr("10.9.1.1")
-	require.Equal(t, r.way(byUnicast, from, to), r.way(byUnicast, from, to))
-	for _, other := range []uint32{r.way(byGroup, from, to), r.way(byUnicast, to, to), r.way(byUnicast, from, to.Next())} {
-		require.NotEqual(t, r.way(byUnicast, from, to), other)
-	}
-}
-
-// What this host has sent is remembered however much comes in, so that loops are seen.
-func TestSentIsRemembered(t *testing.T) {
-	r, from := newRecent(), netip.MustParseAddr("10.9.1.2")
-	now := int64(time.Hour)
-	own := r.hash(1, []byte("own"))
-	r.sent(own, now)
-	for i := range 10 * recentShards * recentSlots {
-		r.arrived(r.hash(1, fmt.Append(nil, i)), r.way(byUnicast, from, from), from, now+int64(i))
-	}
-	require.True(t, r.returned(own, now+loopWindow))
-	require.False(t, r.returned(own, now+loopWindow+1))
-}
-
 // What is forwarded is not made to fit: that is for who gets it.
 func TestForwardedUnclamped(t *testing.T) {
 	cfg := testConfig()
@@ -327,7 +306,7 @@ func TestForwardedUnclamped(t *testing.T) {
 	b := vudp(n.config.ID, syn)
 	came := string(b)
 	other := netip.MustParseAddr("10.9.1.2")
-	w.fromHost(b, arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: wire.Group, by: byGroup})
+	w.fromHost(b, arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: wire.Group, by: dedup.Group})
 	require.Len(t, w.queue, 1)
 	require.Equal(t, came, string(w.queue[0].parts[1]))
 	w.flush()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
@@ -13,13 +14,6 @@ import (
 
 // From the underlay to the vnif.
 
-// How a packet came.
-const (
-	byUnicast byte = iota
-	byGroup
-	byPeer // VFWD
-)
-
 // arrival is where a packet came from.
 type arrival struct {
 	link *link
@@ -27,7 +21,7 @@ type arrival struct {
 	from netip.Addr
 	// outer is the host that it came from last, and to the address that it was sent to.
 	outer, to netip.Addr
-	by        byte
+	by        dedup.Kind
 	// opened is the vnet whose seal was on the packet; nil in the clear.
 	opened *network
 }
@@ -120,7 +114,7 @@ func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
 		return a, false
 	}
 	if p.Multicast {
-		a.by = byGroup
+		a.by = dedup.Group
 		note(&l.heard.group, w.now)
 	} else {
 		note(&l.heard.unicast, w.now)
@@ -139,12 +133,12 @@ func (w *worker) fromHost(b []byte, a arrival) {
 	switch {
 	case id != wire.MessageVFWD:
 		pass = w.payload(id, b, a)
-	case a.by == byUnicast && a.link.Family() == underlay.IPv4:
+	case a.by == dedup.Unicast && a.link.Family() == underlay.IPv4:
 		w.forwarded(b, a)
 	default:
 		w.drop(DropMessage) // VFWD is unicast over IPv4
 	}
-	if pass && a.by == byGroup && len(w.view.peers) > 0 && a.link.Family() == underlay.IPv4 {
+	if pass && a.by == dedup.Group && len(w.view.peers) > 0 && a.link.Family() == underlay.IPv4 {
 		w.forward(a.link, netip.AddrPortFrom(a.from, w.view.port), b)
 	}
 }
@@ -195,7 +189,7 @@ func (w *worker) forwarded(b []byte, a arrival) {
 		return
 	}
 	p.rx.Add(1)
-	a.by = byPeer
+	a.by = dedup.Forwarded
 	if !f.Source.IsUnspecified() {
 		a.from = f.Source
 	}
@@ -217,6 +211,10 @@ func (w *worker) forwarded(b []byte, a arrival) {
 	if !w.payload(id, f.Payload, a) || !f.Destination.IsMulticast() {
 		return
 	}
+	if !w.relays.take(w.now, 1) {
+		w.drop(DropRelay)
+		return
+	}
 	from := netip.AddrPortFrom(a.from, w.view.port)
 	if err := w.relay.Send(a.link.Underlay, a.link.path, from, a.link.group, w.view.ttl, f.Payload); err != nil {
 		w.sendFailed(1, err)
@@ -231,7 +229,8 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 	switch {
 	case n == nil:
 		w.drop(DropUnknownVnet)
-		return w.first(w.engine.recent.salt(id), frame, a)
+		pass, _ := w.passes(w.engine.recent.Salt(id), frame, a)
+		return pass
 	case !n.takes(a):
 		w.drop(DropSecurity)
 		return false
@@ -242,21 +241,24 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		w.drop(DropSource)
 		return false
 	}
-	if a.by == byUnicast && frame[0]&1 != 0 {
+	pass := false
+	if a.by == dedup.Unicast && frame[0]&1 != 0 {
 		w.engine.replicators.heard(a.from, w.now)
 	}
-	if a.by != byUnicast || frame[0]&1 != 0 || w.engine.replicators.has(a.from) {
-		hash := w.engine.recent.hash(n.salt, frame)
-		if w.engine.recent.returned(hash, w.now) {
+	if a.by != dedup.Unicast || frame[0]&1 != 0 || w.engine.replicators.has(a.from) {
+		hash := w.engine.recent.Hash(n.salt, frame)
+		if w.engine.recent.Returned(hash, w.now) {
 			w.drop(DropLoop)
 			n.suspect.Store(w.now + loopAlarm)
 			w.engine.notify(notice{kind: noticeLoop, network: n, mac: source, addr: a.from})
 			return false
 		}
-		if duplicate, twin := w.engine.recent.arrived(hash, w.engine.recent.way(a.by, a.outer, a.to), a.from, w.now); duplicate {
+		v := w.judge(hash, a)
+		pass = v.Pass
+		if v.Duplicate {
 			w.drop(DropDuplicate)
-			if a.by == byGroup && twin.IsValid() && twin.Is4() != a.from.Is4() {
-				w.noteTwins(twin, a.from)
+			if a.by == dedup.Group && v.Twin.IsValid() && v.Twin.Is4() != a.from.Is4() {
+				w.noteTwins(v.Twin, a.from)
 			}
 			return false
 		}
@@ -266,17 +268,26 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		return false
 	}
 	w.collect(n, a.link, frame)
-	return true
+	return pass
 }
 
-// first reports whether something that peers are to get has not come by another way already.
-func (w *worker) first(salt uint64, b []byte, a arrival) bool {
-	if len(w.view.peers) == 0 || a.by == byUnicast {
-		return false
+// judge says what is to be done with a copy of a flooded frame or message.
+func (w *worker) judge(hash uint64, a arrival) dedup.Verdict {
+	v := w.engine.recent.Arrived(hash, dedup.Copy{Kind: a.by, From: a.from, Outer: a.outer, To: a.to}, w.now)
+	if v.Crossed {
+		w.engine.notify(notice{kind: noticeCrossed, addr: a.from, other: a.outer})
 	}
-	r := w.engine.recent
-	duplicate, _ := r.arrived(r.hash(salt, b), r.way(a.by, a.outer, a.to), a.from, w.now)
-	return !duplicate
+	return v
+}
+
+// passes reports whether other segments should get a message that this host has no vnet for, and that it is no
+// duplicate.
+func (w *worker) passes(salt uint64, b []byte, a arrival) (pass, duplicate bool) {
+	if len(w.view.peers) == 0 || a.by == dedup.Unicast {
+		return false, false
+	}
+	v := w.judge(w.engine.recent.Hash(salt, b), a)
+	return v.Pass, v.Duplicate
 }
 
 // noteTwins notes that two addresses are one host's.
@@ -333,12 +344,10 @@ func (w *worker) learnRemote(n *network, mac wire.MAC, from netip.Addr, by varp.
 
 // varp handles a VARP message; b is the whole of it. It reports whether other segments should get it, too.
 func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
-	pass := false
-	if len(w.view.peers) > 0 && a.by != byUnicast {
-		if pass = w.first(0, b, a); !pass {
-			w.drop(DropDuplicate)
-			return false
-		}
+	pass, duplicate := w.passes(0, b, a)
+	if duplicate {
+		w.drop(DropDuplicate)
+		return false
 	}
 	n := w.view.vnets[m.Vnet]
 	if n == nil {
@@ -349,7 +358,7 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropSecurity)
 		return false
 	}
-	if a.by == byUnicast && (m.Opcode == wire.Request || !w.engine.pending.waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
+	if a.by == dedup.Unicast && (m.Opcode == wire.Request || !w.engine.pending.waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
 		w.engine.replicators.heard(a.from, w.now) // others say by the group what is no answer
 	}
 	if m.Opcode == wire.Request {

@@ -14,6 +14,9 @@ const (
 	replyRate    = 5000
 	announceRate = 500
 	tooBigRate   = 1000
+	// relayRate bounds the packets of peers that are multicast again, per second and worker: no more than a fifth of
+	// what three peers in a circle make in one.
+	relayRate = 10_000
 )
 
 // speaker sends what this host itself has to say: VARP messages, and packets forwarded to peers. Each
@@ -34,7 +37,7 @@ type speaker struct {
 	clear    [1][]byte
 	clearBuf [wire.VARPLen]byte
 
-	replies, announces, tooBigs *bucket
+	replies, announces, tooBigs, relays *bucket
 
 	drops [reasons]atomic.Uint64 // read by others
 }
@@ -54,6 +57,7 @@ func newSpeaker(e *Engine, number, lane int) speaker {
 		replies:   newBucket(replyRate, replyRate),
 		announces: newBucket(announceRate, 2*announceRate),
 		tooBigs:   newBucket(tooBigRate, tooBigRate),
+		relays:    newBucket(relayRate, relayRate/4),
 	}
 }
 

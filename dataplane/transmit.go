@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/port"
@@ -95,6 +96,13 @@ func (w *worker) segment(s *offload.Segmenter, e *encap, limit int, frame []byte
 	return true
 }
 
+const (
+	// loopAlarm is for how long, in nanoseconds, a vnet is suspected of having a loop after an own frame came back, and
+	// loopRepeats how often such a vnet may flood one and the same frame per second.
+	loopAlarm   = int64(10 * time.Second)
+	loopRepeats = 8
+)
+
 // floodOut sends a frame to everybody: to the groups, to the replicas, to the hosts that know neither, and
 // by VFWD to the peers (view.everybody).
 func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
@@ -119,7 +127,7 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 	}
 	// A frame that goes round in a bridge loop comes by here again and again. To be repeated is no crime,
 	// but in a vnet whose frames come back from other hosts it is a storm.
-	if w.engine.recent.sent(w.engine.recent.hash(n.salt, frame), w.now) > loopRepeats && w.now < n.suspect.Load() {
+	if w.engine.recent.Sent(w.engine.recent.Hash(n.salt, frame), w.now) > loopRepeats && w.now < n.suspect.Load() {
 		w.drop(DropLoop)
 		return
 	}
