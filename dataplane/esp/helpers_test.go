@@ -1,0 +1,13 @@
+package esp
+
+import "encoding/binary"
+
+func binaryUint64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+// laneInfo is the info of a lane's key, written down once more.
+func laneInfo(k *vnetKey, nonce []byte, epoch uint32, level, lane uint8) []byte {
+	info := append([]byte("esp"), k.id[:]...)
+	info = append(info, nonce...)
+	info = binary.BigEndian.AppendUint32(info, epoch)
+	return append(info, level, lane)
+}
