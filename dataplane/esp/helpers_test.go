@@ -1,6 +1,10 @@
 package esp
 
-import "encoding/binary"
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+)
 
 func binaryUint64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
@@ -11,3 +15,17 @@ func laneInfo(k *vnetKey, nonce []byte, epoch uint32, level, lane uint8) []byte 
 	info = binary.BigEndian.AppendUint32(info, epoch)
 	return append(info, level, lane)
 }
+
+func laneKeyOf(key []byte) cipher.AEAD {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	return aead
+}
+
+func binaryUint32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }

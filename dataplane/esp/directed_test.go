@@ -1,0 +1,337 @@
+package esp
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// TestChallengesDieWithSA: what answered a challenge once makes no second SA after the first was removed.
+func TestChallengesDieWithSA(t *testing.T) {
+	w := newWorld(t, 1, vnet.Conf, 2)
+	w.pass(time.Second, true)
+	a, b := w.hosts[0], w.hosts[1]
+	number, _ := a.frame(0, nil)
+	w.settle()
+	require.True(t, b.taken[number])
+	recorded := slices.Clone(w.tape)
+	require.NoError(t, b.vnet.SetKeys([]Secret{otherKey}, 0, b.clock()))
+	require.Empty(t, b.vnet.senders)
+	require.NoError(t, b.vnet.SetKeys([]Secret{testSecret}, 0, b.clock()))
+	for _, p := range recorded {
+		b.receive(p) // fails if the frame is taken once more
+	}
+	require.Empty(t, b.vnet.senders)
+}
+
+// puppet is a sender whose every message the test makes.
+type puppet struct {
+	key      *vnetKey
+	instance [16]byte
+	number   uint64
+}
+
+func (p *puppet) say(s *Sending, echo [16]byte) []byte {
+	p.number++
+	m := wire.Key{
+		KID: p.key.kid, Level: levelOf(s.level), Instance: p.instance, Nonce: s.nonce, Epoch: s.epoch, SPI: s.spi, Number: p.number,
+		Echo: echo, Lanes: len(s.lanes), Addr4: netip.MustParseAddr("10.9.0.9"),
+	}
+	for i := range s.lanes {
+		m.Next[i] = s.lanes[i].next.Load()
+	}
+	return p.key.sign(m.Append(nil), 0)
+}
+
+// TestHeldBackKey: a KEY about an epoch that was given up makes no SA, though it is the newest that is known of its sender.
+func TestHeldBackKey(t *testing.T) {
+	w := newWorld(t, 2, vnet.Auth, 1)
+	r := w.hosts[0]
+	w.pass(time.Second, false)
+	start := w.now
+	p := &puppet{key: newVnetKey(testSecret, testID), instance: [16]byte{1}}
+	spi := uint32(p.key.kid[0]) << 24
+	one := newSending(p.key, vnet.Auth, [16]byte{1}, 1, spi|0x100, 2, 0)
+	two := newSending(p.key, vnet.Auth, [16]byte{2}, 2, spi|0x200, 2, 0)
+	hear := func(b []byte) Refusal {
+		v, _ := r.table.Message(b, Arrival{Unicast: true, From: netip.MustParseAddrPort("10.9.0.9:4500")}, r.clock(), nil)
+		return v.Refusal
+	}
+	r.vnet.mu.Lock()
+	echo := r.vnet.challengeLocked(r.clock())
+	r.vnet.mu.Unlock()
+	first, second := p.say(one, echo), p.say(two, echo)
+	held := p.say(one, [16]byte{})
+	frame := func(s *Sending) []byte {
+		b, err := s.Flooded(0).Append(make([]byte, Headroom), wire.AppendVUDP(nil, testID), make([]byte, 22))
+		require.NoError(t, err)
+		return b[Headroom:]
+	}
+	old := frame(one)
+	require.Equal(t, Taken, hear(first))
+	_, refusal := r.table.Open(&r.opener, slices.Clone(old), 0)
+	require.Equal(t, Taken, refusal)
+	w.pass(35*time.Second, false)
+	require.Equal(t, Taken, hear(second))
+	w.pass(90*time.Second, false)
+	require.Greater(t, w.now-start, int64(saTTL))
+	require.Len(t, r.vnet.sas, 1, "the first epoch was given up, the sender not")
+	require.Equal(t, KeyUnconfirmed, hear(held))
+	_, refusal = r.table.Open(&r.opener, slices.Clone(old), 0)
+	require.Equal(t, UnknownSPI, refusal)
+}
+
+// TestBoundedDelay: what was sealed before a mark that is old enough is not taken, though its place in the window is free.
+func TestBoundedDelay(t *testing.T) {
+	w := newWorld(t, 3, vnet.Conf, 2)
+	w.pass(time.Second, true)
+	a, b := w.hosts[0], w.hosts[1]
+	a.frame(0, nil)
+	late := w.air[len(w.air)-1]
+	w.air = nil
+	w.pass(50*time.Second, true)
+	_, refusal := b.table.Open(&b.opener, late.data, 0)
+	require.Equal(t, Replay, refusal)
+}
+
+// TestRemoval: nobody stays who does not prove to live, nor an epoch of which nothing is heard.
+func TestRemoval(t *testing.T) {
+	w := newWorld(t, 4, vnet.Conf, 2)
+	w.pass(time.Second, true)
+	b := w.hosts[1]
+	require.Len(t, b.vnet.senders, 1)
+	a := w.hosts[0]
+	w.hosts = w.hosts[1:]
+	for range 13 { // KEYs without an echo do not help
+		w.pass(10*time.Second, false)
+		out := a.vnet.Tick(a.clock(), nil)
+		for _, m := range out {
+			b.receive(packet{netip.AddrPortFrom(a.addr, 4500), netip.AddrPort{}, m.Data})
+		}
+	}
+	require.Empty(t, b.vnet.senders)
+	require.Empty(t, b.table.view.Load().sas)
+}
+
+// TestSealingStops: a sending SA is not used when its timers did not run, nor a lane beyond its numbers.
+func TestSealingStops(t *testing.T) {
+	w := newWorld(t, 5, vnet.Conf, 1)
+	h := w.hosts[0]
+	w.now += sealLife
+	require.Nil(t, h.vnet.Sending(h.clock()))
+	h.vnet.Tick(h.clock(), nil)
+	s := h.vnet.Sending(h.clock())
+	require.NotNil(t, s)
+	s.Flooded(0).next.Store(hardPackets)
+	b, err := s.Flooded(0).Append(make([]byte, Headroom), []byte("x"))
+	require.ErrorIs(t, err, ErrExhausted)
+	require.Len(t, b, Headroom)
+	// A lane that has carried much ends the epoch long before.
+	s.Unicast(1).next.Store(volumePackets)
+	w.pass(12*time.Second, true)
+	require.NotSame(t, s, h.vnet.Sending(h.clock()))
+}
+
+// TestLevels: a sender of the other level is told apart, and none of its packets is taken.
+func TestLevels(t *testing.T) {
+	w := newWorld(t, 6, vnet.Conf, 2)
+	b := w.hosts[1]
+	w.level = vnet.Auth
+	b.start()
+	w.pass(3*time.Second, true)
+	require.Empty(t, b.vnet.senders)
+	require.NotZero(t, b.refused[KeyLevel])
+	w.hosts[0].frame(0, nil)
+	w.settle()
+	require.NotZero(t, b.refused[UnknownSPI])
+}
+
+// TestWorkers: copies of packets that several threads open at once, mixed up, are taken once each.
+func TestWorkers(t *testing.T) {
+	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
+		w := newWorld(t, 7, level, 2)
+		w.pass(time.Second, true)
+		a, b := w.hosts[0], w.hosts[1]
+		s := a.vnet.Sending(a.clock())
+		var packets [][]byte
+		for i := range 3000 {
+			lane := s.Unicast(i % 2)
+			if i%3 == 0 {
+				lane = s.Flooded(i % 2)
+			}
+			p, err := lane.Append(make([]byte, Headroom), wire.AppendVUDP(nil, testID), make([]byte, 60))
+			require.NoError(t, err)
+			packets = append(packets, p)
+		}
+		var taken, other atomic.Int64
+		var group sync.WaitGroup
+		for worker := range 4 {
+			group.Go(func() {
+				var o Opener
+				for i := range packets {
+					p := slices.Clone(packets[(i*7+worker*50)%len(packets)])
+					switch _, r := b.table.Open(&o, p, Headroom); r {
+					case Taken:
+						taken.Add(1)
+					case Replay:
+					default:
+						other.Add(1)
+					}
+				}
+			})
+		}
+		group.Wait()
+		require.EqualValues(t, len(packets), taken.Load())
+		require.Zero(t, other.Load())
+	}
+}
+
+// TestSharedSPI: two senders that drew one SPI are both heard.
+func TestSharedSPI(t *testing.T) {
+	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
+		w := newWorld(t, 8, level, 1)
+		r := w.hosts[0]
+		var sendings []*Sending
+		for i := range byte(2) {
+			p := &puppet{key: newVnetKey(testSecret, testID), instance: [16]byte{i}}
+			s := newSending(p.key, level, [16]byte{i}, 1, uint32(p.key.kid[0])<<24|0x100, 2, 0)
+			r.vnet.mu.Lock()
+			echo := r.vnet.challengeLocked(r.clock())
+			r.vnet.mu.Unlock()
+			v, _ := r.table.Message(p.say(s, echo), Arrival{}, r.clock(), nil)
+			require.Equal(t, Taken, v.Refusal)
+			sendings = append(sendings, s)
+		}
+		for _, s := range sendings {
+			for range 3 {
+				b, err := s.Unicast(0).Append(make([]byte, Headroom), wire.AppendVUDP(nil, testID), make([]byte, 22))
+				require.NoError(t, err)
+				opened, refusal := r.table.Open(&r.opener, b, Headroom)
+				require.Equal(t, Taken, refusal)
+				require.Len(t, opened.Message, wire.VUDPLen+22)
+			}
+		}
+	}
+}
+
+// TestCareOf: a member announces no MAC for another host.
+func TestCareOf(t *testing.T) {
+	w := newWorld(t, 9, vnet.Conf, 2)
+	w.pass(time.Second, true)
+	a, b := w.hosts[0], w.hosts[1]
+	for _, c := range []struct {
+		addr string
+		want Refusal
+	}{{"10.9.0.1", Taken}, {"0.0.0.0", Taken}, {"10.9.0.2", WrongInner}, {"fd00::1", WrongInner}} {
+		m := wire.VARP{Opcode: wire.Announce, Vnet: testID, MAC: wire.MAC{2}, CareOf: netip.MustParseAddr(c.addr)}
+		p, err := a.vnet.Sending(a.clock()).Flooded(1).Append(make([]byte, Headroom), m.Append(nil))
+		require.NoError(t, err)
+		_, refusal := b.table.Open(&b.opener, p, Headroom)
+		require.Equal(t, c.want, refusal, c.addr)
+	}
+}
+
+// TestNIST: AES-256-GCM as such: test cases 13, 14 and 16 of the specification of GCM, and one of NIST's for GMAC.
+func TestNIST(t *testing.T) {
+	x := func(s string) []byte {
+		b, err := hex.DecodeString(s)
+		require.NoError(t, err)
+		return b
+	}
+	for _, c := range []struct{ key, iv, aad, plain, sealed string }{
+		{"0000000000000000000000000000000000000000000000000000000000000000", "000000000000000000000000", "", "",
+			"530f8afbc74536b9a963b4f1c4cb738b"},
+		{"0000000000000000000000000000000000000000000000000000000000000000", "000000000000000000000000", "", "00000000000000000000000000000000",
+			"cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"},
+		{"feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308", "cafebabefacedbaddecaf888", "feedfacedeadbeeffeedfacedeadbeefabaddad2",
+			"d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+			"522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b"},
+		{"78dc4e0aaf52d935c3c01eea57428f00ca1fd475f5da86a49c8dd73d68c8e223", "d79cf22d504cc793c3fb6c8a", "b96baa8c1c75a671bfb2d08d06be5f36", "",
+			"3e5d486aa2e30b22e040b85723a06e76"},
+	} {
+		k := laneKeyOf(x(c.key))
+		require.Equal(t, c.sealed, hex.EncodeToString(k.Seal(nil, x(c.iv), x(c.plain), x(c.aad))))
+	}
+}
+
+func TestNothingAllocated(t *testing.T) {
+	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
+		w := newWorld(t, 10, level, 2)
+		w.pass(time.Second, true)
+		a, b := w.hosts[0], w.hosts[1]
+		lane := a.vnet.Sending(a.clock()).Unicast(0)
+		buf := make([]byte, Headroom, 4096)
+		pieces := [][]byte{wire.AppendVUDP(nil, testID), make([]byte, 1514)}
+		seal := func() []byte {
+			p, err := lane.Append(buf, pieces...)
+			if err != nil {
+				panic(err)
+			}
+			return p
+		}
+		open := func() {
+			if _, r := b.table.Open(&b.opener, seal(), Headroom); r != Taken {
+				panic(r)
+			}
+		}
+		open()
+		require.Zero(t, testing.AllocsPerRun(200, open), level)
+	}
+}
+
+func BenchmarkSeal(b *testing.B) { bench(b, false) }
+func BenchmarkOpen(b *testing.B) { bench(b, true) }
+
+func bench(b *testing.B, open bool) {
+	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
+		b.Run(level.String(), func(b *testing.B) {
+			w := newWorld(b, 1, level, 2)
+			w.pass(time.Second, true)
+			lane := w.hosts[0].vnet.Sending(w.now).Unicast(0)
+			buf := make([]byte, Headroom, 4096)
+			pieces := [][]byte{wire.AppendVUDP(nil, testID), make([]byte, 1514)}
+			r := w.hosts[1]
+			b.SetBytes(1514)
+			for b.Loop() {
+				p, _ := lane.Append(buf, pieces...)
+				if open {
+					if _, refusal := r.table.Open(&r.opener, p, Headroom); refusal != Taken {
+						b.Fatal(refusal)
+					}
+				}
+			}
+		})
+	}
+}
+
+// FuzzTable: whatever comes is refused, and nothing is learned from it.
+func FuzzTable(f *testing.F) {
+	v := loadVectors(f)
+	for _, b := range v.Bad {
+		f.Add([]byte(b.Packet))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		w := newWorld(t, 1, vnet.Auth, 1)
+		h := w.hosts[0]
+		b = slices.Clone(b)
+		if wire.DecodeSecured(b) == wire.SecuredMessage {
+			verdict, out := h.table.Message(b[wire.MarkerLen:], Arrival{}, h.clock(), nil)
+			require.NotEqual(t, Taken, verdict.Refusal)
+			require.Empty(t, out)
+		} else if _, refusal := h.table.Open(&h.opener, b, 0); refusal == UnknownSPI {
+			require.LessOrEqual(t, len(h.table.AskSender(binaryUint32(b), len(b), Arrival{From: netip.MustParseAddrPort("10.0.0.1:1")}, h.clock(), nil)), 1)
+		} else {
+			require.Equal(t, Malformed, refusal)
+		}
+		require.Empty(t, h.vnet.senders)
+	})
+}
