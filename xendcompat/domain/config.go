@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -135,18 +136,28 @@ func (c Config) Policy(r Reason) Action {
 	return a
 }
 
-// Cmdline is the kernel's line: root=ROOT EXTRA.
+// Cmdline is the kernel's line: root=ROOT EXTRA, with ip=… before them where the image's setting ip asks for it.
 func (c Config) Cmdline() string {
-	line := c.Extra
-	if c.Root != "" {
-		line = strings.TrimSpace("root=" + c.Root + " " + c.Extra)
+	var words []string
+	for _, s := range c.Other {
+		if s.Image && s.Name == "ip" && s.Value.Text() != "" {
+			words = append(words, "ip="+s.Value.Text())
+		}
 	}
-	return line
+	if c.Root != "" {
+		words = append(words, "root="+c.Root)
+	}
+	if c.Extra != "" {
+		words = append(words, c.Extra)
+	}
+	return strings.Join(words, " ")
 }
 
 // Complete chooses what must be chosen once, so that it stays what it is when the domain is started again: the
-// uuid, and the MAC of each vif that has none (00:16:3e, the next bit zero).
+// uuid, the memory (128 MiB), one virtual processor, and the MAC of each vif that has none (00:16:3e, the next bit zero).
 func (c *Config) Complete() {
+	c.Memory = cmp.Or(c.Memory, 128)
+	c.VCPUs = max(1, c.VCPUs)
 	if c.UUID == "" {
 		c.UUID = NewUUID()
 	}
@@ -155,6 +166,82 @@ func (c *Config) Complete() {
 			c.Vifs[i].MAC = NewMAC()
 		}
 	}
+}
+
+// maxName bounds the name of a domain, in bytes.
+const maxName = 128
+
+// CheckName refuses what can't be a domain's name: xend allowed letters, digits and . _ + : -.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return badForm("the domain has no name: write name = 'vm1', or (name vm1)")
+	case len(name) > maxName:
+		return badForm("the name %s has more than %d characters", clip(name), maxName)
+	case strings.Trim(name, ".") == "":
+		return badForm("the name %s consists of dots only", short(sxp.Atom(name)))
+	}
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("._+:-", c) >= 0:
+		default:
+			return badForm("the name %s has a character other than letters, digits and . _ + : -", short(sxp.Atom(name)))
+		}
+	}
+	return nil
+}
+
+// Validate tells what is wrong with a configuration, whatever runs it.
+func (c Config) Validate() error {
+	if err := CheckName(c.Name); err != nil {
+		return err
+	}
+	if c.MaxMem != 0 && c.MaxMem < c.Memory {
+		return badForm("maxmem (%d MiB) is less than memory (%d MiB)", c.MaxMem, c.Memory)
+	}
+	for _, p := range []Param{{"kernel", c.Kernel}, {"ramdisk", c.Ramdisk}, {"bootloader", c.Bootloader}} {
+		if strings.ContainsAny(p.Value, "\n\x00") {
+			return badForm("%s: %s is no path", p.Name, short(sxp.Atom(p.Value)))
+		}
+	}
+	macs, devs := map[string]bool{}, map[string]bool{}
+	for _, v := range c.Vifs {
+		if v.MAC != "" && macs[v.MAC] {
+			return badForm("two vifs have the MAC %s", v.MAC)
+		}
+		macs[v.MAC] = true
+		for _, p := range v.Device().Params {
+			if strings.ContainsAny(p.Value, ",\n\x00") {
+				return badForm("%s of a vif: %s has a comma or the end of a line", clip(p.Name), short(sxp.Atom(p.Value)))
+			}
+		}
+		for part := range strings.SplitSeq(v.Script, "/") {
+			if part == ".." {
+				return badForm("script of a vif: %s leads out of the scripts' directory", short(sxp.Atom(v.Script)))
+			}
+		}
+	}
+	for _, d := range c.Disks {
+		for _, s := range []string{d.URI, d.Dev, d.Mode, d.Backend} {
+			if strings.ContainsAny(s, ",\n\x00") {
+				return badForm("disk: %s has a comma or the end of a line", short(sxp.Atom(s)))
+			}
+		}
+		if dev, _, _ := strings.Cut(d.Dev, ":"); strings.Contains(dev, "..") || strings.HasPrefix(dev, "/") && !strings.HasPrefix(dev, "/dev/") {
+			return badForm("disk: %s is no name of a device", short(sxp.Atom(d.Dev)))
+		} else if devs[dev] {
+			return badForm("two disks are %s", dev)
+		} else {
+			devs[dev] = true
+		}
+	}
+	if n := len(c.Vifs); n > maxDevices {
+		return badForm("%d vifs are more than %d", n, maxDevices)
+	}
+	if n := len(c.Disks); n > maxDevices {
+		return badForm("%d disks are more than %d", n, maxDevices)
+	}
+	return nil
 }
 
 // NewMAC returns a random address of Xen's range, 00:16:3e, whose next bit is zero.

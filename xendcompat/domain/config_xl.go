@@ -34,8 +34,7 @@ func (c Config) XL() []byte {
 	} else {
 		text("kernel", c.Kernel)
 		text("ramdisk", c.Ramdisk)
-		text("root", c.Root)
-		text("extra", c.Extra)
+		text("extra", c.Cmdline())
 	}
 	num("memory", c.Memory)
 	num("maxmem", c.MaxMem)
@@ -77,7 +76,7 @@ func (c Config) XL() []byte {
 // notXL are settings of xend that xl does not know or understands otherwise.
 var notXL = map[string]bool{
 	"device_model": true, "on_xend_start": true, "on_xend_stop": true, "oos": true, "s3_integrity": true,
-	"description": true, "features": true, "builder": true, "type": true, "cap": true,
+	"description": true, "features": true, "builder": true, "type": true, "cap": true, "ip": true,
 }
 
 // XL returns the interface as an element of vif (xl-network-configuration(5)).
@@ -99,7 +98,7 @@ func (d Disk) XL() string {
 	if mode == "" {
 		mode = "w"
 	}
-	return d.URI + "," + d.Dev + "," + mode
+	return d.URI + "," + strings.TrimPrefix(d.Dev, "ioemu:") + "," + mode
 }
 
 func joinParams(params []Param) string {

@@ -115,15 +115,15 @@ func (c vcpu) form(n int) sxp.Value {
 	}
 	return sxp.List(sxp.Atom("vcpu"),
 		number("number", n),
-		sxp.Pair("online", flag(c.online)),
-		sxp.Pair("running", flag(c.running)),
-		sxp.Pair("blocked", flag(c.online && !c.running)),
+		sxp.Pair("online", bit(c.online)),
+		sxp.Pair("running", bit(c.running)),
+		sxp.Pair("blocked", bit(c.online && !c.running)),
 		sxp.Pair("cpu_time", seconds(c.cpuTime)),
 		number("cpu", c.cpu),
 		sxp.List(sxp.Atom("cpumap"), sxp.List(cpus...)))
 }
 
-func flag(b bool) string {
+func bit(b bool) string {
 	if b {
 		return "1"
 	}
