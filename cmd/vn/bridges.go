@@ -3,14 +3,17 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/hostnet"
 )
 
-// bridges prints every bridge of the machine and, below it, its ports.
+// bridges prints every bridge of the machine with its ports, a line each, or as brctl show does: the original's
+// lines, which others parse.
 func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 	return withHost(func(h *hostnet.Host) error {
 		links, err := h.Links()
@@ -18,30 +21,38 @@ func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 			return err
 		}
 		slices.SortFunc(links, func(a, b hostnet.Link) int { return cmp.Compare(a.Name, b.Name) })
+		if in.Has("long") {
+			fmt.Fprint(a.stdout, "bridge name\tbridge id\t\tSTP enabled\tinterfaces\n")
+		}
 		for _, br := range links {
 			if br.Kind != "bridge" {
 				continue
 			}
-			a.printLink("", br, in.Has("long"))
+			var ports []string
 			for _, port := range links {
 				if port.Master == br.Index {
-					a.printLink("    ", port, in.Has("long"))
+					ports = append(ports, port.Name)
 				}
 			}
+			if !in.Has("long") {
+				fmt.Fprintf(a.stdout, "%s : %s\n", br.Name, strings.Join(ports, ", "))
+				continue
+			}
+			d, err := h.Detail(br.Index)
+			if err != nil {
+				return err
+			}
+			fmt.Fprint(a.stdout, brctl(d, ports))
 		}
 		return nil
 	})
 }
 
-// printLink prints a device's name and, with long, what else is worth knowing.
-func (a *app) printLink(indent string, l hostnet.Link, long bool) {
-	if !long {
-		fmt.Fprintf(a.stdout, "%s%s\n", indent, l.Name)
-		return
+// brctl describes a bridge as brctl show does.
+func brctl(d hostnet.Detail, ports []string) string {
+	stp := "no"
+	if d.STP {
+		stp = "yes"
 	}
-	fmt.Fprintf(a.stdout, "%-20s mac %s  mtu %d  %s", indent+l.Name, l.MAC, l.MTU, upDown(l))
-	if l.Alias != "" {
-		fmt.Fprintf(a.stdout, "  (%s)", l.Alias)
-	}
-	fmt.Fprintln(a.stdout)
+	return fmt.Sprintf("%s\t\t%04x.%s\t%s\t\t%s\n", d.Name, d.Priority, hex.EncodeToString(d.MAC), stp, strings.Join(ports, "\n\t\t\t\t\t\t\t"))
 }

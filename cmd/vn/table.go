@@ -28,7 +28,7 @@ func (a *app) commands() *cli.Table {
 			},
 			{
 				Name: "vnifs", Group: vnets, Run: a.vnifs,
-				Summary: "print the interfaces of the vnets",
+				Summary: "print the interfaces of the vnets, in the layout of ifconfig",
 			},
 			{
 				Name: "vnet-create", Group: vnets, Args: "ID", Min: 1, Max: 1, Run: a.vnetCreate,
@@ -96,7 +96,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "bridges", Group: host, Run: a.bridges,
 				Summary: "print the bridges of this host and their ports",
-				Options: []cli.Option{long("with addresses, MTU and state")},
+				Options: []cli.Option{long("with bridge ids, as brctl show prints them")},
 			},
 			{
 				Name: "stats", Group: host, Run: a.stats,

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/xenvnet/xend/internal/cli"
@@ -69,11 +68,9 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 			}
 			a.print(vnetWidth, v)
 			if in.Has("all") || in.Has("long") {
-				vnif, err := vnifForm(h, v)
-				if err != nil {
+				if err := a.printVnif(h, v); err != nil {
 					return err
 				}
-				a.print(formWidth, vnif)
 			}
 			for _, f := range forms {
 				if name := f.Name(); (name == "vif" || name == "ventry") && f.ChildValue("vnet", "") == v.ChildValue("id", "") {
@@ -92,41 +89,36 @@ func (a *app) vnifs(ctx context.Context, _ cli.Invocation) error {
 	}
 	return withHost(func(h *hostnet.Host) error {
 		for _, v := range byID(forms) {
-			vnif, err := vnifForm(h, v)
-			if err != nil {
+			if err := a.printVnif(h, v); err != nil {
 				return err
 			}
-			a.print(formWidth, vnif)
 		}
 		return nil
 	})
 }
 
-// vnifForm describes the interface of a vnet as the kernel has it.
-func vnifForm(h *hostnet.Host, v sxp.Value) (sxp.Value, error) {
+// printVnif prints the interface of a vnet as the kernel has it. One that is missing is told on standard error,
+// as ifconfig does.
+func (a *app) printVnif(h *hostnet.Host, v sxp.Value) error {
 	name := v.ChildValue("vnetif", "")
-	form := []sxp.Value{sxp.Atom("vnif"), sxp.Pair("name", name), sxp.Pair("vnet", v.ChildValue("id", ""))}
 	l, err := h.LinkByName(name)
 	if errors.Is(err, hostnet.ErrNotFound) {
-		return sxp.List(append(form, sxp.Pair("state", "absent"))...), nil
+		fmt.Fprintf(a.stderr, "%s: error fetching interface information: Device not found\n", name)
+		return nil
 	}
 	if err != nil {
-		return sxp.Value{}, err
+		return err
 	}
-	form = append(form, sxp.Pair("mac", l.MAC.String()))
-	if l.Master != 0 {
-		if bridge, err := h.LinkByIndex(l.Master); err == nil {
-			form = append(form, sxp.Pair("bridge", bridge.Name))
-		}
+	d, err := h.Detail(l.Index)
+	if err != nil {
+		return err
 	}
-	return sxp.List(append(form, sxp.Pair("mtu", strconv.Itoa(l.MTU)), sxp.Pair("state", upDown(l)))...), nil
-}
-
-func upDown(l hostnet.Link) string {
-	if l.Up() {
-		return "up"
+	addresses, err := h.Addresses(l.Index)
+	if err != nil {
+		return err
 	}
-	return "down"
+	fmt.Fprint(a.stdout, ifconfig(d, addresses))
+	return nil
 }
 
 func (a *app) vnetCreate(ctx context.Context, in cli.Invocation) error {

@@ -107,7 +107,7 @@ func (a *app) find(name string) (*cli.Command, error) {
 		if c := matches[0]; c.Supported() {
 			return c, nil
 		}
-		return nil, fmt.Errorf("'xm %s' (%s) is known, but not supported by this version", matches[0].Name, matches[0].Summary)
+		return nil, fmt.Errorf("'xm %s' (%s) is known, but not supported by this version: %s", matches[0].Name, matches[0].Summary, instead(matches[0].Name))
 	}
 	var names []string
 	for _, c := range matches {

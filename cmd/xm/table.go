@@ -181,5 +181,6 @@ func (a *app) commands() *cli.Table {
 		{"resetpolicy", "set the default security policy"},
 		{"activatepolicy", "put a security policy in force"},
 	}...)
+	t.Find("mem-set").Aliases = []string{"balloon"} // its name in the first releases
 	return t
 }

@@ -278,9 +278,12 @@ func TestUsage(t *testing.T) {
 		{args: "list --what", stderr: "Error: option --what not recognized\n", status: 1},
 		{args: "-x list", stderr: "Error: option -x not recognized\n", status: 1},
 		{args: "--prefix", stderr: "Error: option --prefix requires argument\n", status: 1},
-		{args: "create vm.cfg -c", stderr: "Error: 'xm create' (start a domain from its configuration) is known, but not supported by this version\n", status: 1},
-		{args: "network-a", stderr: "Error: 'xm network-attach' (attach a network interface to a domain) is known, but not supported by this version\n", status: 1},
-		{args: "sched-credit", stderr: "Error: 'xm sched-credit' (set parameters of the credit scheduler) is known, but not supported by this version\n", status: 1},
+		{args: "create vm.cfg -c", stderr: "Error: 'xm create' (start a domain from its configuration) is known, but not supported by this version: use 'xl create'\n", status: 1},
+		{args: "network-a", stderr: "Error: 'xm network-attach' (attach a network interface to a domain) is known, but not supported by this version: use 'xl network-attach'\n", status: 1},
+		{args: "sched-credit", stderr: "Error: 'xm sched-credit' (set parameters of the credit scheduler) is known, but not supported by this version: use 'xl sched-credit'\n", status: 1},
+		{args: "block-attach 1 a b w", stderr: "Error: 'xm block-attach' (attach a block device to a domain) is known, but not supported by this version: use 'xl block-attach'\n", status: 1},
+		{args: "balloon 1 64", stderr: "Error: 'xm mem-set' (set a domain's memory) is known, but not supported by this version: use 'xl mem-set'\n", status: 1},
+		{args: "serve", stderr: "Error: 'xm serve' (answer the management protocol on standard input) is known, but not supported by this version: xl has no such command either\n", status: 1},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			h := newHost(t)
@@ -344,4 +347,13 @@ func TestUnreadableConfig(t *testing.T) {
 	_, stderr, status := h.xm("vnet-create", h.prefix)
 	require.Equal(t, 1, status)
 	require.Contains(t, stderr, "is a directory")
+}
+
+// TestXL checks that every command of xl that is named stands for one that there is.
+func TestXL(t *testing.T) {
+	var out bytes.Buffer
+	table := newApp(&out, &out).table
+	for name := range xlCommands {
+		require.NotNil(t, table.Find(name), name)
+	}
 }

@@ -73,6 +73,9 @@ type Command struct {
 	Kinds   []Kind   // of its arguments; the last one stands for all that follow
 	Words   []string // what a Keyword may be
 
+	// Aliases are other names, which are typed in full.
+	Aliases []string
+
 	// Later tells that the command came after the release whose abbreviations count (3.0.1), so
 	// that it never makes one of those ambiguous.
 	Later bool
@@ -106,7 +109,7 @@ type Table struct {
 // Find returns the command of exactly that name, or nil.
 func (t *Table) Find(name string) *Command {
 	for _, c := range t.Commands {
-		if c.Name == name {
+		if c.Name == name || slices.Contains(c.Aliases, name) {
 			return c
 		}
 	}

@@ -62,7 +62,7 @@ func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
 // Dmesg returns the hypervisor's messages.
 func (m *Manager) Dmesg(ctx context.Context) ([]byte, error) {
 	if m.xl == nil {
-		return nil, &UnsupportedError{Op: "dmesg", Use: "dmesg"}
+		return nil, &UnsupportedError{Op: "dmesg", Use: "xl dmesg"}
 	}
 	return m.xl.dmesg(ctx, false)
 }
@@ -70,7 +70,7 @@ func (m *Manager) Dmesg(ctx context.Context) ([]byte, error) {
 // ClearDmesg empties them.
 func (m *Manager) ClearDmesg(ctx context.Context) error {
 	if m.xl == nil {
-		return &UnsupportedError{Op: "dmesg_clear", Use: "dmesg -C"}
+		return &UnsupportedError{Op: "dmesg_clear", Use: "xl dmesg -c"}
 	}
 	_, err := m.xl.dmesg(ctx, true)
 	return err
