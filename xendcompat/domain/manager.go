@@ -62,7 +62,7 @@ func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
 // Dmesg returns the hypervisor's messages.
 func (m *Manager) Dmesg(ctx context.Context) ([]byte, error) {
 	if m.xl == nil {
-		return nil, &UnsupportedError{Op: "dmesg", Use: "xl dmesg"}
+		return nil, &UnsupportedError{Op: "dmesg", Use: "dmesg"}
 	}
 	return m.xl.dmesg(ctx, false)
 }
