@@ -134,7 +134,7 @@ func (e *Engine) tickLocked() {
 	if now >= e.nextSweep {
 		e.nextSweep = now + int64(e.config.SweepInterval)
 		e.table.Sweep(now)
-		e.pending.sweep(now)
+		e.pending.Sweep(now)
 	}
 	e.sweepHostsLocked(now)
 	for _, f := range e.underlays {
@@ -236,7 +236,7 @@ func (e *Engine) noticeLocked(n notice) {
 		text := fmt.Sprintf("MAC %s of vnet %s moves to and fro: two domains with one MAC, or a loop", n.mac, n.network.config.IDText)
 		e.emit(Event{Kind: MACFlapping, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
 		if e.tellLocked("flapping " + n.network.config.IDText + n.mac.String()) {
-			e.log.Warn("MAC moves to and fro: two domains with one MAC, or a loop; it stays where it is for a while",
+			e.log.Warn("MAC moves to and fro: two domains with one MAC, or a loop; it stays where it was before for a while",
 				"vnet", n.network.config.IDText, "mac", n.mac, "other", n.addr, "moves", n.change.Moves)
 		}
 	case noticeLoop:

@@ -67,7 +67,7 @@ type Engine struct {
 	recent  *dedup.Table
 	// replicators are the hosts whose unicast may be copies.
 	replicators *replicators
-	pending     *pending
+	pending     *varp.Pending
 	view        atomic.Pointer[view]
 	workers     []*worker
 
@@ -115,7 +115,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		table:       varp.New(tableOptions(cfg)),
 		recent:      dedup.New(),
 		replicators: newReplicators(),
-		pending:     newPending(),
+		pending:     varp.NewPending(),
 		config:      cfg,
 		networks:    map[vnet.ID]*network{},
 		own:         map[netip.Addr]struct{}{},

@@ -249,15 +249,15 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 
 	// An answer is by unicast.
 	key := varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(3))}
-	require.True(t, w.engine.pending.ask(key, w.now))
+	require.True(t, w.engine.pending.Ask(key, w.now))
 	announce := varpMessage(wire.Announce, n.config.ID, domainMAC(3), other)
 	w.fromHost(announce, from)
 	require.False(t, w.engine.replicators.has(other))
 
 	w.fromHost(announce, from) // over the other family, or from another interface
 	require.False(t, w.engine.replicators.has(other))
-	w.engine.pending.sweep(w.now + probeForget + 1)
-	require.False(t, w.engine.pending.waits(key))
+	w.engine.pending.Sweep(w.now + int64(time.Minute) + 1)
+	require.False(t, w.engine.pending.Waits(key))
 
 	// But a host that says so unasked floods by unicast as well: the same would be copies. So does who asks.
 	w.fromHost(varpMessage(wire.Announce, n.config.ID, domainMAC(4), other), from)

@@ -329,7 +329,7 @@ func (w *worker) learnRemote(n *network, mac wire.MAC, from netip.Addr, by varp.
 	case varp.Known:
 		w.remoteCache = learned{key: key, from: from, until: w.now + cacheFor}
 	case varp.Added:
-		w.engine.pending.done(key)
+		w.engine.pending.Done(key)
 	case varp.MovedAway, varp.MovedThere:
 		w.localCache.until = 0
 		w.engine.notify(notice{kind: noticeMoved, network: n, mac: mac, addr: from, change: c})
@@ -358,7 +358,7 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropSecurity)
 		return false
 	}
-	if a.by == dedup.Unicast && (m.Opcode == wire.Request || !w.engine.pending.waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
+	if a.by == dedup.Unicast && (m.Opcode == wire.Request || !w.engine.pending.Waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
 		w.engine.replicators.heard(a.from, w.now) // others say by the group what is no answer
 	}
 	if m.Opcode == wire.Request {

@@ -208,7 +208,13 @@ func (e *Engine) Snapshot() Snapshot {
 			Vnet: r.Vnet, MAC: r.MAC, Addr: r.Addr, State: Reachable, Age: r.Age, Source: r.Source.String(), Damped: r.Damped,
 		})
 	}
-	s.Entries = append(s.Entries, e.pending.list(now)...)
+	for _, q := range e.pending.List(now) {
+		x := Entry{Vnet: q.Vnet, MAC: q.MAC, State: Incomplete, Age: q.Age, Source: "request"}
+		if q.Failed {
+			x.State = Failed
+		}
+		s.Entries = append(s.Entries, x)
+	}
 	slices.SortFunc(s.Entries, func(a, b Entry) int {
 		return cmp.Or(a.Vnet.Compare(b.Vnet), slices.Compare(a.MAC[:], b.MAC[:]))
 	})

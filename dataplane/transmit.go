@@ -362,3 +362,13 @@ func isDHCP(udp []byte, client, server uint16) bool {
 	from, to := binary.BigEndian.Uint16(udp), binary.BigEndian.Uint16(udp[2:])
 	return (from == client || from == server) && (to == client || to == server)
 }
+
+// resolve asks who has a MAC, where there may be hosts that flooded frames do not reach.
+func (w *worker) resolve(n *network, mac wire.MAC) {
+	if !w.view.etherip && len(w.view.old) == 0 {
+		return
+	}
+	if w.engine.pending.Ask(varp.Key{Vnet: n.config.ID, MAC: mac}, w.now) {
+		w.request(n, mac)
+	}
+}

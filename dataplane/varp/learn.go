@@ -11,12 +11,11 @@ func (t *Table) LearnLocal(k Key, now int64) Change {
 	e := t.find(&k)
 	if e != nil {
 		if e.place == local && now >= e.hold {
-			e.touch(now)
+			t.confirm(e, Frame, now)
 			return Change{}
 		}
 		if e.place == remote && now < e.damp {
-			t.stats.ignored.Add(1)
-			return Change{Kind: Ignored}
+			return t.refuse(e, now)
 		}
 	} else if !learnable(&k) {
 		t.stats.ignored.Add(1)
@@ -33,7 +32,7 @@ func (t *Table) LearnLocal(k Key, now int64) Change {
 func (t *Table) Claim(k Key, now int64) Change {
 	if e := t.find(&k); e != nil {
 		if e.place == local && now >= e.hold {
-			e.touch(now)
+			t.confirm(e, Announce, now)
 			return Change{}
 		}
 		if now < e.hold {
@@ -41,8 +40,7 @@ func (t *Table) Claim(k Key, now int64) Change {
 			return Change{Kind: Held}
 		}
 		if now < e.damp {
-			t.stats.ignored.Add(1)
-			return Change{Kind: Ignored}
+			return t.refuse(e, now)
 		}
 	} else if !learnable(&k) {
 		t.stats.ignored.Add(1)
@@ -60,12 +58,11 @@ func (t *Table) LearnRemote(k Key, addr netip.Addr, by Source, now int64) Change
 	e := t.find(&k)
 	if e != nil {
 		if e.place == remote && e.addr == addr {
-			e.touch(now)
+			t.confirm(e, by, now)
 			return Change{}
 		}
 		if now < e.damp {
-			t.stats.ignored.Add(1)
-			return Change{Kind: Ignored}
+			return t.refuse(e, now)
 		}
 	}
 	if !learnable(&k) || !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == broadcast {
@@ -75,6 +72,41 @@ func (t *Table) LearnRemote(k Key, addr netip.Addr, by Source, now int64) Change
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.placeLocked(&k, remote, addr, by, now)
+}
+
+// refuse notes that another place claims a frozen key.
+func (t *Table) refuse(e *entry, now int64) Change {
+	e.contrary.Store(now)
+	t.stats.ignored.Add(1)
+	return Change{Kind: Ignored}
+}
+
+// confirm notes that a key is where it is held to be. A frozen one is released if only its place has spoken for a
+// while, by frames.
+func (t *Table) confirm(e *entry, by Source, now int64) {
+	e.hear(by, now)
+	if now >= e.damp || by != Frame {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now-max(e.window, e.contrary.Load()) < int64(t.opt.FlapQuiet) || t.find(&e.key) != e {
+		return
+	}
+	n := e.with(now)
+	n.damp, n.moves, n.window = 0, 0, now
+	n.home, n.homeAddr = n.place, n.addr
+	t.replaceLocked(e, n)
+}
+
+// Touch notes that keys were confirmed where they are by somebody else, who sees frames that do not come by here. Keys
+// that are not in the table stay unknown.
+func (t *Table) Touch(keys []Key, now int64) {
+	for i := range keys {
+		if e := t.find(&keys[i]); e != nil {
+			t.confirm(e, Frame, now)
+		}
+	}
 }
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
@@ -95,7 +127,9 @@ func (t *Table) AddVif(k Key, now int64) Change {
 		return t.placeLocked(&k, local, netip.Addr{}, Hand, now)
 	}
 	n := e.with(e.seen.Load())
-	n.byHand, n.place, n.source, n.addr, n.hold, n.damp = true, local, Hand, netip.Addr{}, 0, 0
+	n.byHand, n.hold, n.damp = true, 0, 0
+	n.put(local, netip.Addr{}, Hand, now)
+	n.window, n.moves, n.home, n.homeAddr = now, 0, local, netip.Addr{}
 	c := Change{}
 	if e.place == remote {
 		if !t.roomLocked(local, now) {
@@ -136,14 +170,18 @@ func (t *Table) placeLocked(k *Key, where place, addr netip.Addr, by Source, now
 		if !t.roomLocked(where, now) {
 			return Change{Kind: Full}
 		}
-		e = &entry{key: *k, place: where, source: by, byHand: by == Hand, addr: addr, window: now}
+		e = &entry{key: *k, byHand: by == Hand, window: now}
+		e.put(where, addr, by, now)
+		if by != Announce {
+			e.home, e.homeAddr = where, addr
+		}
 		e.seen.Store(now)
 		t.insertLocked(e)
 		return Change{Kind: Added}
 	}
 	if e.place == where && e.addr == addr {
 		if e.hold == 0 {
-			e.touch(now)
+			e.hear(by, now)
 			return Change{}
 		}
 		// Heard on the own bridge while held down: here it is after all.
@@ -153,27 +191,38 @@ func (t *Table) placeLocked(k *Key, where place, addr netip.Addr, by Source, now
 		return Change{Kind: Added}
 	}
 	if now < e.damp {
-		t.stats.ignored.Add(1)
-		return Change{Kind: Ignored}
+		return t.refuse(e, now)
 	}
-
 	n := e.with(now)
-	n.moves++
 	if now-n.window > int64(t.opt.FlapWindow) {
-		n.window, n.moves = now, 1
+		n.window, n.moves, n.home, n.homeAddr = now, 0, e.place, e.addr
 	}
+	n.moves++
 	c := Change{From: e.addr, Moves: int(n.moves), Idle: time.Duration(max(0, now-e.seen.Load()))}
-	if t.opt.FlapMoves > 0 && int(n.moves) > t.opt.FlapMoves {
-		n.window, n.moves, n.damp = now, 0, now+int64(t.opt.FlapDamp)
-		t.replaceLocked(e, n)
-		t.stats.damped.Add(1)
+	framed := e.framed.Load()
+	framedLately := framed > 0 && now-framed <= int64(t.opt.FlapWindow)
+	switch {
+	case t.opt.FlapMoves <= 0:
+	case int(n.moves) > t.opt.FlapMoves:
+		switch {
+		case n.home != nowhere:
+			where, addr = n.home, n.homeAddr
+		case by == Announce || framedLately:
+			where, addr = e.place, e.addr
+		}
+		t.freezeLocked(e, n, where, addr, by, now)
 		c.Kind = Damped
 		return c
+	case by == Announce && framedLately && 2*int(n.moves) > t.opt.FlapMoves:
+		n.seen.Store(e.seen.Load())
+		t.replaceLocked(e, n)
+		t.stats.ignored.Add(1)
+		return Change{Kind: Ignored}
 	}
 	if e.place != where && !t.roomLocked(where, now) {
 		return Change{Kind: Full}
 	}
-	n.place, n.source, n.addr = where, by, addr
+	n.put(where, addr, by, now)
 	switch {
 	case where == local:
 		c.Kind, n.hold = MovedHere, 0
@@ -186,4 +235,19 @@ func (t *Table) placeLocked(k *Key, where place, addr netip.Addr, by Source, now
 	t.replaceLocked(e, n)
 	t.stats.moves.Add(1)
 	return c
+}
+
+// freezeLocked puts n in the place of e, where no move is heeded for a while.
+func (t *Table) freezeLocked(e, n *entry, where place, addr netip.Addr, by Source, now int64) {
+	if where != e.place && !t.roomLocked(where, now) {
+		where, addr = e.place, e.addr
+	}
+	if where != e.place || addr != e.addr {
+		n.put(where, addr, by, now)
+		n.hold = 0
+	}
+	n.window, n.moves, n.damp = now, 0, now+int64(t.opt.FlapDamp)
+	n.home, n.homeAddr = where, addr
+	t.replaceLocked(e, n)
+	t.stats.damped.Add(1)
 }

@@ -27,6 +27,9 @@ func (t *Table) insertLocked(e *entry) {
 		t.used++
 	}
 	t.countLocked(e.place, 1)
+	for _, o := range t.watch {
+		o.Inserted(e.key, e.addr)
+	}
 }
 
 // freeSlot returns the first slot in e's probe that holds no entry.
@@ -78,6 +81,12 @@ func (t *Table) replaceLocked(e, n *entry) {
 	s[i].Store(n)
 	t.countLocked(e.place, -1)
 	t.countLocked(n.place, 1)
+	if e.place == n.place && e.addr == n.addr {
+		return
+	}
+	for _, o := range t.watch {
+		o.Moved(n.key, e.addr, n.addr)
+	}
 }
 
 // deleteLocked takes an entry out.
@@ -85,6 +94,9 @@ func (t *Table) deleteLocked(e *entry) {
 	s, i := t.slotLocked(e)
 	t.clearLocked(s, i)
 	t.countLocked(e.place, -1)
+	for _, o := range t.watch {
+		o.Deleted(e.key, e.addr)
+	}
 }
 
 // clearLocked empties a slot: for good if no probe passes through it, else by a tombstone.

@@ -58,7 +58,7 @@ func (t *Table) Sweep(now int64) int {
 // returnLocked makes a MAC that was put in by hand local again; a hold-down goes on.
 func (t *Table) returnLocked(e *entry, now int64) {
 	n := e.with(now)
-	n.place, n.source, n.addr = local, Hand, netip.Addr{}
+	n.put(local, netip.Addr{}, Hand, now)
 	t.replaceLocked(e, n)
 }
 
@@ -124,11 +124,6 @@ type Entry struct {
 // Remote returns the VARP cache, sorted by vnet and MAC.
 func (t *Table) Remote(now int64) []Entry {
 	return t.list(now, func(e *entry) bool { return e.place == remote })
-}
-
-// RemoteAt returns the part of the VARP cache that is behind the host addr, sorted by vnet and MAC.
-func (t *Table) RemoteAt(addr netip.Addr, now int64) []Entry {
-	return t.list(now, func(e *entry) bool { return e.place == remote && e.addr == addr })
 }
 
 // Vifs returns the vif table, sorted by vnet and MAC.

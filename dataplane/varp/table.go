@@ -16,9 +16,12 @@
 //	       <-------------------------------------------------------------------------
 //	              frame on own bridge; or a claim, unless held down
 //
-//	More than FlapMoves such moves (or remote to remote) within FlapWindow: the key stays where
-//	it is for FlapDamp. Without news for TTL the next Sweep forgets it; a MAC that was put in by
-//	hand goes back to local instead.
+//	More than FlapMoves such moves (or remote to remote) within FlapWindow: the key goes back to
+//	where it was before that window, and stays there for FlapDamp, or until for FlapQuiet frames came from
+//	there and nobody else has claimed it. Frames count for more than announces: in the second half of the
+//	moves, an announce no longer moves what a frame has placed; and where the key was nowhere before, frames say
+//	where it stays. Without news for TTL the next Sweep forgets it; a MAC that was put in by hand goes back to
+//	local instead.
 package varp
 
 import (
@@ -75,6 +78,8 @@ type Options struct {
 	// More than FlapMoves moves of one key within FlapWindow freeze it for FlapDamp.
 	FlapMoves            int
 	FlapWindow, FlapDamp time.Duration
+	// FlapQuiet is how long only the place that holds a frozen key must have spoken for it to be released early.
+	FlapQuiet time.Duration
 }
 
 // DefaultOptions are the times of the wire protocol and bounds for a large host.
@@ -87,6 +92,7 @@ func DefaultOptions() Options {
 		FlapMoves:  10,
 		FlapWindow: 10 * time.Second,
 		FlapDamp:   30 * time.Second,
+		FlapQuiet:  5 * time.Second,
 	}
 }
 
@@ -102,6 +108,7 @@ func (o Options) withDefaults() Options {
 	}
 	for _, p := range []struct{ v, def *time.Duration }{
 		{&o.TTL, &d.TTL}, {&o.HoldDown, &d.HoldDown}, {&o.FlapWindow, &d.FlapWindow}, {&o.FlapDamp, &d.FlapDamp},
+		{&o.FlapQuiet, &d.FlapQuiet},
 	} {
 		if *p.v == 0 {
 			*p.v = *p.def
@@ -125,7 +132,7 @@ const (
 	MovedAway
 	// MovedThere: the MAC was behind the host Change.From and is now behind another.
 	MovedThere
-	// Damped: the key flaps; it stays where it is, and moves are ignored for FlapDamp from now on.
+	// Damped: the key flaps; it is where it was before that, and moves are ignored for FlapDamp from now on.
 	// Told once per damping, so that the operator can be told.
 	Damped
 	// Held: a claim was refused, because another host took the MAC a moment ago.
@@ -157,6 +164,7 @@ type Table struct {
 
 	mu     sync.Mutex // held by whoever changes slots, and guards what follows
 	opt    Options
+	watch  []Observer
 	remote int // entries by place
 	local  int
 	used   int // slots that are not nil: entries and tombstones
@@ -187,7 +195,13 @@ type entry struct {
 	window int64 // when counting moves began
 	hold   int64 // until then no claim
 	damp   int64 // until then no move
-	seen   atomic.Int64
+	// home and homeAddr are where the key was when window began; nowhere: it was unknown,
+	// or known by announces only.
+	home     place
+	homeAddr netip.Addr
+	seen     atomic.Int64
+	// framed is when a frame last came from the place, and contrary when another place last claimed a frozen key.
+	framed, contrary atomic.Int64
 }
 
 // tombstone marks a slot whose entry went while probes may pass through it.
@@ -204,14 +218,33 @@ func (e *entry) touch(now int64) {
 	}
 }
 
+// hear resets the age for a word of a source.
+func (e *entry) hear(by Source, now int64) {
+	e.touch(now)
+	if by == Frame && now-e.framed.Load() >= refreshEvery {
+		e.framed.Store(now)
+	}
+}
+
 // with returns a copy of e with its own time.
 func (e *entry) with(now int64) *entry {
 	n := &entry{
 		key: e.key, place: e.place, source: e.source, byHand: e.byHand, moves: e.moves,
-		addr: e.addr, window: e.window, hold: e.hold, damp: e.damp,
+		addr: e.addr, window: e.window, hold: e.hold, damp: e.damp, home: e.home, homeAddr: e.homeAddr,
 	}
 	n.seen.Store(now)
+	n.framed.Store(e.framed.Load())
+	n.contrary.Store(e.contrary.Load())
 	return n
+}
+
+// put says where an entry that nobody else has yet is from now on.
+func (e *entry) put(where place, addr netip.Addr, by Source, now int64) {
+	e.place, e.source, e.addr = where, by, addr
+	e.framed.Store(0)
+	if by == Frame {
+		e.framed.Store(now)
+	}
 }
 
 const minSlots = 64
