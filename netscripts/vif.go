@@ -151,8 +151,18 @@ func (v *vifScript) attach(ctx context.Context, name string) error {
 		return err
 	}
 	// The rules come before the first frame can.
-	rules := filter.Vif{Name: l.Name, Bridge: bridge.Name, MAC: mac, Addresses: addresses}
-	err = v.withLock(ctx, lockIPTables, func() error { return v.m.filter().SetVif(rules) })
+	rules := filter.Vif{Name: l.Name, Bridge: bridge.Name, MAC: mac}
+	err = v.withLock(ctx, lockIPTables, func() error {
+		guarded, err := v.antispoof(bridge.Name)
+		if err != nil {
+			return err
+		}
+		if guarded {
+			rules.Addresses = addresses
+		}
+		v.accept(l.Name, addresses)
+		return v.m.filter().SetVif(rules)
+	})
 	if err != nil {
 		return err
 	}
@@ -356,7 +366,10 @@ func (v *vifScript) detach(ctx context.Context, name string) error {
 		}
 	}
 	v.withdraw(ctx, master)
-	err = v.withLock(ctx, lockIPTables, func() error { return v.m.filter().RemoveVif(l.Name) })
+	err = v.withLock(ctx, lockIPTables, func() error {
+		v.accept(l.Name, nil)
+		return v.m.filter().RemoveVif(l.Name)
+	})
 	if gone {
 		return err
 	}

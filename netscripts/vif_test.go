@@ -272,6 +272,7 @@ func TestTap(t *testing.T) {
 func TestParallelVifs(t *testing.T) {
 	t.Parallel()
 	x := newXenHost(t)
+	x.toml("[scripts]\nantispoof = true\n")
 	const n = 6
 	for i := range n {
 		x.IP(fmt.Sprintf("link add vif%d.0 type veth peer name d%d", 10+i, i))

@@ -50,7 +50,10 @@ type HTTP struct {
 
 // Scripts is the table [scripts].
 type Scripts struct {
-	Timeout Duration `toml:"timeout"`
+	Timeout         Duration `toml:"timeout"`
+	Antispoof       bool     `toml:"antispoof"`
+	AcceptBridges   bool     `toml:"accept_bridges"`
+	BridgeNetfilter string   `toml:"bridge_netfilter"`
 }
 
 // Limits is the table [limits].

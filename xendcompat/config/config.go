@@ -47,6 +47,12 @@ type Config struct {
 	ScriptsDir string
 	// ScriptTimeout bounds the run of the network script.
 	ScriptTimeout time.Duration
+	// Antispoof makes what ip= of a vif says the only addresses that may come from it.
+	Antispoof bool
+	// AcceptBridges keeps a rule for each vnet's bridge in the firewall's chain that drops what it forwards.
+	AcceptBridges bool
+	// BridgeNetfilterOff has no bridge of the network namespace hand packets to iptables.
+	BridgeNetfilterOff bool
 	// HotplugLog keeps what scripts write to standard error.
 	HotplugLog string
 	// ControlSocket is the low-level control socket's path.

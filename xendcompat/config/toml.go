@@ -24,6 +24,10 @@ func (c *Config) fileOf() conffile.Vnet {
 	if c.Journal {
 		target = logJournal
 	}
+	bridgeNetfilter := netfilterKeep
+	if c.BridgeNetfilterOff {
+		bridgeNetfilter = netfilterOff
+	}
 	return conffile.Vnet{
 		Paths: conffile.Paths{
 			State:         c.StateDir,
@@ -35,7 +39,12 @@ func (c *Config) fileOf() conffile.Vnet {
 		Log:     conffile.Log{Target: target},
 		Control: conffile.Control{LegacySocket: c.LegacyControlSocket != ""},
 		HTTP:    conffile.HTTP{AllowedHosts: c.AllowedHosts},
-		Scripts: conffile.Scripts{Timeout: conffile.Duration(c.ScriptTimeout)},
+		Scripts: conffile.Scripts{
+			Timeout:         conffile.Duration(c.ScriptTimeout),
+			Antispoof:       c.Antispoof,
+			AcceptBridges:   c.AcceptBridges,
+			BridgeNetfilter: bridgeNetfilter,
+		},
 		Limits: conffile.Limits{
 			Connections: int64(c.Limits.Connections),
 			BodyBytes:   int64(c.Limits.BodyBytes),
@@ -67,8 +76,10 @@ func (c *Config) fileOf() conffile.Vnet {
 }
 
 const (
-	logFile    = "file"
-	logJournal = "journal"
+	logFile       = "file"
+	logJournal    = "journal"
+	netfilterKeep = "keep"
+	netfilterOff  = "off"
 )
 
 // loadVnet reads vnet.toml into c, which holds the defaults.
@@ -165,6 +176,13 @@ func (v *validator) paths(f conffile.Vnet, p paths.Paths) {
 		}
 	}
 	c.ScriptTimeout = v.span("[scripts] timeout", f.Scripts.Timeout)
+	c.Antispoof, c.AcceptBridges = f.Scripts.Antispoof, f.Scripts.AcceptBridges
+	switch f.Scripts.BridgeNetfilter {
+	case netfilterKeep, netfilterOff:
+		c.BridgeNetfilterOff = f.Scripts.BridgeNetfilter == netfilterOff
+	default:
+		v.failf("[scripts] bridge_netfilter: %q is neither keep nor off", f.Scripts.BridgeNetfilter)
+	}
 }
 
 func (v *validator) limits(t conffile.Limits) {
