@@ -12,7 +12,10 @@ import (
 )
 
 // MaxAnswer is how many bytes of an answer are read.
-const MaxAnswer = 16 << 20
+const MaxAnswer = 64 << 20
+
+// ErrTooLong means that an answer has more than MaxAnswer bytes.
+var ErrTooLong = fmt.Errorf("the answer is longer than %d MiB", MaxAnswer>>20)
 
 // Timeout bounds a conversation whose context has no deadline.
 const Timeout = 30 * time.Second
@@ -20,8 +23,11 @@ const Timeout = 30 * time.Second
 // Do sends commands, one line each, to the socket and returns the whole answer, "" where there was nothing to say.
 // Errors are those of package net: fs.ErrNotExist or syscall.ECONNREFUSED where no daemon listens.
 func Do(ctx context.Context, socket string, commands ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
-	defer cancel()
+	if _, ok := ctx.Deadline(); !ok {
+		bounded, cancel := context.WithTimeout(ctx, Timeout)
+		defer cancel()
+		ctx = bounded
+	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return "", err
@@ -37,7 +43,7 @@ func Do(ctx context.Context, socket string, commands ...string) (string, error) 
 	}
 	answer, err := io.ReadAll(io.LimitReader(conn, MaxAnswer+1))
 	if err == nil && len(answer) > MaxAnswer {
-		return "", fmt.Errorf("%s: the answer is longer than %d bytes", socket, MaxAnswer)
+		return "", fmt.Errorf("%s: %w", socket, ErrTooLong)
 	}
 	return strings.TrimSpace(string(answer)), cause(ctx, err)
 }

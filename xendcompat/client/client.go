@@ -18,9 +18,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/sxp"
-	"github.com/xenvnet/xend/xendcompat/config"
 )
 
 // Timeouts of a call.
@@ -136,17 +136,17 @@ func Open(p paths.Paths) (Xend, error) {
 
 // configuration is that of this machine. A file that is not valid did not start the daemon, and what
 // another one said is not known any more: the defaults are the best guess.
-func configuration(p paths.Paths) config.Config {
-	c, err := config.Load(p, config.Options{})
+func configuration(p paths.Paths) conffile.Servers {
+	s, err := conffile.LoadServers(p)
 	if err != nil {
-		return config.Default(p)
+		return conffile.DefaultServers(p)
 	}
-	return *c
+	return s
 }
 
 // local returns the way to the daemon of this machine: the first of its servers, SXP/HTTP before XML-RPC,
 // unix sockets before TCP. Without any an error names the first.
-func local(c config.Config) Xend {
+func local(c conffile.Servers) Xend {
 	switch {
 	case c.UnixServer:
 	case c.HTTPServer:
@@ -219,7 +219,7 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 // dial connects, and says so where it can't.
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if network == "unix" {
-		if err := config.CheckSocketPath(address); err != nil {
+		if err := conffile.CheckSocketPath(address); err != nil {
 			return nil, &ConnectError{Network: network, Address: address, Err: err}
 		}
 	}

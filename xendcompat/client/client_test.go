@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 	"github.com/xenvnet/xend/internal/cli/clitest"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -247,20 +247,16 @@ var calls = []struct {
 	}, "node Linux 2", ""},
 }
 
-// sent is a methodCall.
-type sent struct {
-	Method string     `xml:"methodName"`
-	Params []xmlValue `xml:"params>param>value"`
-}
-
 func parseCall(t *testing.T, request []byte) (method string, params []string) {
 	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
 	require.NoError(t, err)
 	require.Equal(t, "POST /RPC2 text/xml", req.Method+" "+req.RequestURI+" "+req.Header.Get("Content-Type"))
-	var call sent
-	require.NoError(t, xml.NewDecoder(req.Body).Decode(&call))
+	body, err := io.ReadAll(req.Body)
+	require.NoError(t, err)
+	call, err := codec.DecodeCall(body)
+	require.NoError(t, err)
 	for _, p := range call.Params {
-		params = append(params, p.sxp().String())
+		params = append(params, codec.ToSXP(p).String())
 	}
 	return call.Method, params
 }
@@ -334,32 +330,11 @@ func TestUnescape(t *testing.T) {
 		`\q\x4\xzz`:  `\q\x4\xzz`,
 		`end\`:       `end\`,
 	} {
-		require.Equal(t, want, unescape(s), s)
+		require.Equal(t, want, codec.Unescape(s), s)
 	}
 }
 
-// TestEncode looks at what parameters become, and come back as.
-func TestEncode(t *testing.T) {
-	for _, tt := range []struct {
-		param      any
-		text, back string
-	}{
-		{"a<&", "<value><string>a&lt;&amp;</string></value>\n", "'a<&'"},
-		{7, "<value><int>7</int></value>\n", "7"},
-		{true, "<value><boolean>1</boolean></value>\n", "1"},
-		{false, "<value><boolean>0</boolean></value>\n", "0"},
-		{sxp.Atom("x"), "<value><string>x</string></value>\n", "x"},
-		{value(t, "(a (b) ())"), "", "(a (b) ())"},
-	} {
-		var b bytes.Buffer
-		encode(&b, tt.param)
-		if tt.text != "" {
-			require.Equal(t, tt.text, b.String())
-		}
-		var x xmlValue
-		require.NoError(t, xml.Unmarshal(b.Bytes(), &x))
-		require.Equal(t, tt.back, x.sxp().String())
-	}
+func TestDecodeResponse(t *testing.T) {
 	// A struct, a bare text, an empty value.
 	v, err := decodeResponse([]byte("<methodResponse><params><param><value><array><data><value><struct><member><name>k</name><value>v</value></member></struct></value><value/><value><nil/></value></data></array></value></param></params></methodResponse>"))
 	require.NoError(t, err)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
+	"net"
 
+	"github.com/xenvnet/xend/internal/conffile"
+	"github.com/xenvnet/xend/internal/ctl"
 	"github.com/xenvnet/xend/sxp"
 )
 
@@ -24,31 +26,24 @@ func NewControl(path string) *Control { return &Control{path: path} }
 func (c *Control) Do(ctx context.Context, commands ...sxp.Value) ([]sxp.Value, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	conn, err := dial(ctx, "unix", c.path)
-	if err != nil {
-		return nil, err
+	if err := conffile.CheckSocketPath(c.path); err != nil {
+		return nil, &ConnectError{Network: "unix", Address: c.path, Err: err}
 	}
-	defer conn.Close()
-	// A call that is given up wakes the read below.
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })() //nolint:errcheck // it is closed next
-
-	var request []byte
-	for _, command := range commands {
-		request = append(sxp.Append(request, command), '\n')
+	lines := make([]string, len(commands))
+	for i, command := range commands {
+		lines[i] = command.String()
 	}
-	if _, err := conn.Write(request); err != nil {
+	reply, err := ctl.Do(ctx, c.path, lines...)
+	var dial *net.OpError
+	switch {
+	case errors.As(err, &dial) && dial.Op == "dial" && !isTimeout(err) && ctx.Err() == nil:
+		return nil, &ConnectError{Network: "unix", Address: c.path, Err: err}
+	case errors.Is(err, ctl.ErrTooLong):
+		return nil, errTooLarge
+	case err != nil:
 		return nil, noAnswer(ctx, err)
 	}
-	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		if err := half.CloseWrite(); err != nil {
-			return nil, noAnswer(ctx, err)
-		}
-	}
-	reply, err := readReply(conn)
-	if err != nil {
-		return nil, noAnswer(ctx, err)
-	}
-	return parseReply(reply)
+	return parseReply([]byte(reply))
 }
 
 // parseReply reads the forms of a reply, of which the last may be an error.

@@ -11,25 +11,16 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 )
 
 // Config is all configuration, validated. docs/configuration.md describes every key.
 type Config struct {
-	// UnixServer is the SXP/HTTP server on the socket UnixPath.
-	UnixServer bool
-	UnixPath   string
-	// HTTPServer is the SXP/HTTP server on TCP. HTTPAddress is a name or an IP address, never empty.
-	HTTPServer  bool
-	HTTPAddress string
-	HTTPPort    int
-	// XMLRPCUnixServer is the XML-RPC server on the socket XMLRPCPath.
-	XMLRPCUnixServer bool
-	XMLRPCPath       string
-	// XMLRPCServer is the XML-RPC server on TCP.
-	XMLRPCServer  bool
-	XMLRPCAddress string
-	XMLRPCPort    int
+	// Servers are where the daemon listens.
+	conffile.Servers
+	// LegacyControlSocket is where the original's control socket was; empty: not there.
+	LegacyControlSocket string
 
 	// NetworkScript is the name and the arguments of the script run at every start; empty for none.
 	NetworkScript string
@@ -55,10 +46,6 @@ type Config struct {
 	BridgeNetfilterOff bool
 	// HotplugLog keeps what scripts write to standard error.
 	HotplugLog string
-	// ControlSocket is the low-level control socket's path.
-	ControlSocket string
-	// LegacyControlSocket is where the original listened; empty: not there.
-	LegacyControlSocket string
 	// AllowedHosts are names, besides the machine's own and loopback's, that a browser may have used
 	// to reach the TCP servers.
 	AllowedHosts []string
@@ -83,22 +70,14 @@ type Limits struct {
 // Default returns the configuration without any file.
 func Default(p paths.Paths) Config {
 	return Config{
-		UnixServer:       true,
-		UnixPath:         p.Socket(),
-		HTTPAddress:      loopback,
-		HTTPPort:         8000,
-		XMLRPCUnixServer: true,
-		XMLRPCPath:       p.XMLRPCSocket(),
-		XMLRPCAddress:    loopback,
-		XMLRPCPort:       8006,
-		VifScript:        "vif-bridge",
-		LogFile:          p.LogFile(),
-		LogLevel:         slog.LevelInfo,
-		StateDir:         filepath.Join(p.State(), "vnets"),
-		ScriptsDir:       p.Scripts(),
-		ScriptTimeout:    60 * time.Second,
-		HotplugLog:       p.HotplugLog(),
-		ControlSocket:    p.ControlSocket(),
+		Servers:       conffile.DefaultServers(p),
+		VifScript:     "vif-bridge",
+		LogFile:       p.LogFile(),
+		LogLevel:      slog.LevelInfo,
+		StateDir:      filepath.Join(p.State(), "vnets"),
+		ScriptsDir:    p.Scripts(),
+		ScriptTimeout: 60 * time.Second,
+		HotplugLog:    p.HotplugLog(),
 		Limits: Limits{
 			Connections: 512,
 			BodyBytes:   1 << 20,
@@ -106,9 +85,6 @@ func Default(p paths.Paths) Config {
 		Dataplane: dataplane.DefaultConfig(),
 	}
 }
-
-// loopback is what an address means that the file leaves empty: the API knows no passwords.
-const loopback = "localhost"
 
 // Options say what the command line said.
 type Options struct {
@@ -145,7 +121,7 @@ func Load(p paths.Paths, o Options) (*Config, error) {
 		{c.LegacyControlSocket != "", c.LegacyControlSocket, "[control] legacy_socket"},
 	} {
 		if s.on {
-			if err := CheckSocketPath(s.path); err != nil {
+			if err := conffile.CheckSocketPath(s.path); err != nil {
 				return nil, fmt.Errorf("%s: %w", s.key, err)
 			}
 		}
@@ -154,20 +130,6 @@ func Load(p paths.Paths, o Options) (*Config, error) {
 		return nil, fmt.Errorf("xend-port and xend-tcp-xmlrpc-server-port are both %d", c.HTTPPort)
 	}
 	return &c, nil
-}
-
-// maxSocketPath is what fits into sockaddr_un with its terminating zero; unix(7).
-const maxSocketPath = 107
-
-// CheckSocketPath tells why a unix socket can't have that path.
-func CheckSocketPath(path string) error {
-	if !filepath.IsAbs(path) {
-		return fmt.Errorf("socket path %q is not absolute", path)
-	}
-	if n := len(path); n > maxSocketPath {
-		return fmt.Errorf("socket path %s is too long: %d bytes, and the kernel takes %d", path, n, maxSocketPath)
-	}
-	return nil
 }
 
 func (c *Config) warn(format string, args ...any) {

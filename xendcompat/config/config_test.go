@@ -2,10 +2,12 @@ package config
 
 import (
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,16 +232,17 @@ func TestNeedRestart(t *testing.T) {
 	require.Empty(t, a.NeedRestart(&b))
 	b.HTTPPort, b.StateDir, b.Limits.Connections, b.LogFile, b.Dataplane.MTU = 1, "/x", 2, "/y", 9000
 	require.Equal(t, []string{"xend-port", "[paths] state", "[limits] connections"}, a.NeedRestart(&b))
-	for _, o := range xendOptions {
+	for name := range a.xendOptions() {
 		b := Default(paths.Paths{})
+		set := b.xendOptions()[name]
 		for _, value := range []string{"no", "yes", "7", "/other"} { // one of them is right, and not the default
-			if o.set(&b, value) == nil && !reflect.DeepEqual(a, b) {
+			if set(value) == nil && !reflect.DeepEqual(a, b) {
 				break
 			}
 		}
-		require.NotEqual(t, a, b, o.name)
-		if o.name != "logfile" && o.name != "loglevel" {
-			require.Equal(t, []string{o.name}, a.NeedRestart(&b))
+		require.NotEqual(t, a, b, name)
+		if name != "logfile" && name != "loglevel" {
+			require.Equal(t, []string{name}, a.NeedRestart(&b))
 		}
 	}
 }
@@ -290,8 +293,8 @@ func TestReferenceFiles(t *testing.T) {
 		require.NoError(t, c.parseXend([]byte(file)))
 		require.Equal(t, Default(paths.Paths{}), c, "the reference shows the defaults")
 	}
-	for _, o := range xendOptions {
-		require.Contains(t, activeSXP, "\n("+o.name+" ", "the reference has every option")
+	for name := range (&Config{}).xendOptions() {
+		require.Contains(t, activeSXP, "\n("+name+" ", "the reference has every option")
 	}
 }
 
@@ -318,11 +321,7 @@ func TestManual(t *testing.T) {
 		options = append(options, m[1])
 		require.Contains(t, string(reference), "\n#("+m[1]+" "+m[2]+")\n")
 	}
-	var want []string
-	for _, o := range xendOptions {
-		want = append(want, o.name)
-	}
-	require.ElementsMatch(t, want, options)
+	require.ElementsMatch(t, slices.Collect(maps.Keys((&Config{}).xendOptions())), options)
 	for _, name := range ignoredOptions {
 		require.Contains(t, sxpPart, "`"+name+"`")
 	}

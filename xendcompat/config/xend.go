@@ -2,13 +2,12 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/xenvnet/xend/internal/conffile"
@@ -17,26 +16,14 @@ import (
 	"github.com/xenvnet/xend/sxp"
 )
 
-// xendOption is an option of xend-config.sxp that means something here.
-type xendOption struct {
-	name string
-	set  func(c *Config, value string) error
-}
-
-var xendOptions = []xendOption{
-	{"xend-unix-server", boolean(func(c *Config) *bool { return &c.UnixServer })},
-	{"xend-unix-path", text(func(c *Config) *string { return &c.UnixPath })},
-	{"xend-http-server", boolean(func(c *Config) *bool { return &c.HTTPServer })},
-	{"xend-port", port(func(c *Config) *int { return &c.HTTPPort })},
-	{"xend-address", address(func(c *Config) *string { return &c.HTTPAddress })},
-	{"xend-unix-xmlrpc-server", boolean(func(c *Config) *bool { return &c.XMLRPCUnixServer })},
-	{"xend-tcp-xmlrpc-server", boolean(func(c *Config) *bool { return &c.XMLRPCServer })},
-	{"xend-tcp-xmlrpc-server-address", address(func(c *Config) *string { return &c.XMLRPCAddress })},
-	{"xend-tcp-xmlrpc-server-port", port(func(c *Config) *int { return &c.XMLRPCPort })},
-	{"network-script", optionalText(func(c *Config) *string { return &c.NetworkScript })},
-	{"vif-script", text(func(c *Config) *string { return &c.VifScript })},
-	{"logfile", text(func(c *Config) *string { return &c.LogFile })},
-	{"loglevel", setLogLevel},
+// xendOptions are the options of xend-config.sxp that mean something here.
+func (c *Config) xendOptions() map[string]conffile.Setter {
+	options := c.Servers.Options()
+	options["network-script"] = conffile.OptionalText(&c.NetworkScript)
+	options["vif-script"] = conffile.Text(&c.VifScript)
+	options["logfile"] = conffile.Text(&c.LogFile)
+	options["loglevel"] = c.setLogLevel
+	return options
 }
 
 // ignoredOptions are the other options of xend's releases. They are accepted and have no effect.
@@ -85,6 +72,7 @@ func (c *Config) parseXend(b []byte) error {
 	if err != nil {
 		return err
 	}
+	setters := c.xendOptions()
 	var errs []error
 	for _, form := range options {
 		name := form.Name()
@@ -92,14 +80,14 @@ func (c *Config) parseXend(b []byte) error {
 			c.warn("xend-config.sxp: %s is not an option; it is ignored", form)
 			continue
 		}
-		i := slices.IndexFunc(xendOptions, func(o xendOption) bool { return o.name == name })
+		set, known := setters[name]
 		switch {
-		case i >= 0:
-			errs = append(errs, c.setXend(xendOptions[i], form))
+		case known:
+			errs = append(errs, set.Take(form))
 		case slices.Contains(ignoredOptions, name):
 			c.warn("xend-config.sxp: option %s has no effect here", name)
 		default:
-			c.warn("xend-config.sxp: option %s is unknown; it is ignored%s", name, meant(name))
+			c.warn("xend-config.sxp: option %s is unknown; it is ignored%s", name, meant(name, setters))
 			c.Doubts = append(c.Doubts, c.Warnings[len(c.Warnings)-1])
 		}
 	}
@@ -118,97 +106,12 @@ func (c *Config) parseXend(b []byte) error {
 }
 
 // meant asks whether a misspelt option is one that is known.
-func meant(name string) string {
-	known := slices.Clone(ignoredOptions)
-	for _, o := range xendOptions {
-		known = append(known, o.name)
-	}
+func meant(name string, setters map[string]conffile.Setter) string {
+	known := append(slices.Sorted(maps.Keys(setters)), ignoredOptions...)
 	if word := nearest.To(name, known); word != "" {
 		return " (" + word + "?)"
 	}
 	return ""
-}
-
-// setXend takes the value of an option. One without a value keeps its default.
-func (c *Config) setXend(o xendOption, form sxp.Value) error {
-	values := form.Children()
-	if len(values) == 0 {
-		return nil
-	}
-	if values[0].IsList() {
-		return invalid(o.name, "a single value", values[0].String())
-	}
-	if err := o.set(c, values[0].Text()); err != nil {
-		return fmt.Errorf("invalid xend config %s: %w", o.name, err)
-	}
-	return nil
-}
-
-func invalid(name, expected, value string) error {
-	return fmt.Errorf("invalid xend config %s: %w", name, expectation(expected, value))
-}
-
-// expectation is the second half of xend's words for a bad value.
-func expectation(what, value string) error { return fmt.Errorf("expected %s: %s", what, value) }
-
-func boolean(field func(*Config) *bool) func(*Config, string) error {
-	return func(c *Config, value string) error {
-		switch strings.ToLower(value) {
-		case "yes", "y", "1", "on", "true", "t":
-			*field(c) = true
-		case "no", "n", "0", "off", "false", "f":
-			*field(c) = false
-		default:
-			return expectation("bool", value)
-		}
-		return nil
-	}
-}
-
-func port(field func(*Config) *int) func(*Config, string) error {
-	return func(c *Config, value string) error {
-		n, err := strconv.Atoi(strings.TrimSpace(value))
-		if errors.Is(err, strconv.ErrSyntax) {
-			return expectation("int", value)
-		}
-		if err != nil || n < 1 || n > 65535 {
-			return expectation("a port from 1 to 65535", value)
-		}
-		*field(c) = n
-		return nil
-	}
-}
-
-func text(field func(*Config) *string) func(*Config, string) error {
-	return func(c *Config, value string) error {
-		if value == "" || strings.ContainsRune(value, 0) {
-			return expectation("string", sxp.Atom(value).String())
-		}
-		*field(c) = value
-		return nil
-	}
-}
-
-func optionalText(field func(*Config) *string) func(*Config, string) error {
-	set := text(field)
-	return func(c *Config, value string) error {
-		if value == "" {
-			*field(c) = ""
-			return nil
-		}
-		return set(c, value)
-	}
-}
-
-// address is text, of which the empty one, all addresses in the original, means loopback.
-func address(field func(*Config) *string) func(*Config, string) error {
-	set := text(field)
-	return func(c *Config, value string) error {
-		if value == "" {
-			value = loopback
-		}
-		return set(c, value)
-	}
 }
 
 // isLoopback tells whether an address can be reached from this machine only.
@@ -216,7 +119,7 @@ func isLoopback(addr string) bool {
 	if ip, err := netip.ParseAddr(addr); err == nil {
 		return ip.Unmap().IsLoopback()
 	}
-	return strings.EqualFold(addr, loopback)
+	return strings.EqualFold(addr, conffile.Loopback)
 }
 
 // The level above errors, and the name of "everything", in the original's words.
@@ -234,7 +137,7 @@ var logLevels = map[string]slog.Level{
 }
 
 // setLogLevel never fails: a daemon that does not start for a misspelt level helps nobody.
-func setLogLevel(c *Config, value string) error {
+func (c *Config) setLogLevel(value string) error {
 	level, ok := logLevels[strings.ToUpper(value)]
 	if !ok {
 		c.warn("xend-config.sxp: loglevel %s is unknown; it is INFO", value)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/xendcompat/fronttest"
+	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 )
 
 // clientArg makes the test binary a client, in a process of its own.
@@ -59,14 +60,14 @@ func beClient(args []string) {
 
 // request is a call as Python 2.4's library sends it.
 func request(method string, params ...any) []byte {
-	call := EncodeCall(Call{method, params})
+	call := codec.EncodeCall(codec.Call{Method: method, Params: params})
 	return append(fmt.Appendf(nil, "POST /RPC2 HTTP/1.0\r\nHost: \r\nUser-Agent: xmlrpclib.py/1.0.1 (by www.pythonware.com)\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n", len(call)), call...)
 }
 
 // call calls a method over a connection of its own.
 func call(t testing.TB, address, method string, params ...any) (any, error) {
 	t.Helper()
-	return DecodeResponse(body(t, fronttest.Exchange(t, address, request(method, params...))))
+	return codec.DecodeResponse(body(t, fronttest.Exchange(t, address, request(method, params...))))
 }
 
 // code returns the code of a fault.
@@ -137,7 +138,7 @@ func TestClientsFiles(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 			out, err := cmd.Output()
 			require.NoError(t, err, "%s", out)
-			v, err := DecodeResponse(body(t, out))
+			v, err := codec.DecodeResponse(body(t, out))
 			if tt.err != "" {
 				require.ErrorContains(t, err, tt.err)
 				require.Equal(t, FaultGeneric, code(err))
@@ -160,7 +161,7 @@ func TestNoFilesOverTCP(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("(vnet (id 97))"), 0o644))
 	for _, name := range []string{file, "/nosuch", "/etc/shadow", "relative"} {
 		_, err := call(t, tcp, "xend_vnet_create", name)
-		require.Equal(t, &Fault{FaultGeneric, "a file name is only accepted over the unix socket: send the (vnet ...) form itself"}, err,
+		require.Equal(t, &Fault{Code: FaultGeneric, Text: "a file name is only accepted over the unix socket: send the (vnet ...) form itself"}, err,
 			"the same answer for every name")
 	}
 	_, err := call(t, tcp, "xend_vnet_create", "(vnet (id 97))")

@@ -13,6 +13,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/accept"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/service"
+	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 )
 
 // invocation is a call with as many parameters as its method takes.
@@ -107,10 +108,10 @@ var domainOps = map[string]string{
 
 // text returns a parameter that names something: a string, or a number.
 func (in *invocation) text(i int) (string, error) {
-	if s, ok := atom(in.params[i]); ok && s != "" {
+	if s, ok := codec.Text(in.params[i]); ok && s != "" {
 		return s, nil
 	}
-	return "", &Fault{FaultGeneric, fmt.Sprintf("%s: parameter %d must be a string", in.method, i+1)}
+	return "", &Fault{Code: FaultGeneric, Text: fmt.Sprintf("%s: parameter %d must be a string", in.method, i+1)}
 }
 
 // flag returns a parameter that is true or false; def if it is not there.
@@ -131,7 +132,7 @@ func (in *invocation) flag(i int, def bool) bool {
 
 // invalid is the answer to a request that makes no sense.
 func invalid(format string, args ...any) error {
-	return &Fault{FaultGeneric, fmt.Sprintf(format, args...)}
+	return &Fault{Code: FaultGeneric, Text: fmt.Sprintf(format, args...)}
 }
 
 func (s *Server) vnets(*invocation) (any, error) {
@@ -151,7 +152,7 @@ func (s *Server) vnet(in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fromSXP(c.Form, nil), nil
+	return codec.FromSXP(c.Form, nil), nil
 }
 
 func (s *Server) vnetCreate(in *invocation) (any, error) {
@@ -165,7 +166,7 @@ func (s *Server) vnetCreate(in *invocation) (any, error) {
 // vnetConfig finds out in which of three ways a vnet is described.
 func (s *Server) vnetConfig(in *invocation) (vnet.Config, error) {
 	if _, ok := in.params[0].([]any); ok {
-		c, err := vnet.ConfigFromSXP(toSXP(in.params[0]))
+		c, err := vnet.ConfigFromSXP(codec.ToSXP(in.params[0]))
 		return c, invalidConfig(err)
 	}
 	text, err := in.text(0)
@@ -227,7 +228,7 @@ func domainForm(d domain.Domain) any {
 			fields = append(fields, f)
 		}
 	}
-	return fromSXP(sxp.List(fields...), domainKinds)
+	return codec.FromSXP(sxp.List(fields...), domainKinds)
 }
 
 func (s *Server) domain(in *invocation) (any, error) {
@@ -245,10 +246,10 @@ func (s *Server) domains(in *invocation) (any, error) {
 func (s *Server) domainsWithState(in *invocation) (any, error) {
 	state := domain.Running
 	if len(in.params) > 1 {
-		text, _ := atom(in.params[1]) // what is no text is no state
+		text, _ := codec.Text(in.params[1]) // what is no text is no state
 		var ok bool
 		if state, ok = domain.ParseState(text); !ok {
-			return nil, invalid("unknown state: %s", cut(text))
+			return nil, invalid("unknown state: %s", codec.Cut(text))
 		}
 	}
 	return s.list(in, state, in.flag(0, true))
@@ -274,7 +275,7 @@ func (s *Server) list(in *invocation, state domain.State, detail bool) (any, err
 // creates returns a method that makes a domain from a form.
 func creates(op string) func(*Server, *invocation) (any, error) {
 	return func(s *Server, in *invocation) (any, error) {
-		d, err := s.svc.Domains().Create(in.ctx, op, toSXP(in.params[0]))
+		d, err := s.svc.Domains().Create(in.ctx, op, codec.ToSXP(in.params[0]))
 		if err != nil {
 			return nil, err
 		}
@@ -305,7 +306,7 @@ func operates(op string) func(*Server, *invocation) (any, error) {
 		}
 		params := map[string][]string{}
 		for i, p := range in.params[1:] {
-			params[strconv.Itoa(i+1)] = []string{toSXP(p).String()}
+			params[strconv.Itoa(i+1)] = []string{codec.ToSXP(p).String()}
 		}
 		v, err := s.svc.Domains().Op(in.ctx, strconv.Itoa(d.ID), op, params) //nolint:staticcheck // see below
 		if err != nil {                                                      //nolint:staticcheck // SA4023: no operation succeeds yet
@@ -314,7 +315,7 @@ func operates(op string) func(*Server, *invocation) (any, error) {
 		if v.IsAtom() && v.Text() == "" {
 			return nil, nil
 		}
-		return fromSXP(v, domainKinds), nil
+		return codec.FromSXP(v, domainKinds), nil
 	}
 }
 
@@ -325,7 +326,7 @@ func (s *Server) vcpuInfo(in *invocation) (any, error) {
 	}
 	form := []sxp.Value{sxp.Atom("domain"), sxp.Pair("domid", strconv.Itoa(d.ID)), sxp.Pair("name", d.Name),
 		sxp.Pair("vcpu_count", strconv.Itoa(len(d.VCPUs)))}
-	return fromSXP(sxp.List(append(form, d.VCPUs...)...), domainKinds), nil
+	return codec.FromSXP(sxp.List(append(form, d.VCPUs...)...), domainKinds), nil
 }
 
 func (s *Server) devices(in *invocation) (any, error) {
@@ -333,10 +334,10 @@ func (s *Server) devices(in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind, _ := atom(in.params[1]); kind != "vif" {
+	if kind, _ := codec.Text(in.params[1]); kind != "vif" {
 		return []any{}, nil
 	}
-	return fromSXP(sxp.List(d.Vifs...), domainKinds), nil
+	return codec.FromSXP(sxp.List(d.Vifs...), domainKinds), nil
 }
 
 func (s *Server) nodeInfo(in *invocation) (any, error) {
@@ -344,7 +345,7 @@ func (s *Server) nodeInfo(in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fromSXP(sxp.List(node.Children()...), nodeKinds), nil
+	return codec.FromSXP(sxp.List(node.Children()...), nodeKinds), nil
 }
 
 func (s *Server) nodeLog(in *invocation) (any, error) {

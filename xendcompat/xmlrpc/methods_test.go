@@ -10,6 +10,7 @@ import (
 
 	"github.com/xenvnet/xend/xendcompat/fronttest"
 	"github.com/xenvnet/xend/xendcompat/httpx"
+	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 )
 
 func TestVnetMethods(t *testing.T) {
@@ -34,7 +35,7 @@ func TestVnetMethods(t *testing.T) {
 		_, err = call(t, address, "xend_vnet", int64(97))
 		require.NoError(t, err)
 		_, err = call(t, address, "xend_vnet_create", "(vnet (id 97) (bridge br1))")
-		require.Equal(t, &Fault{FaultGeneric, "invalid vnet config: id: vnet 97 exists already, with bridge vnet97 instead of br1"}, err)
+		require.Equal(t, &Fault{Code: FaultGeneric, Text: "invalid vnet config: id: vnet 97 exists already, with bridge vnet97 instead of br1"}, err)
 		_, err = call(t, address, "xend_vnet_create", config)
 		require.NoError(t, err, "it is there as asked for")
 		v, err = call(t, address, "xend_vnet_delete", "97")
@@ -46,18 +47,18 @@ func TestVnetMethods(t *testing.T) {
 		params []any
 		fault  Fault
 	}{
-		{"xend_vnet", []any{"404"}, Fault{FaultInternal, "No such vnet 404"}},
-		{"xend_vnet_delete", []any{"404"}, Fault{FaultInternal, "No such vnet 404"}},
-		{"xend_vnet_delete", []any{"x y"}, Fault{FaultInternal, "No such vnet x y"}},
-		{"xend_vnet", nil, Fault{FaultGeneric, "xend_vnet takes 1 parameter, not 0"}},
-		{"xend_vnet", []any{[]any{}}, Fault{FaultGeneric, "xend_vnet: parameter 1 must be a string"}},
-		{"xend_vnet_create", []any{"(vnet (id 98)"}, Fault{FaultGeneric, "Coercion to sxpr failed: unexpected EOF (line 1, column 14): the list that begins at line 1, column 1 is not closed"}},
-		{"xend_vnet_create", []any{[]any{"vm"}}, Fault{FaultGeneric, "invalid vnet config: (vm ...) is not a (vnet ...) form"}},
-		{"xend_vnet_create", []any{nil}, Fault{FaultGeneric, "xend_vnet_create: parameter 1 must be a string"}},
-		{"xend_vnet_create", []any{"(vnet (id 98) (security conf))"}, Fault{FaultGeneric, "invalid vnet config: security: conf needs a key, and none is configured on this host"}},
-		{"nosuch", nil, Fault{FaultInternal, `method "nosuch" is not supported`}},
-		{"xend.domain.nosuch", []any{"x"}, Fault{FaultInternal, `method "xend.domain.nosuch" is not supported`}},
-		{"xend.domains_with_state", []any{true, "odd"}, Fault{FaultGeneric, "unknown state: odd"}},
+		{"xend_vnet", []any{"404"}, Fault{Code: FaultInternal, Text: "No such vnet 404"}},
+		{"xend_vnet_delete", []any{"404"}, Fault{Code: FaultInternal, Text: "No such vnet 404"}},
+		{"xend_vnet_delete", []any{"x y"}, Fault{Code: FaultInternal, Text: "No such vnet x y"}},
+		{"xend_vnet", nil, Fault{Code: FaultGeneric, Text: "xend_vnet takes 1 parameter, not 0"}},
+		{"xend_vnet", []any{[]any{}}, Fault{Code: FaultGeneric, Text: "xend_vnet: parameter 1 must be a string"}},
+		{"xend_vnet_create", []any{"(vnet (id 98)"}, Fault{Code: FaultGeneric, Text: "Coercion to sxpr failed: unexpected EOF (line 1, column 14): the list that begins at line 1, column 1 is not closed"}},
+		{"xend_vnet_create", []any{[]any{"vm"}}, Fault{Code: FaultGeneric, Text: "invalid vnet config: (vm ...) is not a (vnet ...) form"}},
+		{"xend_vnet_create", []any{nil}, Fault{Code: FaultGeneric, Text: "xend_vnet_create: parameter 1 must be a string"}},
+		{"xend_vnet_create", []any{"(vnet (id 98) (security conf))"}, Fault{Code: FaultGeneric, Text: "invalid vnet config: security: conf needs a key, and none is configured on this host"}},
+		{"nosuch", nil, Fault{Code: FaultInternal, Text: `method "nosuch" is not supported`}},
+		{"xend.domain.nosuch", []any{"x"}, Fault{Code: FaultInternal, Text: `method "xend.domain.nosuch" is not supported`}},
+		{"xend.domains_with_state", []any{true, "odd"}, Fault{Code: FaultGeneric, Text: "unknown state: odd"}},
 	} {
 		_, err := call(t, address, tt.method, tt.params...)
 		require.Equal(t, &tt.fault, err)
@@ -102,7 +103,7 @@ func TestDomainMethods(t *testing.T) {
 		require.ErrorContains(t, err, "is not supported")
 		require.Equal(t, FaultGeneric, code(err))
 		_, err = call(t, address, "xend.domain."+method, "nosuch")
-		require.Equal(t, &Fault{FaultNoDomain, "nosuch"}, err)
+		require.Equal(t, &Fault{Code: FaultNoDomain, Text: "nosuch"}, err)
 	}
 }
 
@@ -150,7 +151,7 @@ func TestHTTP(t *testing.T) {
 		return send(fmt.Sprintf("POST %s HTTP/1.1\r\nHost: /var/run/xend/xmlrpc.sock\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body))
 	}
 	for _, path := range []string{"/RPC2", "/", "/any/path"} {
-		require.Contains(t, post(path, string(EncodeCall(Call{Method: "xend_vnets"}))), "<array>")
+		require.Contains(t, post(path, string(codec.EncodeCall(codec.Call{Method: "xend_vnets"}))), "<array>")
 	}
 	require.Contains(t, post("/RPC2", "garbage"), "not an XML-RPC call")
 	require.Contains(t, post("/RPC2", ""), "not an XML-RPC call")

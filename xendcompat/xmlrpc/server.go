@@ -13,6 +13,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/httpx"
 	"github.com/xenvnet/xend/xendcompat/service"
+	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 )
 
 // Fault codes.
@@ -55,19 +56,19 @@ func (s *Server) Handle(ctx context.Context, r *httpx.Request) *httpx.Reply {
 
 // respond calls the method and returns the methodResponse.
 func (s *Server) respond(ctx context.Context, r *httpx.Request) []byte {
-	call, err := DecodeCall(r.Body)
+	call, err := codec.DecodeCall(r.Body)
 	if err != nil {
-		return EncodeFault(&Fault{FaultInternal, err.Error()})
+		return codec.EncodeFault(&Fault{Code: FaultInternal, Text: err.Error()})
 	}
 	v, err := s.call(ctx, r.Peer, call)
 	if err != nil {
-		s.log.Debug("fault", "server", s.String(), "peer", r.Peer, "method", cut(call.Method), "error", err)
-		return EncodeFault(fault(err))
+		s.log.Debug("fault", "server", s.String(), "peer", r.Peer, "method", codec.Cut(call.Method), "error", err)
+		return codec.EncodeFault(fault(err))
 	}
 	if text, ok := v.(string); ok {
-		v = escaped(text)
+		v = codec.Escape(text)
 	}
-	return EncodeResponse(v)
+	return codec.EncodeResponse(v)
 }
 
 // fault words an error for xm, which prints the text after "Error: ", or for a domain that does not exist
@@ -79,23 +80,23 @@ func fault(err error) *Fault {
 	case errors.As(err, &f):
 		return f
 	case errors.As(err, &noDomain):
-		return &Fault{FaultNoDomain, noDomain.Name}
+		return &Fault{Code: FaultNoDomain, Text: noDomain.Name}
 	}
 	switch service.KindOf(err) {
 	case service.Internal, service.NotFound:
-		return &Fault{FaultInternal, err.Error()}
+		return &Fault{Code: FaultInternal, Text: err.Error()}
 	}
-	return &Fault{FaultGeneric, err.Error()}
+	return &Fault{Code: FaultGeneric, Text: err.Error()}
 }
 
 // call finds the method and calls it.
-func (s *Server) call(ctx context.Context, peer accept.Peer, call Call) (any, error) {
+func (s *Server) call(ctx context.Context, peer accept.Peer, call codec.Call) (any, error) {
 	m, ok := methods[call.Method]
 	if !ok {
-		return nil, &Fault{FaultInternal, fmt.Sprintf("method %q is not supported", cut(call.Method))}
+		return nil, &Fault{Code: FaultInternal, Text: fmt.Sprintf("method %q is not supported", codec.Cut(call.Method))}
 	}
 	if n := len(call.Params); n < m.min || n > m.max {
-		return nil, &Fault{FaultGeneric, fmt.Sprintf("%s takes %s, not %d", call.Method, m.arity(), n)}
+		return nil, &Fault{Code: FaultGeneric, Text: fmt.Sprintf("%s takes %s, not %d", call.Method, m.arity(), n)}
 	}
 	return m.do(s, &invocation{ctx: ctx, peer: peer, method: call.Method, params: call.Params})
 }

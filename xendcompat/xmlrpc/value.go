@@ -1,167 +1,19 @@
 package xmlrpc
 
-import (
-	"encoding/base64"
-	"math"
-	"strconv"
-	"strings"
-	"time"
+import "github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 
-	"github.com/xenvnet/xend/sxp"
-)
-
-// A value of XML-RPC is one of: nil, int64, float64, bool, string, []byte, time.Time, []any, and Struct.
-
-// Member is a member of a Struct.
-type Member struct {
-	Name  string
-	Value any
-}
-
-// Struct is a struct, with its members in the order in which they came.
-type Struct []Member
-
-// dateLayout is how dateTime.iso8601 is written, without a zone.
-const dateLayout = "20060102T15:04:05"
-
-// atom returns the text of a value that is no list, the way Python would print it; "" for nil.
-func atom(v any) (string, bool) {
-	switch v := v.(type) {
-	case nil:
-		return "", true
-	case string:
-		return v, true
-	case int64:
-		return strconv.FormatInt(v, 10), true
-	case float64:
-		return formatDouble(v), true
-	case bool:
-		if v {
-			return "1", true
-		}
-		return "0", true
-	case []byte:
-		return string(v), true
-	case time.Time:
-		return v.Format(dateLayout), true
-	}
-	return "", false
-}
-
-// toSXP returns a value as an S-expression: an array is a list, a struct a list of (name value).
-func toSXP(v any) sxp.Value {
-	switch v := v.(type) {
-	case []any:
-		items := make([]sxp.Value, 0, len(v))
-		for _, e := range v {
-			items = append(items, toSXP(e))
-		}
-		return sxp.List(items...)
-	case Struct:
-		items := make([]sxp.Value, 0, len(v))
-		for _, m := range v {
-			items = append(items, sxp.List(sxp.Atom(m.Name), toSXP(m.Value)))
-		}
-		return sxp.List(items...)
-	}
-	text, _ := atom(v) // all others are atoms
-	return sxp.Atom(text)
-}
-
-// kinds say which atoms of a form are numbers, by the name of the field that they are the value of.
-type kinds map[string]func(string) any
-
-// fromSXP returns an S-expression as nested arrays of strings, and of numbers where k says so.
-func fromSXP(v sxp.Value, k kinds) any {
-	if v.IsAtom() {
-		return v.Text()
-	}
-	number := k[v.Name()]
-	items := make([]any, 0, v.Len())
-	for i, e := range v.Items() {
-		if i == 1 && number != nil && e.IsAtom() {
-			items = append(items, number(e.Text()))
-			continue
-		}
-		items = append(items, fromSXP(e, k))
-	}
-	return items
-}
-
-// integer returns a number, or the text if it is none or does not fit XML-RPC's int.
-func integer(s string) any {
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
-		return n
-	}
-	return s
-}
-
-// double returns a number, or the text if it is none.
-func double(s string) any {
-	if f, err := strconv.ParseFloat(s, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
-		return f
-	}
-	return s
-}
-
-// of returns kinds with the same number for several names.
-func (k kinds) with(number func(string) any, names ...string) kinds {
-	for _, n := range names {
-		k[n] = number
-	}
-	return k
-}
+// Fault is an answer that says no.
+type Fault = codec.Fault
 
 // Which fields had numbers in xend; all others had strings.
 var (
-	nodeKinds = kinds{}.with(integer,
+	nodeKinds = codec.Numbers{}.With(codec.Integer,
 		"nr_cpus", "nr_nodes", "sockets_per_node", "cores_per_socket", "threads_per_core", "cpu_mhz",
 		"total_memory", "free_memory", "free_cpus", "max_free_memory", "max_para_memory", "max_hvm_memory",
 		"xen_major", "xen_minor", "xend_config_format")
-	domainKinds = kinds{}.with(integer,
+	domainKinds = codec.Numbers{}.With(codec.Integer,
 		"domid", "vcpus", "maxmem", "memory", "shadow_memory", "online_vcpus", "cpu_weight", "cpu_cap",
 		"store_mfn", "console_mfn", "videoram", "tsc_mode", "nomigrate", "ssidref",
 		"vcpu_count", "number", "online", "blocked", "running", "cpu",
-		"backend-id", "handle").with(double, "cpu_time", "up_time")
+		"backend-id", "handle").With(codec.Double, "cpu_time", "up_time")
 )
-
-// escaped is how a result that is a string by itself is sent: the client evaluates it as the inside of a
-// Python literal in single quotes.
-func escaped(s string) string {
-	const digits = "0123456789abcdef"
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '\\' || c == '\'':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c == '\r':
-			b.WriteString(`\r`)
-		case c == '\t':
-			b.WriteString(`\t`)
-		case c < 0x20 || c >= 0x7f:
-			b.WriteString(`\x`)
-			b.WriteByte(digits[c>>4])
-			b.WriteByte(digits[c&15])
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}
-
-// formatDouble writes a double without an exponent, which XML-RPC does not know.
-func formatDouble(f float64) string {
-	s := strconv.FormatFloat(f, 'f', -1, 64)
-	if !strings.Contains(s, ".") {
-		s += ".0"
-	}
-	return s
-}
-
-// parseBase64 reads base64 with line breaks and blanks anywhere.
-func parseBase64(s string) ([]byte, error) {
-	return base64.StdEncoding.DecodeString(strings.Join(strings.Fields(s), ""))
-}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenvnet/xend/xendcompat/fronttest"
 	"github.com/xenvnet/xend/xendcompat/httpx"
+	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
 )
 
 func TestMain(m *testing.M) {
@@ -72,12 +73,12 @@ var (
 	machine = map[string]bool{"014": true, "017": true}
 	// noDomains are operations on domains, which this daemon does not do.
 	noDomains = map[string]*Fault{
-		"018": {FaultGeneric, "xend does not manage domains: operation create is not supported; use xl create"},
-		"019": {FaultNoDomain, "vm1"},
-		"020": {FaultNoDomain, "vm1"},
-		"022": {FaultNoDomain, "vm1"},
-		"025": {FaultNoDomain, "vm1"},
-		"028": {FaultNoDomain, "vm1"},
+		"018": {Code: FaultGeneric, Text: "xend does not manage domains: operation create is not supported; use xl create"},
+		"019": {Code: FaultNoDomain, Text: "vm1"},
+		"020": {Code: FaultNoDomain, Text: "vm1"},
+		"022": {Code: FaultNoDomain, Text: "vm1"},
+		"025": {Code: FaultNoDomain, Text: "vm1"},
+		"028": {Code: FaultNoDomain, Text: "vm1"},
 	}
 )
 
@@ -94,9 +95,9 @@ func TestXMVectors(t *testing.T) {
 			require.NoError(t, err)
 			recorded, err := os.ReadFile(strings.TrimSuffix(file, "req") + "resp")
 			require.NoError(t, err)
-			want, wantErr := DecodeResponse(body(t, recorded))
+			want, wantErr := codec.DecodeResponse(body(t, recorded))
 			reply := body(t, fronttest.Exchange(t, address, request))
-			got, gotErr := DecodeResponse(reply)
+			got, gotErr := codec.DecodeResponse(reply)
 			switch {
 			case noDomains[name] != nil:
 				require.Equal(t, noDomains[name], gotErr)

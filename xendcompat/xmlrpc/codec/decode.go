@@ -1,4 +1,4 @@
-package xmlrpc
+package codec
 
 import (
 	"bytes"
@@ -212,7 +212,7 @@ func (d *decoder) fault(f *Fault) error {
 					f.Code = int(n)
 				}
 			case "faultString":
-				f.Text, _ = atom(m.Value)
+				f.Text, _ = Text(m.Value)
 			}
 		}
 		return err
@@ -274,7 +274,7 @@ func (d *decoder) typed(kind string) (any, error) {
 	case "i1", "i2", "i4", "i8", "int", "biginteger":
 		n, err := strconv.ParseInt(trimmed, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("not an integer: %q", cut(text))
+			return nil, fmt.Errorf("not an integer: %q", Cut(text))
 		}
 		return n, nil
 	case "boolean":
@@ -284,11 +284,11 @@ func (d *decoder) typed(kind string) (any, error) {
 		case "0", "false":
 			return false, nil
 		}
-		return nil, fmt.Errorf("not a boolean: %q", cut(text))
+		return nil, fmt.Errorf("not a boolean: %q", Cut(text))
 	case "double", "float":
 		f, err := strconv.ParseFloat(trimmed, 64)
 		if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
-			return nil, fmt.Errorf("not a double: %q", cut(text))
+			return nil, fmt.Errorf("not a double: %q", Cut(text))
 		}
 		return f, nil
 	case "base64":
@@ -303,7 +303,7 @@ func (d *decoder) typed(kind string) (any, error) {
 				return t, nil
 			}
 		}
-		return nil, fmt.Errorf("not a date: %q", cut(text))
+		return nil, fmt.Errorf("not a date: %q", Cut(text))
 	}
 	// string, and what we don't know.
 	return text, nil
@@ -351,8 +351,8 @@ func (d *decoder) members() (any, error) {
 	return members, err
 }
 
-// cut shortens a text that a client chose.
-func cut(s string) string {
+// Cut shortens a text that a client chose.
+func Cut(s string) string {
 	const limit = 60
 	if len(s) > limit {
 		return s[:limit] + "..."

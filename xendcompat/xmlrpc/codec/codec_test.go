@@ -1,4 +1,4 @@
-package xmlrpc
+package codec
 
 import (
 	"fmt"
@@ -105,18 +105,22 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-func TestEscaped(t *testing.T) {
-	require.Equal(t, `a\\b\'c"\n\r\t\x00\x7f\xc3\xa4`, escaped("a\\b'c\"\n\r\t\x00\x7fä"))
+func TestEscape(t *testing.T) {
+	for _, text := range []string{"", "a\\b'c\"\n\r\t\x00\x7fä", "\\", "\\x"} {
+		require.Equal(t, text, Unescape(Escape(text)))
+	}
+	require.Equal(t, `a\\b\'c"\n\r\t\x00\x7f\xc3\xa4`, Escape("a\\b'c\"\n\r\t\x00\x7fä"))
 }
 
 func TestFromSXP(t *testing.T) {
+	numbers := Numbers{}.With(Integer, "domid", "memory", "maxmem", "vcpus", "backend-id").With(Double, "cpu_time")
 	v, err := sxp.Parse([]byte("(domain (domid 3) (name 3) (cpu_time 12.5) (memory x) (maxmem 64 65) (vcpus (1)) (0 ((backend-id 0) (mac 1))) ())"), sxp.Xend)
 	require.NoError(t, err)
 	require.Equal(t, []any{"domain", []any{"domid", int64(3)}, []any{"name", "3"}, []any{"cpu_time", 12.5}, []any{"memory", "x"},
 		[]any{"maxmem", int64(64), "65"}, []any{"vcpus", []any{"1"}}, []any{"0", []any{[]any{"backend-id", int64(0)}, []any{"mac", "1"}}}, []any{}},
-		fromSXP(v[0], domainKinds))
-	require.Equal(t, "((a 5) x 1 '' 1.5 b)", toSXP([]any{[]any{"a", int64(5)}, "x", true, nil, 1.5, []byte("b")}).String())
-	require.Equal(t, "((a 5))", toSXP(Struct{{"a", int64(5)}}).String())
+		FromSXP(v[0], numbers))
+	require.Equal(t, "((a 5) x 1 '' 1.5 b)", ToSXP([]any{[]any{"a", int64(5)}, "x", true, nil, 1.5, []byte("b")}).String())
+	require.Equal(t, "((a 5))", ToSXP(Struct{{"a", int64(5)}}).String())
 }
 
 func FuzzDecode(f *testing.F) {

@@ -1,4 +1,4 @@
-package xmlrpc
+package codec
 
 import (
 	"encoding/base64"
@@ -51,7 +51,7 @@ func appendValue(b []byte, v any) []byte {
 	case float64:
 		b = appendElement(b, "double", formatDouble(v))
 	case bool:
-		text, _ := atom(v)
+		text, _ := Text(v)
 		b = appendElement(b, "boolean", text)
 	case string:
 		b = appendElement(b, "string", v)
