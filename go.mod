@@ -31,3 +31,5 @@ require (
 
 // What make builds and unpacks, a whole Debian tree for one, is no Go code.
 ignore ./build
+
+tool github.com/cilium/ebpf/cmd/bpf2go

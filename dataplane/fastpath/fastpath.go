@@ -1,0 +1,420 @@
+// Package fastpath is the kernel's part of the data plane: eBPF programs at TC that encapsulate and
+// decapsulate known unicast of open vnets (security none), so that it passes user space by.
+//
+// Nothing is decided in the kernel. The programs take a packet if the tables that user space keeps here
+// say that all of it is in order, and leave every other one to the packet sockets of the vnif and the UDP
+// sockets of the underlay:
+//
+//	bridge ──> vnif egress ── vnet_out ──> underlay device      left: flooding, unknown MACs, tags, what does not fit
+//	bridge <── vnif ingress <── underlay_in ── underlay device  left: the group, VARP, fragments, MACs that moved, hosts not heard lately
+//
+// The host's firewall, which sits behind TC, keeps its word: a host is heard by the kernel only for
+// HostTTL after a socket took a packet from it, and a packet now and then is left to the socket to renew
+// that. MACs age by themselves: an entry that nothing confirms for MACTTL is left to user space, also when
+// the daemon is dead.
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Bounds of the tables; what is above them stays in user space.
+const (
+	MaxVnets = 4096
+	MaxHosts = 1024
+	MaxMACs  = 262144
+)
+
+// ErrFull: a table of the fast path is full. What does not fit is carried by user space.
+var ErrFull = errors.New("table of the fast path is full")
+
+// UnsupportedError says why this kernel runs no fast path.
+type UnsupportedError struct {
+	// Needs is what the kernel would have to have.
+	Needs string
+	Err   error
+}
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("kernel fast path: needs %s: %v", e.Needs, e.Err)
+}
+
+func (e *UnsupportedError) Unwrap() error { return e.Err }
+
+// Times are what the kernel judges ages by. Zero fields are those of DefaultTimes.
+type Times struct {
+	// MACTTL is how long a MAC is good without a frame from it.
+	MACTTL time.Duration
+	// HostTTL is how long a host is heard after a socket took a packet from it.
+	HostTTL time.Duration
+	// Renew is the age of that after which a packet is left to the socket every RenewEvery.
+	Renew, RenewEvery time.Duration
+}
+
+// DefaultTimes are those of the wire protocol, and a minute for a firewall's word.
+func DefaultTimes() Times {
+	return Times{MACTTL: 60 * time.Second, HostTTL: 60 * time.Second, Renew: 20 * time.Second, RenewEvery: 100 * time.Millisecond}
+}
+
+func (t Times) withDefaults() Times {
+	d := DefaultTimes()
+	for _, p := range []struct{ v, def *time.Duration }{
+		{&t.MACTTL, &d.MACTTL}, {&t.HostTTL, &d.HostTTL}, {&t.Renew, &d.Renew}, {&t.RenewEvery, &d.RenewEvery},
+	} {
+		if *p.v == 0 {
+			*p.v = *p.def
+		}
+	}
+	return t
+}
+
+// Underlay is how packets of one address family leave and arrive. The zero value turns a family off.
+type Underlay struct {
+	// Addr is this host's care-of address.
+	Addr netip.Addr
+	// Index and MTU are of the device that packets leave by.
+	Index, MTU int
+	// Port is the UDP port of vnets.
+	Port uint16
+	// TTL is that of unicast packets.
+	TTL uint8
+	// FlowPort makes the source port a hash of the inner flow, which lets receivers use several cores.
+	FlowPort bool
+	// Send and Receive say which ways the kernel may take.
+	Send, Receive bool
+}
+
+// Tables are the programs and what they know. Methods may be called from any goroutine.
+type Tables struct {
+	bpf bpfObjects
+
+	mu    sync.Mutex
+	vnets map[vnet.ID]carried
+	slots slots // of vnets
+	hosts map[netip.Addr]*host
+	free  slots // of hosts
+}
+
+type carried struct {
+	slot uint32
+	vnif int
+}
+
+type host struct{ slot uint32 }
+
+// Load loads the programs; they do nothing until they are attached and told of an underlay. An
+// UnsupportedError says what the kernel lacks.
+func Load(t Times) (*Tables, error) {
+	p := &Tables{
+		vnets: map[vnet.ID]carried{},
+		hosts: map[netip.Addr]*host{},
+		slots: slots{bound: MaxVnets}, free: slots{bound: MaxHosts},
+	}
+	if err := loadBpfObjects(&p.bpf, nil); err != nil {
+		return nil, &UnsupportedError{Needs: "eBPF programs at TC (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF; Linux 5.13 or later)", Err: err}
+	}
+	t = t.withDefaults()
+	v := bpfTiming{
+		MacTtl: uint64(t.MACTTL), HostTtl: uint64(t.HostTTL), Renew: uint64(t.Renew), RenewEvery: uint64(t.RenewEvery),
+	}
+	if err := p.bpf.Times.Put(uint32(0), &v); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("kernel fast path: times: %w", err)
+	}
+	return p, nil
+}
+
+// Close gives the tables and programs back. Programs that are attached go on with what they know.
+func (p *Tables) Close() { _ = p.bpf.Close() }
+
+// Out is the program for the egress of vnifs, In that for the ingress of underlay devices.
+func (p *Tables) Out() *ebpf.Program { return p.bpf.VnetOut }
+
+// In is the program for the ingress of the underlay's devices, and of no other.
+func (p *Tables) In() *ebpf.Program { return p.bpf.UnderlayIn }
+
+// family is the index of an address family's underlay.
+func family(addr netip.Addr) uint32 {
+	if addr.Unmap().Is4() {
+		return 0
+	}
+	return 1
+}
+
+// SetUnderlay says how packets of a family travel. While it is changed the family is off, so that no
+// packet leaves by half of the old way and half of the new.
+func (p *Tables) SetUnderlay(u Underlay) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := family(u.Addr)
+	var v bpfUnderlay
+	if err := p.bpf.Underlays.Put(k, &v); err != nil {
+		return fmt.Errorf("kernel fast path: underlay: %w", err)
+	}
+	v = bpfUnderlay{Addr: u.Addr.As16(), Ifindex: uint32(u.Index), Mtu: uint32(u.MTU), Port: swap(u.Port), Ttl: u.TTL}
+	if u.FlowPort {
+		v.FlowPort = 1
+	}
+	if err := p.bpf.Underlays.Put(k, &v); err != nil {
+		return fmt.Errorf("kernel fast path: underlay: %w", err)
+	}
+	if u.Send {
+		v.Flags |= 1
+	}
+	if u.Receive {
+		v.Flags |= 2
+	}
+	if err := p.bpf.Underlays.Put(k, &v); err != nil {
+		return fmt.Errorf("kernel fast path: underlay: %w", err)
+	}
+	return nil
+}
+
+// ClearUnderlay turns a family off; addr is any address of it.
+func (p *Tables) ClearUnderlay(addr netip.Addr) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.bpf.Underlays.Put(family(addr), &bpfUnderlay{}); err != nil {
+		return fmt.Errorf("kernel fast path: underlay: %w", err)
+	}
+	return nil
+}
+
+// swap gives a number the byte order of the wire.
+func swap(n uint16) uint16 { return n<<8 | n>>8 }
+
+// AddVnet lets the kernel carry a vnet whose vnif has that index. Only vnets of security none may be
+// given. ErrFull above MaxVnets. Adding it again with another vnif moves it there.
+func (p *Tables) AddVnet(id vnet.ID, vnif int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, had := p.vnets[id]
+	if had && c.vnif == vnif {
+		return nil
+	}
+	if had {
+		_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+	} else {
+		slot, ok := p.slots.take()
+		if !ok {
+			return fmt.Errorf("%w: more than %d vnets", ErrFull, MaxVnets)
+		}
+		c.slot = slot
+		if err := zero[bpfCounters](p.bpf.VnetCounters, slot); err != nil {
+			p.slots.give(slot)
+			return fmt.Errorf("kernel fast path: counters of vnet %s: %w", id, err)
+		}
+	}
+	c.vnif = vnif
+	v := bpfVnet{Id: id, Slot: c.slot, Vnif: uint32(vnif)}
+	err := p.bpf.VnetOfId.Put(&bpfId{Id: id}, &v)
+	if err == nil {
+		err = p.bpf.VnetOfVnif.Put(uint32(vnif), &v)
+	}
+	if err != nil {
+		p.removeLocked(id, c)
+		return fmt.Errorf("kernel fast path: vnet %s: %w", id, err)
+	}
+	p.vnets[id] = c
+	return nil
+}
+
+// RemoveVnet takes a vnet and its MACs out of the kernel.
+func (p *Tables) RemoveVnet(id vnet.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c, ok := p.vnets[id]; ok {
+		p.removeLocked(id, c)
+	}
+}
+
+func (p *Tables) removeLocked(id vnet.ID, c carried) {
+	delete(p.vnets, id)
+	_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
+	_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+	// A slot that is used again must not bring the MACs of its last user.
+	var k bpfMacKey
+	var m bpfMac
+	var gone []bpfMacKey
+	for it := p.bpf.Macs.Iterate(); it.Next(&k, &m); {
+		if k.Slot == c.slot {
+			gone = append(gone, k)
+		}
+	}
+	for i := range gone {
+		_ = p.bpf.Macs.Delete(&gone[i])
+	}
+	p.slots.give(c.slot)
+}
+
+// SetHost says what the kernel may do with a host: send to it, receive from it. ErrFull above MaxHosts.
+func (p *Tables) SetHost(addr netip.Addr, send, receive bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h, ok := p.hosts[addr]
+	if !ok {
+		slot, ok := p.free.take()
+		if !ok {
+			return fmt.Errorf("%w: more than %d hosts", ErrFull, MaxHosts)
+		}
+		if err := zero[bpfCounters](p.bpf.HostCounters, slot); err != nil {
+			p.free.give(slot)
+			return fmt.Errorf("kernel fast path: counters of host %s: %w", addr, err)
+		}
+		h = &host{slot: slot}
+	}
+	k := bpfId{Id: addr.As16()}
+	var v bpfHost
+	if err := p.bpf.Hosts.Lookup(&k, &v); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
+	}
+	v.Slot, v.Flags = h.slot, 0
+	if send {
+		v.Flags |= 1
+	}
+	if receive {
+		v.Flags |= 2
+	}
+	if err := p.bpf.Hosts.Put(&k, &v); err != nil {
+		if _, ok := p.hosts[addr]; !ok {
+			p.free.give(h.slot)
+		}
+		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
+	}
+	p.hosts[addr] = h
+	return nil
+}
+
+// Heard tells that a socket took a packet from a host just now. Hosts that are not set are ignored.
+func (p *Tables) Heard(addr netip.Addr) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.hosts[addr]; !ok {
+		return nil
+	}
+	k := bpfId{Id: addr.As16()}
+	var v bpfHost
+	if err := p.bpf.Hosts.Lookup(&k, &v); err != nil {
+		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
+	}
+	v.Heard = Now()
+	if err := p.bpf.Hosts.Put(&k, &v); err != nil {
+		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
+	}
+	return nil
+}
+
+// RemoveHost takes a host out of the kernel: packets to and from it go by the sockets.
+func (p *Tables) RemoveHost(addr netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h, ok := p.hosts[addr]; ok {
+		delete(p.hosts, addr)
+		_ = p.bpf.Hosts.Delete(&bpfId{Id: addr.As16()})
+		p.free.give(h.slot)
+	}
+}
+
+// PutRemote says that a MAC is behind a host; seen is on the clock of Now. A vnet that is not carried, and
+// a host that is not set, are ignored. ErrFull above MaxMACs.
+func (p *Tables) PutRemote(id vnet.ID, mac wire.MAC, at netip.Addr, seen uint64) error {
+	return p.put(id, mac, bpfMac{Host: at.As16(), Seen: seen, Place: 2})
+}
+
+// PutLocal says that a MAC is on this host.
+func (p *Tables) PutLocal(id vnet.ID, mac wire.MAC, seen uint64) error {
+	return p.put(id, mac, bpfMac{Seen: seen, Place: 1})
+}
+
+func (p *Tables) put(id vnet.ID, mac wire.MAC, m bpfMac) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, ok := p.vnets[id]
+	if !ok {
+		return nil
+	}
+	err := p.bpf.Macs.Put(&bpfMacKey{Slot: c.slot, Mac: mac}, &m)
+	switch {
+	case errors.Is(err, unix.E2BIG):
+		return fmt.Errorf("%w: more than %d MACs", ErrFull, MaxMACs)
+	case err != nil:
+		return fmt.Errorf("kernel fast path: MAC %s of vnet %s: %w", mac, id, err)
+	}
+	return nil
+}
+
+// Delete forgets a MAC: its frames are user space's.
+func (p *Tables) Delete(id vnet.ID, mac wire.MAC) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c, ok := p.vnets[id]; ok {
+		_ = p.bpf.Macs.Delete(&bpfMacKey{Slot: c.slot, Mac: mac})
+	}
+}
+
+// Seen calls f for every MAC from which the kernel carried a frame after since, with the time of the
+// last; both are on the clock of Now. The lock is not held while f runs.
+func (p *Tables) Seen(since uint64, f func(id vnet.ID, mac wire.MAC, at uint64)) error {
+	p.mu.Lock()
+	ids := make(map[uint32]vnet.ID, len(p.vnets))
+	for id, c := range p.vnets {
+		ids[c.slot] = id
+	}
+	p.mu.Unlock()
+	keys, macs := make([]bpfMacKey, 1024), make([]bpfMac, 1024)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := p.bpf.Macs.BatchLookup(&cursor, keys, macs, nil)
+		for i := range n {
+			if id, ok := ids[keys[i].Slot]; ok && macs[i].Seen > since {
+				f(id, keys[i].Mac, macs[i].Seen)
+			}
+		}
+		switch {
+		case errors.Is(err, ebpf.ErrKeyNotExist): // the end
+			return nil
+		case err != nil:
+			return fmt.Errorf("kernel fast path: read the MACs: %w", err)
+		}
+	}
+}
+
+// Now is the clock of the tables: nanoseconds since boot without suspend (CLOCK_MONOTONIC), as
+// bpf_ktime_get_ns tells it.
+func Now() uint64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // never fails
+	return uint64(t.Nano())
+}
+
+// slots gives out small numbers, and the one that was given back longest ago last.
+type slots struct {
+	bound uint32
+	next  uint32
+	back  []uint32
+}
+
+func (s *slots) take() (uint32, bool) {
+	if s.next < s.bound {
+		s.next++
+		return s.next - 1, true
+	}
+	if len(s.back) == 0 {
+		return 0, false
+	}
+	n := s.back[0]
+	s.back = s.back[1:]
+	return n, true
+}
+
+func (s *slots) give(n uint32) { s.back = append(s.back, n) }
