@@ -32,6 +32,7 @@ const (
 	LeftChecksum
 	LeftVnet
 	LeftOff
+	LeftSYN
 	LeftRoom
 	LeftError
 	reasons
@@ -40,7 +41,7 @@ const (
 var reasonNames = [reasons]string{
 	LeftFlood: "flood", LeftMiss: "miss", LeftSource: "source", LeftSize: "size", LeftGSO: "gso", LeftTag: "tag",
 	LeftHost: "host", LeftRenew: "renew", LeftForm: "form", LeftChecksum: "checksum", LeftVnet: "vnet", LeftOff: "off",
-	LeftRoom: "room", LeftError: "error",
+	LeftSYN: "syn", LeftRoom: "room", LeftError: "error",
 }
 
 // String is the name of the reason in lists.

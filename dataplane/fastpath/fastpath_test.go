@@ -153,6 +153,12 @@ func tcp4(n int) []byte {
 	return b
 }
 
+// syn sets SYN and ACK in the TCP header at an offset of a packet.
+func syn(p []byte, at int) []byte {
+	p[at+13] = 0x12
+	return p
+}
+
 // outer is a VUDP packet as it arrives at the loopback device.
 func outer(t *testing.T, from, to netip.Addr, id vnet.ID, frame []byte) []byte {
 	t.Helper()
@@ -275,6 +281,8 @@ func TestLeftOut(t *testing.T) {
 		"source is behind host": {LeftSource, nil, ethernet(remote, remote, 0x0800, udp4(t, 100))},
 		"too large":             {LeftSize, nil, ethernet(remote, local, 0x0800, udp4(t, 1500-50-14-28+1))},
 		"tag in the frame":      {LeftTag, nil, ethernet(remote, local, 0x8100, append([]byte{0, 1, 8, 0}, udp4(t, 100)...))},
+		"SYN":                   {LeftSYN, nil, ethernet(remote, local, 0x0800, syn(tcp4(0), 20))},
+		"SYN in IPv6":           {LeftSYN, nil, ethernet(remote, local, 0x86dd, syn(ipv6(6, here6, there6, tcp(0)), 40))},
 		"not IP":                {LeftRoom, nil, ethernet(remote, local, 0x0806, make([]byte, 46))},
 		"destination is old": {LeftMiss, func(p *Tables) error {
 			return p.PutRemote(vnet97, remote, there4, Now()-uint64(61*time.Second))
@@ -386,6 +394,10 @@ func TestLeftIn(t *testing.T) {
 			assert.Equal(t, packet, r.packet)
 		})
 	}
+	t.Run("SYN", func(t *testing.T) {
+		p := known(t, there4)
+		left(t, p, p.In(), outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, syn(tcp4(0), 20))), 0, LeftSYN)
+	})
 	t.Run("truncated", func(t *testing.T) {
 		p := known(t, there4)
 		packet := outer(t, there4, here4, vnet97, frame)

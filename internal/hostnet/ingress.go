@@ -37,15 +37,11 @@ func (h *Host) dropIngress(index int) error {
 	if has, err := h.dropsIngress(index); err != nil || has {
 		return err
 	}
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	err := h.handle.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: index, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
-	}})
-	if err != nil && !errors.Is(err, unix.EEXIST) { // an earlier run's, or the fast path's
-		return unsupported("dropping what arrives at a device", "the clsact queueing discipline (CONFIG_NET_SCH_INGRESS)", err)
+	if err := h.ensureClsact(index); err != nil {
+		return err
 	}
 	at := netlink.FilterAttrs{
-		LinkIndex: link.Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: dropPriority, Protocol: unix.ETH_P_ALL, Handle: 1,
+		LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: dropPriority, Protocol: unix.ETH_P_ALL, Handle: 1,
 	}
 	errBPF := h.dropByProgram(at)
 	if errBPF == nil {
@@ -60,6 +56,18 @@ func (h *Host) dropIngress(index int) error {
 	return unsupported("dropping what arrives at a device",
 		"eBPF programs at TC (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF), or CONFIG_NET_CLS_MATCHALL with CONFIG_NET_ACT_GACT",
 		errors.Join(errBPF, errMatch))
+}
+
+// ensureClsact makes the place for filters at a device's ingress and egress.
+func (h *Host) ensureClsact(index int) error {
+	err := h.handle.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0),
+	}})
+	if err != nil && !errors.Is(err, unix.EEXIST) { // an earlier run's, or another program's
+		return unsupported("filters at a device's ingress and egress",
+			"the clsact queueing discipline (CONFIG_NET_SCH_INGRESS)", err)
+	}
+	return nil
 }
 
 func (h *Host) dropByProgram(at netlink.FilterAttrs) error {

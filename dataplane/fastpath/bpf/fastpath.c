@@ -110,6 +110,7 @@ enum reason {
 	LEFT_CHECKSUM,   // outer checksum that nobody has verified
 	LEFT_VNET,       // not carried here
 	LEFT_OFF,        // sending or receiving is off
+	LEFT_SYN,        // user space clamps its MSS
 	LEFT_ROOM,       // the kernel could not make room, or take it away
 	LEFT_ERROR,      // half done: dropped
 	LEFT_MAX,
@@ -281,6 +282,28 @@ static __always_inline int plain_tcp(struct __sk_buff *skb, __u32 off, __be16 pr
 	return 0;
 }
 
+// opens reports whether an inner packet at off is a TCP segment with SYN, in IPv4 or in IPv6 without extension
+// headers.
+static __always_inline int opens(struct __sk_buff *skb, __u32 off, __be16 proto)
+{
+	__u32 l3 = off + ETH_HLEN, l4;
+	__u8 b[10], flags;
+	if (bpf_skb_load_bytes(skb, l3, b, sizeof(b)))
+		return 0;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		if (b[9] != IPPROTO_TCP || (b[6] & 0x1f) || b[7])
+			return 0; // a later fragment has no TCP header
+		l4 = l3 + 4 * (b[0] & 15);
+	} else if (proto == bpf_htons(ETH_P_IPV6)) {
+		if (b[6] != IPPROTO_TCP)
+			return 0;
+		l4 = l3 + sizeof(struct ipv6hdr);
+	} else {
+		return 0;
+	}
+	return !bpf_skb_load_bytes(skb, l4 + 13, &flags, 1) && (flags & 2);
+}
+
 // What stands in front of the inner packet; the pad aligns the IP header.
 struct outer4 {
 	__u16 pad;
@@ -412,6 +435,8 @@ int vnet_out(struct __sk_buff *skb)
 
 	__u64 flags = BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) |
 		      BPF_F_ADJ_ROOM_FIXED_GSO;
+	if (opens(skb, 0, in.h_proto))
+		return OUT(LEFT_SYN);
 	__u32 gso = skb->gso_size, bytes = skb->len, frames = 1;
 	if (!gso) {
 		if (bytes + overhead > u->mtu)
@@ -543,6 +568,8 @@ int underlay_in(struct __sk_buff *skb)
 	if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
 		return IN(LEFT_SOURCE);
 
+	if (opens(skb, start, h.in.h_proto))
+		return IN(LEFT_SYN);
 	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len - start, slot = v->slot, vnif = v->vnif, host_slot = peer->slot;
 	touch(&from->seen, now);
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
