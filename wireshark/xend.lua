@@ -114,7 +114,7 @@ local function varp(buf, pinfo, tree)
     where = tostring(buf(27, 4):ipv4())
   end
   pinfo.cols.protocol = "VARP"
-  local mac = tostring(buf(20, 6):ether())
+  local mac = buf(20, 6):bytes():tohex(true, ":")
   if op == 1 then
     pinfo.cols.info = string.format("vnet %s: who has %s? Tell %s", id, mac, where)
   else

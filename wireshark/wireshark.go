@@ -1,0 +1,2 @@
+// Package wireshark holds xend.lua, which makes Wireshark and tshark understand vnets, and its tests.
+package wireshark
