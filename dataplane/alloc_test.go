@@ -29,11 +29,11 @@ func handDriven(t testing.TB, cfg Config) (*Engine, *worker, *network, *lab.Host
 	require.NoError(t, err)
 	require.NoError(t, e.open())
 	t.Cleanup(e.close)
-	require.NoError(t, e.Add(soon(t), configOf(t, "97")))
+	require.NoError(t, attach(e, configOf(t, "97")))
 	w := e.workers[0]
 	w.view, w.now = e.view.Load(), e.now()
 	require.NotNil(t, w.view.links[underlay.IPv4])
-	return e, w, e.networks[idOf(t, "97")], h, s
+	return e, w, e.networks[idOf(t, "97")].network, h, s
 }
 
 // Nothing is allocated per frame, whatever way it goes.

@@ -44,11 +44,6 @@ type Peer struct {
 // Config is everything that can be said to the data plane. Use DefaultConfig and change fields: a zero
 // Config is not valid.
 type Config struct {
-	// Enabled false makes devices and bridges for vnets, but no tunnel: no sockets, no workers.
-	Enabled bool
-	// DefaultVnets brings up the vnets 2–4.
-	DefaultVnets bool
-
 	// Device is the underlay device; "" means the one by which the group is routed, or else that of
 	// the default route.
 	Device string
@@ -62,8 +57,6 @@ type Config struct {
 	Port uint16
 	// TTL is that of multicast packets, 1–255.
 	TTL int
-	// MTU is that of vnifs, bridges and vifs, in bytes without the Ethernet header.
-	MTU int
 	// MTUMode says what happens to frames that do not fit the underlay.
 	MTUMode MTUMode
 	// Encapsulation is how frames are sent; both ways are received always.
@@ -101,13 +94,10 @@ var DefaultGroup6 = netip.MustParseAddr("ff05::706")
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
-		Enabled:         true,
-		DefaultVnets:    true,
 		Group:           wire.Group,
 		Group6:          DefaultGroup6,
 		Port:            wire.Port,
 		TTL:             64,
-		MTU:             1500,
 		MTUMode:         MTUFragment,
 		Encapsulation:   EtherIPInUDP,
 		ResolveInterval: 60 * time.Second,
@@ -118,13 +108,6 @@ func DefaultConfig() Config {
 		MaxMACs:         100_000,
 	}
 }
-
-// The bounds of Config.MTU: what IPv6 needs at least, and what keeps a frame with its headers in one
-// IP packet.
-const (
-	minMTU = 1280
-	maxMTU = 65000
-)
 
 // maxWorkers bounds Config.Workers, since every worker has a socket per underlay.
 const maxWorkers = 64
@@ -142,7 +125,6 @@ func (c Config) Validate() error {
 		"group6 %s is not an IPv6 multicast address", c.Group6)
 	check(c.Port != 0, "port is 0")
 	check(c.TTL >= 1 && c.TTL <= 255, "ttl %d is not between 1 and 255", c.TTL)
-	check(c.MTU >= minMTU && c.MTU <= maxMTU, "mtu %d is not between %d and %d", c.MTU, minMTU, maxMTU)
 	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)
 	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
 		"encapsulation %q is neither %q nor %q", c.Encapsulation, EtherIPInUDP, EtherIP)

@@ -10,6 +10,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
 )
 
 const netLoopback = net.FlagLoopback
@@ -307,71 +308,6 @@ func (e *Engine) networkEvent(ev hostnet.Event) bool {
 	return true
 }
 
-// linkEvent acts on a device that changed. It reports whether that can concern an underlay: devices of
-// vnets and ports of their bridges come and go all the time.
-func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, n := range e.networks {
-		switch ev.Link.Index {
-		case n.devices.PeerIndex:
-			if ev.Gone {
-				e.lostLocked(n)
-			}
-			return false
-		case n.devices.VnifIndex:
-			if !ev.Gone {
-				e.masterLocked(n, ev.Link.Master)
-			}
-			return false
-		}
-	}
-	if ev.Gone {
-		return true
-	}
-	for _, n := range e.networks {
-		if ev.Link.Master != 0 && ev.Link.Master == n.bridge {
-			return false
-		}
-	}
-	return true
-}
-
-// lostLocked stops carrying a network whose devices vanished.
-func (e *Engine) lostLocked(n *network) {
-	if n.problem == "" {
-		e.log.Warn("the devices of a vnet vanished", "vnet", n.config.IDText, "vnif", n.config.Vnetif)
-	}
-	n.problem = "its devices vanished"
-	e.detachLocked(n)
-	e.emit(Event{Kind: VnetLost, Vnet: n.config.ID, Text: fmt.Sprintf("the devices of vnet %s vanished", n.config.IDText)})
-}
-
-// masterLocked notes the bridge that a vnif is on now.
-func (e *Engine) masterLocked(n *network, bridge int) {
-	if bridge == n.bridge {
-		return
-	}
-	// An event may be older than what Add did since.
-	l, err := e.host.LinkByIndex(n.devices.VnifIndex)
-	if err != nil || l.Master == n.bridge {
-		return
-	}
-	bridge = l.Master
-	n.bridge = bridge
-	if n.config.Bridge == "" {
-		e.claimLearnedLocked(n) // which bridge it is on is its owner's business
-		return
-	}
-	if bridge == n.devices.BridgeIndex {
-		n.problem = ""
-		return
-	}
-	n.problem = fmt.Sprintf("%s is not on bridge %s", n.config.Vnetif, n.config.Bridge)
-	e.log.Warn("the vnif of a vnet was taken off its bridge", "vnet", n.config.IDText, "vnif", n.config.Vnetif, "bridge", n.config.Bridge)
-	e.emit(Event{Kind: VnetLost, Vnet: n.config.ID, Text: n.problem})
-}
-
 // fdbEvent acts on a MAC that a bridge learned or forgot: a port that another program attached becomes
 // known so, also when its domain speaks to its neighbours only.
 func (e *Engine) fdbEvent(ev hostnet.FDBEvent) {
@@ -404,33 +340,49 @@ func (e *Engine) fdbEvent(ev hostnet.FDBEvent) {
 
 // networkOnLocked finds the vnet that is on a bridge.
 func (e *Engine) networkOnLocked(bridge int) *network {
-	for _, n := range e.networks {
-		if bridge != 0 && n.bridge == bridge {
-			return n
+	for _, a := range e.networks {
+		if bridge != 0 && a.bridge == bridge {
+			return a.network
 		}
 	}
 	return nil
 }
 
-// claimLearnedLocked takes over what a bridge knows already. It is not announced: others may know better
+// claimLearned takes over what a vnet's bridge knows already. It is not announced: others may know better
 // where a MAC went meanwhile, and where they don't, they still have the announces of before.
-func (e *Engine) claimLearnedLocked(n *network) {
-	if n.bridge == 0 || e.state != stateRunning {
+func (e *Engine) claimLearned(id vnet.ID) {
+	bridgeOf := func() (*attachment, int) {
+		a := e.networks[id]
+		if a == nil || e.state != stateRunning {
+			return nil, 0
+		}
+		return a, a.bridge
+	}
+	e.mu.Lock()
+	_, bridge := bridgeOf()
+	e.mu.Unlock()
+	if bridge == 0 {
 		return
 	}
-	list, err := e.host.FDB(n.bridge)
+	list, err := e.host.FDB(bridge)
 	if err != nil {
-		e.log.Debug("forwarding database cannot be listed", "bridge", n.config.Bridge, "err", err)
+		e.log.Debug("forwarding database cannot be listed", "vnet", id, "err", err)
 		return
 	}
-	now := e.now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a, now := bridgeOf()
+	if a == nil || now != bridge {
+		return // it went elsewhere meanwhile
+	}
+	at := e.now()
 	for _, f := range list {
-		key := varp.Key{Vnet: n.config.ID, MAC: f.MAC}
-		if f.Local || f.Port == n.devices.VnifIndex {
+		key := varp.Key{Vnet: id, MAC: f.MAC}
+		if f.Local || f.Port == a.devices.VnifIndex {
 			continue
 		}
-		if _, known := e.table.Entry(key, now); !known {
-			e.table.Claim(key, now)
+		if _, known := e.table.Entry(key, at); !known {
+			e.table.Claim(key, at)
 		}
 	}
 }
@@ -438,17 +390,33 @@ func (e *Engine) claimLearnedLocked(n *network) {
 // resync looks at everything again, since events were lost.
 func (e *Engine) resync() {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, n := range e.networks {
-		if len(n.ports) == 0 {
+	before := map[vnet.ID]*attachment{} // of which the list must know
+	for id, a := range e.networks {
+		if len(a.ports) > 0 {
+			before[id] = a
+		}
+	}
+	e.mu.Unlock()
+	links, err := e.host.Links()
+	if err != nil {
+		e.log.Warn("devices cannot be listed", "err", err)
+		return
+	}
+	byIndex := make(map[int]hostnet.Link, len(links))
+	for _, l := range links {
+		byIndex[l.Index] = l
+	}
+	for id, a := range before {
+		vnif, ok := byIndex[a.devices.VnifIndex]
+		if !ok {
+			e.lost(id, a.devices.PeerIndex)
 			continue
 		}
-		l, err := e.host.LinkByIndex(n.devices.VnifIndex)
-		if err != nil {
-			e.lostLocked(n)
-			continue
+		e.mu.Lock()
+		if a := e.networks[id]; a != nil && a.devices.VnifIndex == vnif.Index {
+			e.joinedLocked(a, vnif.Master)
 		}
-		e.masterLocked(n, l.Master)
-		e.claimLearnedLocked(n)
+		e.mu.Unlock()
+		e.claimLearned(id)
 	}
 }

@@ -56,9 +56,9 @@ func linkOf(t *testing.T, mtu int, group string) *link {
 
 func TestEncapsulationIsChosenByVnetAndHost(t *testing.T) {
 	id := vnet.ID{15: 0x97}
-	open := newNetwork(vnet.Config{ID: id, Security: vnet.None}, 1, 0)
-	keyless := newNetwork(vnet.Config{ID: id, Security: vnet.Auth}, 1, 0)
-	secret := newNetwork(vnet.Config{ID: id, Security: vnet.Conf}, 1, 0)
+	open := bareNetwork(vnet.Config{ID: id, Security: vnet.None}, 1)
+	keyless := bareNetwork(vnet.Config{ID: id, Security: vnet.Auth}, 1)
+	secret := bareNetwork(vnet.Config{ID: id, Security: vnet.Conf}, 1)
 	secret.seal = &fakeSeal{port: 4500}
 	four, old, six := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8::2")
 	l4, l6 := linkOf(t, 1500, "224.10.0.1"), linkOf(t, 1500, "ff05::706")
@@ -109,9 +109,9 @@ func TestEncapsulationIsChosenByVnetAndHost(t *testing.T) {
 
 // What claims to be of a vnet is taken only as the vnet's security has it.
 func TestOnlyWhatTheSealOpenedIsTaken(t *testing.T) {
-	open := newNetwork(vnet.Config{Security: vnet.None}, 1, 0)
-	secret := newNetwork(vnet.Config{Security: vnet.Conf}, 1, 0)
-	other := newNetwork(vnet.Config{Security: vnet.Conf}, 1, 0)
+	open := bareNetwork(vnet.Config{Security: vnet.None}, 1)
+	secret := bareNetwork(vnet.Config{Security: vnet.Conf}, 1)
+	other := bareNetwork(vnet.Config{Security: vnet.Conf}, 1)
 	for _, c := range []struct {
 		network, opened *network
 		taken           bool
@@ -157,7 +157,7 @@ func TestEverybody(t *testing.T) {
 func TestWhatLeavesIsSealed(t *testing.T) {
 	w := new(worker)
 	w.sealOne = w.sealDatagram
-	n := newNetwork(vnet.Config{ID: vnet.ID{15: 0x97}, Security: vnet.Conf}, 1, 0)
+	n := bareNetwork(vnet.Config{ID: vnet.ID{15: 0x97}, Security: vnet.Conf}, 1)
 	seal := &fakeSeal{port: 4500}
 	n.seal = seal
 	v := &view{links: [2]*link{linkOf(t, 1500, "224.10.0.1")}, port: 1798}
@@ -191,7 +191,7 @@ func TestWhatLeavesIsSealed(t *testing.T) {
 // VARP messages of a vnet with security are sealed as its frames are.
 func TestVARPIsSealed(t *testing.T) {
 	s := speaker{view: &view{port: 1798}, lane: 9}
-	n := newNetwork(vnet.Config{ID: vnet.ID{15: 0x97}, Security: vnet.Auth}, 1, 0)
+	n := bareNetwork(vnet.Config{ID: vnet.ID{15: 0x97}, Security: vnet.Auth}, 1)
 	m := wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: wire.MAC{2}, CareOf: netip.MustParseAddr("192.0.2.1")}
 	_, _, ok := s.pack(n, m, Lane{Sender: 9})
 	require.False(t, ok)

@@ -2,14 +2,16 @@
 // other hosts. Packages below it do the single things (port, underlay, varp, offload, wire); this one
 // ties them together.
 //
-// Cold operations (adding a vnet, a peer, a change of the network) are serialised by one lock and
+// It makes no devices: who owns them attaches what port.Ensure made, and detaches it.
+//
+// Cold operations (attaching a vnet, a peer, a change of the network) are serialised by one lock and
 // publish an immutable view of the world; the workers, threads that move frames in batches, read that
 // view once per batch and take no lock:
 //
 //	vnif ──port.Recv──> classify ──> segment ──> underlay.Send ──> other hosts, group, peers
 //	vnif <──port.Send── coalesce <── validate, learn <──underlay.Recv── other hosts, group, peers
 //
-//	Add, Remove, AddPeer, Reload, network events ──> Engine.mu ──> publish ──> view
+//	Attach, Detach, AddPeer, Reload, network events ──> Engine.mu ──> publish ──> view
 //	workers ──notice──> control (logs, events, hosts that speak only EtherIP)
 package dataplane
 
@@ -29,7 +31,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/xenvnet/xend/dataplane/dedup"
-	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -45,8 +46,6 @@ var (
 	ErrUnknownPeer = errors.New("no such peer")
 	// ErrUnknownVif: the MAC is not on this host.
 	ErrUnknownVif = errors.New("no such vif")
-	// ErrDisabled: the data plane is configured off.
-	ErrDisabled = errors.New("the data plane is disabled")
 	// ErrClosed: the engine has stopped.
 	ErrClosed = errors.New("the data plane has stopped")
 )
@@ -71,11 +70,19 @@ type Engine struct {
 	view        atomic.Pointer[view]
 	workers     []*worker
 
+	// attaching serialises what opens and closes sockets of vnets: Attach, Detach, open, close. It is taken
+	// before mu, under which no socket is opened or closed.
+	attaching sync.Mutex
+
+	// closing bounds what is closed at the same time, and retiring waits for it.
+	closing  chan struct{}
+	retiring sync.WaitGroup
+
 	// mu serialises the cold operations and guards what follows.
 	mu        sync.Mutex
 	config    Config
 	state     state
-	networks  map[vnet.ID]*network
+	networks  map[vnet.ID]*attachment
 	underlays []*family
 	own       map[netip.Addr]struct{}
 	peers     peers
@@ -110,6 +117,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		events:      make(chan Event, eventQueue),
 		notices:     make(chan notice, noticeQueue),
 		kick:        make(chan struct{}, 1),
+		closing:     make(chan struct{}, closers),
 		lookup:      lookup,
 		started:     time.Now().Add(-time.Hour), // so that no time is 0
 		table:       varp.New(tableOptions(cfg)),
@@ -117,7 +125,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		replicators: newReplicators(),
 		pending:     varp.NewPending(),
 		config:      cfg,
-		networks:    map[vnet.ID]*network{},
+		networks:    map[vnet.ID]*attachment{},
 		own:         map[netip.Addr]struct{}{},
 		old:         map[netip.Addr]*oldHost{},
 		modern:      map[netip.Addr]int64{},
@@ -147,8 +155,8 @@ func (e *Engine) now() int64 { return int64(time.Since(e.started)) }
 // String names the task.
 func (e *Engine) String() string { return "data plane" }
 
-// Ready is closed when Run has opened its sockets and the default vnets are up. An underlay device that
-// is missing does not delay it: it may come later.
+// Ready is closed when Run has opened its sockets. An underlay device that is missing does not delay it: it
+// may come later.
 func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
 // Events reports what happens. Events that nobody reads are dropped. The channel is never closed.
@@ -158,15 +166,6 @@ func (e *Engine) Events() <-chan Event { return e.events }
 func (e *Engine) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	e.mu.Lock()
-	enabled := e.config.Enabled // never changes
-	e.mu.Unlock()
-	if !enabled {
-		e.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
-		close(e.ready)
-		<-ctx.Done()
-		return nil
-	}
 	watch, err := e.host.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -190,66 +189,65 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return e.control(ctx, watch) })
 	group.Go(func() error { return e.resolve(ctx) })
-	failure := e.addDefaults()
-	if failure != nil {
-		cancel()
-	} else {
-		close(e.ready)
-	}
+	close(e.ready)
 	<-ctx.Done()
 	for _, w := range e.workers {
 		w.stop()
 	}
-	err = group.Wait()
-	switch {
-	case failure != nil:
-		return fmt.Errorf("data plane: %w", failure)
-	case errors.Is(err, context.Canceled):
+	if err = group.Wait(); errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
 
-// open opens the sockets and the ports of vnets that were added before.
+// open opens the sockets and the ports of vnets that were attached before.
 func (e *Engine) open() error {
+	e.attaching.Lock()
+	defer e.attaching.Unlock()
+	before, err := e.openSockets()
+	if err != nil {
+		return err
+	}
+	for _, a := range before {
+		if err := e.attach(a.config, a.devices); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openSockets makes the workers and opens the underlays. It returns what is attached already. attaching is
+// held.
+func (e *Engine) openSockets() ([]*attachment, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state != stateNew {
-		return ErrClosed
+		return nil, ErrClosed
 	}
 	e.state = stateRunning
 	for i := range e.config.workers() {
 		w, err := newWorker(e, i)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		e.workers = append(e.workers, w)
 	}
 	if err := e.openUnderlaysLocked(); err != nil {
-		return err
-	}
-	for _, n := range e.networks {
-		c := newNetwork(n.config, len(e.workers), n.salt)
-		c.devices = n.devices
-		c.limit = e.bumLimit()
-		if err := e.attachLocked(c); err != nil {
-			return err
-		}
+		return nil, err
 	}
 	e.nextSweep = e.now() + int64(e.config.SweepInterval)
 	e.publishLocked()
-	return nil
+	return slices.Collect(maps.Values(e.networks)), nil
 }
 
 // close closes what open opened, after the workers have ended.
 func (e *Engine) close() {
+	e.attaching.Lock()
+	defer e.attaching.Unlock()
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.state = stateClosed
-	for _, n := range e.networks {
-		for _, p := range n.ports {
-			_ = p.Close()
-		}
+	for _, a := range e.networks {
+		e.retire(e.unwatchLocked(a))
 	}
 	for _, f := range e.underlays {
 		f.sockets.Close()
@@ -257,25 +255,8 @@ func (e *Engine) close() {
 	for _, w := range e.workers {
 		w.close()
 	}
-}
-
-// addDefaults makes the vnets that exist without being created.
-func (e *Engine) addDefaults() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !e.config.DefaultVnets {
-		return nil
-	}
-	var errs []error
-	for _, c := range vnet.DefaultVnets() {
-		if _, ok := e.networks[c.ID]; !ok {
-			errs = append(errs, e.addLocked(c))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("default vnets (default_vnets = false turns them off): %w", err)
-	}
-	return nil
+	e.mu.Unlock()
+	e.retiring.Wait()
 }
 
 // publishLocked gives the workers another view.
@@ -292,12 +273,12 @@ func (e *Engine) publishLocked() {
 		etherip: c.Encapsulation == EtherIP,
 		pmtu:    c.MTUMode == MTUPath,
 	}
-	for id, n := range e.networks {
-		if len(n.ports) > 0 {
-			v.vnets[id] = n
+	for id, a := range e.networks {
+		if len(a.ports) > 0 {
+			v.vnets[id] = a.network
 		}
-		for _, p := range n.ports {
-			v.sources[p.token] = source{network: n, port: p.Port}
+		for _, p := range a.ports {
+			v.sources[p.token] = source{network: a.network, port: p.Port}
 		}
 	}
 	for _, f := range e.underlays {
@@ -327,192 +308,18 @@ func (e *Engine) isOther(addr netip.Addr) bool {
 }
 
 // quiesceLocked waits until no worker uses an older view.
-func (e *Engine) quiesceLocked() {
-	for _, w := range e.workers {
+func (e *Engine) quiesceLocked() { quiesce(e.workers) }
+
+func quiesce(workers []*worker) {
+	for _, w := range workers {
 		w.quiesce()
 	}
-}
-
-// Add makes the devices of a vnet, or adopts those that are there, and carries its frames once Run runs.
-// A vnet that is there already is repaired where something is missing, without interrupting it. On an
-// error nothing is left behind.
-func (e *Engine) Add(ctx context.Context, c vnet.Config) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.addLocked(c)
-}
-
-func (e *Engine) addLocked(c vnet.Config) error {
-	if e.state == stateClosed {
-		return ErrClosed
-	}
-	spec := e.spec(c)
-	devices, err := port.Ensure(e.host, spec)
-	if err != nil {
-		return err
-	}
-	before := e.networks[c.ID]
-	n := newNetwork(c, len(e.workers), e.recent.Salt(c.ID))
-	n.devices = devices
-	if n.bridge = devices.BridgeIndex; n.bridge == 0 {
-		// Somebody may have put it on a bridge of his own.
-		if l, err := e.host.LinkByIndex(devices.VnifIndex); err == nil {
-			n.bridge = l.Master
-		}
-	}
-	n.limit = e.bumLimit()
-	if before != nil {
-		n.shares = before.shares
-		n.suspect.Store(before.suspect.Load())
-		if before.devices.PeerIndex == devices.PeerIndex {
-			n.ports = before.ports // nothing of this is interrupted
-		}
-	}
-	if e.state == stateRunning && len(n.ports) == 0 {
-		if before != nil {
-			e.detachLocked(before)
-		}
-		if err := e.attachLocked(n); err != nil {
-			if devices.Created && before == nil {
-				err = errors.Join(err, port.Remove(e.host, spec))
-			}
-			return fmt.Errorf("vnet %s: %w", c.IDText, err)
-		}
-	} else {
-		e.networks[c.ID] = n
-		e.publishLocked()
-	}
-	if before == nil || len(before.ports) == 0 || before.devices.PeerIndex != devices.PeerIndex {
-		e.log.Info("vnet is up", "vnet", c.IDText, "vnif", devices.VnifName, "bridge", devices.Bridge,
-			"adopted", !devices.Created)
-	}
-	e.claimLearnedLocked(n)
-	return nil
-}
-
-// spec says which devices a vnet wants.
-func (e *Engine) spec(c vnet.Config) port.Spec {
-	return port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: e.config.MTU}
-}
-
-func (e *Engine) bumLimit() *bucket {
-	if e.config.BUMRate == 0 {
-		return nil
-	}
-	return newBucket(e.config.BUMRate, e.config.BUMRate)
-}
-
-// attachLocked opens a network's ports and gives one to each worker; where the kernel does not let ports
-// share a vnif, one to the worker that has fewest.
-func (e *Engine) attachLocked(n *network) error {
-	ports, err := port.OpenShared(n.devices, port.Options{}, len(e.workers))
-	if err != nil {
-		return err
-	}
-	worker := 0
-	if len(ports) == 1 {
-		worker = e.leastLocked()
-	}
-	n.ports = nil
-	for i, p := range ports {
-		n.ports = append(n.ports, attached{Port: p, token: e.tokenLocked(), worker: worker + i})
-	}
-	before := e.networks[n.config.ID]
-	e.networks[n.config.ID] = n
-	e.publishLocked()
-	for i, p := range n.ports {
-		if err = e.workers[p.worker].watch(p.FD(), p.token); err != nil {
-			for _, p := range n.ports[:i] {
-				e.workers[p.worker].unwatch(p.FD())
-			}
-			break
-		}
-	}
-	if err == nil {
-		return nil
-	}
-	if delete(e.networks, n.config.ID); before != nil {
-		e.networks[n.config.ID] = before
-	}
-	e.publishLocked()
-	e.quiesceLocked()
-	for _, p := range ports {
-		_ = p.Close()
-	}
-	return err
-}
-
-// leastLocked is the worker with the fewest ports; the last of equals, since the first has EtherIP and most
-// of the group's packets.
-func (e *Engine) leastLocked() int {
-	count := make([]int, len(e.workers))
-	for _, n := range e.networks {
-		for _, p := range n.ports {
-			count[p.worker]++
-		}
-	}
-	least := len(count) - 1
-	for i := least; i >= 0; i-- {
-		if count[i] < count[least] {
-			least = i
-		}
-	}
-	return least
 }
 
 // tokenLocked returns an unused token for epoll.
 func (e *Engine) tokenLocked() int32 {
 	e.nextToken++
 	return e.nextToken
-}
-
-// detachLocked stops carrying a network's frames; its devices stay.
-func (e *Engine) detachLocked(n *network) {
-	if len(n.ports) == 0 {
-		return
-	}
-	for _, p := range n.ports {
-		e.workers[p.worker].unwatch(p.FD())
-	}
-	// Workers may be using n.
-	c := newNetwork(n.config, len(e.workers), n.salt)
-	c.devices, c.shares, c.problem = n.devices, n.shares, n.problem
-	e.networks[n.config.ID] = c
-	e.publishLocked()
-	e.quiesceLocked()
-	for _, p := range n.ports {
-		_ = p.Close()
-	}
-}
-
-// Remove stops carrying a vnet's frames and removes its devices; the bridge only if it is ours and no
-// other port is left on it. ErrUnknownVnet if it is not there.
-func (e *Engine) Remove(ctx context.Context, id vnet.ID) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.state == stateClosed {
-		return ErrClosed
-	}
-	n := e.networks[id]
-	if n == nil {
-		return fmt.Errorf("%w: %s", ErrUnknownVnet, id)
-	}
-	e.detachLocked(n)
-	if err := port.Remove(e.host, e.spec(n.config)); err != nil {
-		e.networks[id].problem = "its devices could not be removed: " + err.Error()
-		return err // may be tried again
-	}
-	delete(e.networks, id)
-	e.publishLocked()
-	e.table.ForgetVnet(id)
-	e.log.Info("vnet is down", "vnet", n.config.IDText)
-	return nil
 }
 
 // AddVif notes that a MAC lives on this host, until RemoveVif, and announces it.
@@ -556,14 +363,11 @@ func (e *Engine) RemoveVif(id vnet.ID, mac net.HardwareAddr) error {
 
 // networkLocked finds a vnet that is there.
 func (e *Engine) networkLocked(id vnet.ID) (*network, error) {
-	switch {
-	case !e.config.Enabled:
-		return nil, ErrDisabled
-	case e.state == stateClosed:
+	if e.state == stateClosed {
 		return nil, ErrClosed
 	}
-	if n := e.networks[id]; n != nil {
-		return n, nil
+	if a := e.networks[id]; a != nil {
+		return a.network, nil
 	}
 	return nil, fmt.Errorf("%w: %s", ErrUnknownVnet, id)
 }
@@ -602,9 +406,6 @@ func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
 	addr = addr.Unmap()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.config.Enabled {
-		return ErrDisabled
-	}
 	c := e.config
 	switch {
 	case !addr.IsMulticast():
@@ -628,7 +429,7 @@ func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
 func (e *Engine) FlushVARP() int { return e.table.FlushRemote() }
 
 // Reload applies another configuration without interrupting what did not change. What needs a restart
-// (enabled, workers, port, ipv6) is reported as an error, and everything else applied nevertheless.
+// (workers, port, ipv6) is reported as an error, and everything else applied nevertheless.
 func (e *Engine) Reload(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("data plane configuration: %w", err)
@@ -642,11 +443,10 @@ func (e *Engine) Reload(cfg Config) error {
 			errs = append(errs, fmt.Errorf("a change of %s needs a restart", name))
 		}
 	}
-	needsRestart("enabled", cfg.Enabled != old.Enabled)
 	needsRestart("port", cfg.Port != old.Port)
 	needsRestart("ipv6", cfg.IPv6 != old.IPv6)
 	needsRestart("workers", cfg.Workers != old.Workers)
-	cfg.Enabled, cfg.Port, cfg.IPv6, cfg.Workers = old.Enabled, old.Port, old.IPv6, old.Workers
+	cfg.Port, cfg.IPv6, cfg.Workers = old.Port, old.IPv6, old.Workers
 	e.config = cfg
 
 	e.table.SetOptions(tableOptions(cfg))
@@ -658,35 +458,13 @@ func (e *Engine) Reload(cfg Config) error {
 			errs = append(errs, f.sockets.SetTTL(cfg.TTL))
 		}
 	}
-	if e.state == stateRunning {
-		errs = append(errs, e.reloadNetworksLocked(old)...)
-		e.refreshLocked()
+	if cfg.BUMRate != old.BUMRate {
+		for _, a := range e.networks {
+			a.network = newNetwork(*a.network, cfg.BUMRate)
+		}
 	}
+	e.refreshLocked()
 	e.publishLocked()
 	e.lookAgain()
 	return errors.Join(errs...)
-}
-
-// reloadNetworksLocked applies what the configuration says about vnets.
-func (e *Engine) reloadNetworksLocked(old Config) (errs []error) {
-	cfg := e.config
-	for _, c := range vnet.DefaultVnets() {
-		n := e.networks[c.ID]
-		switch {
-		case cfg.DefaultVnets && n == nil:
-			errs = append(errs, e.addLocked(c))
-		case !cfg.DefaultVnets && old.DefaultVnets && n != nil && n.config.Bridge == "":
-			e.detachLocked(n)
-			delete(e.networks, c.ID)
-			e.table.ForgetVnet(c.ID)
-			errs = append(errs, port.Remove(e.host, e.spec(c)))
-		}
-	}
-	if cfg.MTU == old.MTU && cfg.BUMRate == old.BUMRate {
-		return errs
-	}
-	for _, n := range e.networks {
-		errs = append(errs, e.addLocked(n.config))
-	}
-	return errs
 }

@@ -438,7 +438,6 @@ func TestValidate(t *testing.T) {
 		"peer 224.10.0.1 is not the address of a host":              func(c *Config) { c.Peers = []Peer{{Addr: "224.10.0.1"}} },
 		"group 192.0.2.1 is not an IPv4 multicast address":          func(c *Config) { c.Group = netip.MustParseAddr("192.0.2.1") },
 		"bum_rate -1 is negative":                                   func(c *Config) { c.BUMRate = -1 },
-		"mtu 1279 is not between 1280 and 65000":                    func(c *Config) { c.MTU = 1279 },
 	} {
 		c := testConfig()
 		change(&c)
@@ -701,7 +700,7 @@ func TestNoAlarm(t *testing.T) {
 		require.Equal(t, name == "nobody", f.silent, name)
 
 		n.suspect.Store(later)
-		require.NoError(t, e.Add(soon(t), n.config))
+		require.NoError(t, attach(e, n.config))
 		require.Equal(t, later, e.networks[n.config.ID].suspect.Load())
 	}
 }

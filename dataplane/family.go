@@ -152,8 +152,8 @@ func (e *Engine) renumberLocked() {
 	}
 	e.sayLocked(func(s *speaker) {
 		for _, v := range e.table.Vifs(e.now()) {
-			if n := e.networks[v.Vnet]; n != nil && len(n.ports) > 0 {
-				s.announce(n, v.MAC)
+			if a := e.networks[v.Vnet]; a != nil && len(a.ports) > 0 {
+				s.announce(a.network, v.MAC)
 			}
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
@@ -49,10 +50,9 @@ func logger(t testing.TB, name string) *slog.Logger {
 		}}))
 }
 
-// testConfig is a configuration without the default vnets, which few tests want.
+// testConfig is a configuration with two workers.
 func testConfig() Config {
 	c := DefaultConfig()
-	c.DefaultVnets = false
 	c.Workers = 2
 	return c
 }
@@ -132,7 +132,7 @@ func idOf(t testing.TB, text string) vnet.ID {
 func add(t testing.TB, id string, hosts ...*testHost) {
 	t.Helper()
 	for _, h := range hosts {
-		require.NoError(t, h.Add(soon(t), configOf(t, id)))
+		require.NoError(t, attach(h.Engine, configOf(t, id)))
 	}
 }
 
@@ -169,6 +169,38 @@ func (h *testHost) forwarding(bridge string) {
 		}
 		return true
 	})
+}
+
+// attach makes the devices of a vnet and has an engine carry its frames.
+func attach(e *Engine, c vnet.Config) error {
+	d, err := port.Ensure(e.host, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
+	if err != nil {
+		return err
+	}
+	return e.Attach(c, d)
+}
+
+// detach undoes attach.
+func detach(e *Engine, c vnet.Config) error {
+	if err := e.Detach(c.ID); err != nil {
+		return err
+	}
+	return port.Remove(e.host, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
+}
+
+// bareNetwork is a network without devices.
+func bareNetwork(c vnet.Config, workers int) *network {
+	return newNetwork(network{config: c, meter: &meter{shares: make([]share, workers)}}, 0)
+}
+
+// addDefaults adds the vnets that exist without being created.
+func addDefaults(t testing.TB, hosts ...*testHost) {
+	t.Helper()
+	for _, h := range hosts {
+		for _, c := range vnet.DefaultVnets() {
+			require.NoError(t, attach(h.Engine, c))
+		}
+	}
 }
 
 // drops returns a host's counter.

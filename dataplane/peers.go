@@ -105,8 +105,6 @@ func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) erro
 	defer e.mu.Unlock()
 	_, own := e.own[addr]
 	switch {
-	case !e.config.Enabled:
-		return ErrDisabled
 	case !usableHost(addr):
 		return fmt.Errorf("peer %s is not the address of a host", addr)
 	case own:

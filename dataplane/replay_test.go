@@ -73,10 +73,9 @@ func TestReplay(t *testing.T) {
 		"05a_vfwd_A_peer_B_eth0_A", "05b_vfwd_both_eth0_A", "06_full_size_frame_eth0_A",
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := testConfig()
-			cfg.DefaultVnets = true
-			_, s, hosts := newLab(t, 1, cfg)
+			_, s, hosts := newLab(t, 1, testConfig())
 			a := hosts[0]
+			addDefaults(t, a)
 			b := newOriginal(t, s, "B")
 			vnif, err := a.Capture("vnif0004", func(f lab.Frame) bool { return !f.Outgoing })
 			require.NoError(t, err)
@@ -145,10 +144,9 @@ func messageID(b []byte) (wire.MessageID, error) {
 
 // What came out of the originals' vnif is what comes out of ours.
 func TestReplayAtVnif(t *testing.T) {
-	cfg := testConfig()
-	cfg.DefaultVnets = true
-	_, s, hosts := newLab(t, 1, cfg)
+	_, s, hosts := newLab(t, 1, testConfig())
 	a := hosts[0]
+	addDefaults(t, a)
 	b := newOriginal(t, s, "B")
 	vnif, err := a.Capture("vnif0004", func(f lab.Frame) bool { return !f.Outgoing })
 	require.NoError(t, err)

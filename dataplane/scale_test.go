@@ -43,7 +43,7 @@ func TestManyVnets(t *testing.T) {
 	}
 	for i := range count {
 		for _, h := range hosts {
-			require.NoError(t, h.Remove(soon(t), idOf(t, fmt.Sprintf("%x", 0x2000+i))))
+			require.NoError(t, detach(h.Engine, configOf(t, fmt.Sprintf("%x", 0x2000+i))))
 		}
 	}
 	for _, h := range hosts {

@@ -16,8 +16,6 @@ import (
 
 // Snapshot is the state of the data plane at one moment, in plain values that the caller may keep.
 type Snapshot struct {
-	// Enabled is false where the data plane is configured off.
-	Enabled bool
 	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
 	MTUMode       MTUMode
@@ -60,9 +58,7 @@ type Vnet struct {
 	Bridge   string // "" for the default vnets, which are on no bridge
 	Vnetif   string
 	Security vnet.Security
-	// Default is true of the vnets 2–4 that exist without being created.
-	Default bool
-	// Up is false if the devices are gone or the tunnel is off; Problem says why, for a person.
+	// Up is false if the devices are gone or the data plane does not run; Problem says why, for a person.
 	Up      bool
 	Problem string
 	// Header is what stands in front of the inner frame on the wire: outer Ethernet (14), IP, UDP and
@@ -197,7 +193,7 @@ func (e *Engine) Snapshot() Snapshot {
 	now := e.now()
 	c := &e.config
 	s := Snapshot{
-		Enabled: c.Enabled, Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
+		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
 		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: e.dropsLocked(), Tables: e.tablesLocked(),
 	}
 	for _, v := range e.table.Vifs(now) {
@@ -234,15 +230,12 @@ func (e *Engine) vnetsLocked() []Vnet {
 	for _, n := range e.networks {
 		v := Vnet{
 			ID: n.config.ID, IDText: n.config.IDText, Bridge: n.config.Bridge, Vnetif: n.config.Vnetif,
-			Security: n.config.Security, Default: n.config.ID.Default() && n.config.Bridge == "",
-			Up: len(n.ports) > 0 && n.problem == "", Problem: n.problem,
-			Header: wire.FrameLen + int(e.overheadLocked(n)), MTU: n.devices.MTU, MAC: n.devices.MAC,
+			Security: n.config.Security,
+			Up:       len(n.ports) > 0 && n.problem == "", Problem: n.problem,
+			Header: wire.FrameLen + int(e.overheadLocked(n.network)), MTU: n.devices.MTU, MAC: n.devices.MAC,
 		}
 		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
-			if !e.config.Enabled {
-				v.Problem = ErrDisabled.Error()
-			}
 		}
 		for i := range n.shares {
 			h := &n.shares[i]

@@ -586,7 +586,7 @@ func TestRestart(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 	a.stop()
-	require.ErrorIs(t, a.Add(soon(t), configOf(t, "97")), ErrClosed)
+	require.ErrorIs(t, attach(a.Engine, configOf(t, "97")), ErrClosed)
 	after, err := a.Net.Links()
 	require.NoError(t, err)
 	require.Equal(t, names(before), names(after))
@@ -681,13 +681,12 @@ func TestPortByHand(t *testing.T) {
 
 // The vnets that exist without being created, used by giving them an address.
 func TestDefaultVnets(t *testing.T) {
-	cfg := testConfig()
-	cfg.DefaultVnets = true
-	_, _, hosts := newLab(t, 2, cfg)
+	_, _, hosts := newLab(t, 2, testConfig())
+	addDefaults(t, hosts...)
 	for i, h := range hosts {
 		require.Len(t, h.Snapshot().Vnets, 3)
 		for _, v := range h.Snapshot().Vnets {
-			require.True(t, v.Default && v.Up, v)
+			require.True(t, v.Up, v)
 		}
 		_, err := h.Host.Run(soon(t), "ip", "addr", "add", fmt.Sprintf("10.4.0.%d/24", i+1), "dev", "vnif0004")
 		require.NoError(t, err)
@@ -696,17 +695,6 @@ func TestDefaultVnets(t *testing.T) {
 	require.NoError(t, err)
 	_, err = lab.Transfer(soon(t), hosts[0].Node, hosts[1].Node, netip.MustParseAddr("10.4.0.2"), 8<<20)
 	require.NoError(t, err)
-	require.NoError(t, hosts[0].Remove(soon(t), idOf(t, "3")))
-	require.Len(t, hosts[0].Snapshot().Vnets, 2)
-	// Off by configuration, and on again.
-	cfg.DefaultVnets = false
-	require.NoError(t, hosts[0].Reload(cfg))
-	require.Empty(t, hosts[0].Snapshot().Vnets)
-	_, err = hosts[0].Net.LinkByName("vnif0004")
-	require.ErrorIs(t, err, hostnet.ErrNotFound)
-	cfg.DefaultVnets = true
-	require.NoError(t, hosts[0].Reload(cfg))
-	require.Len(t, hosts[0].Snapshot().Vnets, 3)
 }
 
 // Two daemons on one machine: the second says why it cannot run.
@@ -717,31 +705,7 @@ func TestPortTaken(t *testing.T) {
 	err = e.Run(soon(t))
 	require.ErrorContains(t, err, "does another xend or vnetd run")
 	require.ErrorIs(t, err, unix.EADDRINUSE)
-	require.ErrorIs(t, e.Add(soon(t), configOf(t, "97")), ErrClosed)
-}
-
-// Without the data plane there are devices, but no tunnel.
-func TestDisabled(t *testing.T) {
-	cfg := testConfig()
-	cfg.Enabled = false
-	l := lab.New(t)
-	h, err := l.Host("A")
-	require.NoError(t, err)
-	a := startEngine(t, h, cfg)
-	require.NoError(t, a.Add(soon(t), configOf(t, "97")))
-	_, err = h.Net.LinkByName("vnif97")
-	require.NoError(t, err)
-	s := a.Snapshot()
-	require.False(t, s.Enabled)
-	require.False(t, s.Vnets[0].Up)
-	require.Equal(t, ErrDisabled.Error(), s.Vnets[0].Problem)
-	require.ErrorIs(t, a.AddVif(idOf(t, "97"), domainMAC(1)), ErrDisabled)
-	require.ErrorIs(t, a.AddPeer(soon(t), netip.MustParseAddr("192.0.2.1"), 0), ErrDisabled)
-	require.ErrorIs(t, a.SetGroup(soon(t), netip.MustParseAddr("224.10.0.2")), ErrDisabled)
-	require.NoError(t, a.Remove(soon(t), idOf(t, "97")))
-	require.ErrorIs(t, a.Remove(soon(t), idOf(t, "97")), ErrUnknownVnet)
-	_, err = h.Net.LinkByName("vnif97")
-	require.ErrorIs(t, err, hostnet.ErrNotFound)
+	require.ErrorIs(t, attach(e, configOf(t, "97")), ErrClosed)
 }
 
 // A vnet whose traffic must be protected sends and takes nothing in the clear.
@@ -751,7 +715,7 @@ func TestProtected(t *testing.T) {
 	o := newOriginal(t, s, "original")
 	c := configOf(t, "97")
 	c.Security = vnet.Auth
-	require.NoError(t, a.Add(soon(t), c))
+	require.NoError(t, attach(a.Engine, c))
 	d := a.domain(1, "97")
 	at := capture(t, d)
 	o.send(a.Addr(), vudp(c.ID, testFrame(domainMAC(1), domainMAC(9), "clear")))
@@ -797,8 +761,8 @@ func TestNothingInterrupts(t *testing.T) {
 			c.TTL = 2 + i
 			c.Replicate = []Peer{{Addr: "192.0.2.10"}}
 			require.NoError(t, h.Reload(c))
-			require.NoError(t, h.Remove(soon(t), idOf(t, "98")))
-			require.NoError(t, h.Remove(soon(t), idOf(t, "99")))
+			require.NoError(t, detach(h.Engine, configOf(t, "98")))
+			require.NoError(t, detach(h.Engine, configOf(t, "99")))
 			require.NoError(t, h.RemovePeer(soon(t), netip.MustParseAddr("192.0.2.9")))
 			require.NoError(t, h.SetGroup(soon(t), netip.MustParseAddr(fmt.Sprintf("224.10.0.%d", i+2))))
 		}

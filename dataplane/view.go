@@ -67,7 +67,8 @@ func note(at *atomic.Int64, now int64) {
 	}
 }
 
-// network is a vnet that is carried.
+// network is a vnet as workers see it. It never changes, but for what meter counts: a cold operation puts
+// another one in its place.
 type network struct {
 	config  vnet.Config
 	devices port.Devices
@@ -81,12 +82,13 @@ type network struct {
 	salt uint64
 	// limit bounds what is flooded; nil: nothing does.
 	limit *bucket
+	*meter
+}
+
+// meter is what workers note of a vnet. It outlives the networks that follow each other.
+type meter struct {
 	// suspect is until when there may be a loop.
 	suspect atomic.Int64
-	// bridge is the index of the bridge that the vnif is on, 0 for none, and problem what is wrong, for a
-	// person; both are guarded by the engine's lock.
-	bridge  int
-	problem string
 	// shares are one element per worker.
 	shares []share
 }
@@ -100,15 +102,14 @@ type share struct {
 	_    [8]byte // a cache line
 }
 
-// attached is a port that a worker reads.
-type attached struct {
-	*port.Port
-	token  int32
-	worker int
-}
-
-func newNetwork(c vnet.Config, workers int, salt uint64) *network {
-	return &network{config: c, header: wire.AppendVUDP(nil, c.ID), salt: salt, shares: make([]share, workers)}
+// newNetwork is the only way to a network: what was given, and what follows from it. What differs from another
+// network is changed in a copy of that, so that nothing is forgotten. rate is Config.BUMRate.
+func newNetwork(n network, rate int) *network {
+	n.header = wire.AppendVUDP(nil, n.config.ID)
+	if n.limit = nil; rate > 0 {
+		n.limit = newBucket(rate, rate)
+	}
+	return &n
 }
 
 // sender is the port by which a worker sends to the vnif: its own, where it has one.

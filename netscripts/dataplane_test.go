@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
@@ -21,9 +22,7 @@ import (
 func vnetHost(t *testing.T, s *lab.Switch, name string, number byte) (*lab.Host, *lab.Domain) {
 	h, err := s.Host(name)
 	require.NoError(t, err)
-	config := dataplane.DefaultConfig()
-	config.DefaultVnets = false
-	e, err := dataplane.New(config, h.Net, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	e, err := dataplane.New(dataplane.DefaultConfig(), h.Net, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -35,7 +34,9 @@ func vnetHost(t *testing.T, s *lab.Switch, name string, number byte) (*lab.Host,
 	<-e.Ready()
 	c, err := vnet.ConfigFromSXP(sxp.List(sxp.Atom("vnet"), sxp.Pair("id", "97")))
 	require.NoError(t, err)
-	require.NoError(t, e.Add(ctx, c))
+	devices, err := port.Ensure(h.Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
+	require.NoError(t, err)
+	require.NoError(t, e.Attach(c, devices))
 	d, err := h.Domain(lab.DomainSpec{
 		Name: "dom-" + name, Vif: "vif1.0", Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, number},
 		Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, number}), 24)},

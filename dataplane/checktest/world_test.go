@@ -131,7 +131,9 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 	}
 	x := &side{host: h, inbox: newInbox()}
 	x.engine = w.startEngine(t, h)
-	require.NoError(t, x.engine.Add(soon(t), c))
+	devices, err := port.Ensure(h.Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: w.inner})
+	require.NoError(t, err)
+	require.NoError(t, x.engine.Attach(c, devices))
 	x.domain = w.newDomain(t, x, 1+i)
 	x.guest = w.newDomain(t, x, 11+i)
 	x.mac = wire.MAC(x.domain.Spec.MAC)
@@ -153,9 +155,7 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 // startEngine runs an engine until the test ends.
 func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 	cfg := dataplane.DefaultConfig()
-	cfg.DefaultVnets = false
 	cfg.Workers = 2
-	cfg.MTU = w.inner
 	cfg.IPv6 = w.v6 || w.both
 	other := h.Addr().Next()
 	if h.Name == "B" {

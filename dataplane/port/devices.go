@@ -21,9 +21,9 @@ type Spec struct {
 // Devices are a vnet's devices as Ensure left them.
 type Devices struct {
 	VnifIndex, PeerIndex int
-	BridgeIndex          int // 0: on no bridge
+	BridgeIndex          int // of the bridge that the vnif is on, also where Spec names none; 0: on none
 	VnifName, PeerName   string
-	Bridge               string           // "": on no bridge
+	Bridge               string           // "": Spec names none
 	MAC                  net.HardwareAddr // of the vnif
 	MTU                  int              // of the vnif, in bytes
 	Created              bool             // the pair was made now; false: adopted
@@ -63,8 +63,12 @@ func ensure(h *hostnet.Host, s Spec, after func(step string) error) (Devices, er
 		}
 		return Devices{}, fmt.Errorf("devices of vnet %s: %w", s.ID, err)
 	}
+	bridge := w.bridge.Index
+	if s.Bridge == "" {
+		bridge = w.vnif.Master // somebody may have put it on a bridge of his own
+	}
 	return Devices{
-		VnifIndex: w.vnif.Index, PeerIndex: w.peer.Index, BridgeIndex: w.bridge.Index,
+		VnifIndex: w.vnif.Index, PeerIndex: w.peer.Index, BridgeIndex: bridge,
 		VnifName: w.vnif.Name, PeerName: w.peer.Name, Bridge: s.Bridge,
 		MAC: w.vnif.MAC, MTU: s.MTU, Created: w.created, host: h,
 	}, nil

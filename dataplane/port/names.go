@@ -6,6 +6,7 @@ package port
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"github.com/xenvnet/xend/vnet"
@@ -16,6 +17,21 @@ const Group = 1798
 
 // DefaultMTU is the MTU of vnif and bridge where none is configured: what domains expect.
 const DefaultMTU = 1500
+
+// The bounds of a vnet's MTU: what IPv6 needs at least, and what keeps a frame with its headers in one IP
+// packet.
+const (
+	minMTU = 1280
+	maxMTU = 65000
+)
+
+// CheckMTU tells why vnifs and bridges can't have that MTU, in bytes.
+func CheckMTU(mtu int) error {
+	if mtu < minMTU || mtu > maxMTU {
+		return fmt.Errorf("mtu %d is not between %d and %d", mtu, minMTU, maxMTU)
+	}
+	return nil
+}
 
 // aliasPrefix begins the interface alias of everything that xend made.
 const aliasPrefix = "xend vnet "

@@ -47,8 +47,8 @@ type Daemon struct {
 	warned   map[string]bool // warnings that were logged
 	log      *slog.Logger
 	level    *slog.LevelVar
-	file     *logFile // nil with the journal
-	engine   *dataplane.Engine
+	file     *logFile          // nil with the journal
+	engine   *dataplane.Engine // nil if the data plane is off
 	svc      *service.Service
 	registry *registry.Registry
 	closers  []func()
@@ -141,18 +141,23 @@ func (d *Daemon) build() error {
 		return fmt.Errorf("network: %w", err)
 	}
 	d.onClose(host.Close)
-	if d.engine, err = dataplane.New(d.cfg.Dataplane, host, d.log); err != nil {
-		return err
-	}
-	d.svc = service.New(service.Options{
+	o := service.Options{
 		Registry: d.registry,
-		Engine:   d.engine,
 		Host:     host,
 		Domains:  domain.NewManager(domain.Options{Log: d.log}),
-		Defaults: defaults(d.cfg),
+		Settings: settings(d.cfg, d.cfg.Carry),
 		LogFile:  d.logPath,
 		Log:      d.log,
-	})
+	}
+	if d.cfg.Carry {
+		if d.engine, err = dataplane.New(d.cfg.Dataplane, host, d.log); err != nil {
+			return err
+		}
+		o.Engine = d.engine
+	} else {
+		d.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
+	}
+	d.svc = service.New(o)
 	return nil
 }
 
@@ -163,12 +168,14 @@ func (d *Daemon) logPath() string {
 	return d.file.path()
 }
 
-// defaults are the vnets that the engine has without being asked.
-func defaults(cfg *config.Config) []vnet.Config {
-	if !cfg.Dataplane.Enabled || !cfg.Dataplane.DefaultVnets {
-		return nil
+// settings are what a configuration says about vnets. On a host whose data plane is off there are no default
+// vnets: nobody could use them.
+func settings(cfg *config.Config, carry bool) service.Settings {
+	s := service.Settings{MTU: cfg.MTU}
+	if carry && cfg.DefaultVnets {
+		s.Defaults = vnet.DefaultVnets()
 	}
-	return vnet.DefaultVnets()
+	return s
 }
 
 // prepareDirs makes the directories of run-time files, and with a prefix the link at their legacy
@@ -207,13 +214,17 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	var carriers []task
+	if d.engine != nil {
+		carriers = append(carriers, d.engine)
+	}
 	done := make(chan error, 1)
 	go func() {
 		done <- runStages(ctx, func() {
 			if err := d.ready(); err != nil {
 				cancel(err)
 			}
-		}, []task{d.engine}, []task{d.svc}, append(fronts, signals))
+		}, carriers, []task{d.svc}, append(fronts, signals))
 	}()
 	select {
 	case err = <-done:

@@ -21,11 +21,12 @@ func (d *Daemon) reload(ctx context.Context) {
 	for _, name := range d.cfg.NeedRestart(cfg) {
 		d.log.Warn("a change of the configuration needs a restart of xend", "of", name)
 	}
-	vnets := defaults(cfg)
-	if !d.cfg.Dataplane.Enabled { // which needs a restart
-		vnets = nil
-	}
-	err = d.svc.Reconfigure(ctx, vnets, func() error { return d.engine.Reload(cfg.Dataplane) })
+	err = d.svc.Reconfigure(ctx, settings(cfg, d.engine != nil), func() error {
+		if d.engine == nil {
+			return nil
+		}
+		return d.engine.Reload(cfg.Dataplane)
+	})
 	if err != nil {
 		d.log.Error("the data plane could not take over all of its configuration", "error", err)
 	}

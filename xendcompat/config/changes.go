@@ -9,7 +9,7 @@ import (
 )
 
 // NeedRestart names the options and keys in which n differs from c and which a running daemon cannot
-// take over. The data plane knows of its own.
+// take over. The data plane knows of its own, but for whether there is one.
 func (c *Config) NeedRestart(n *Config) []string {
 	var names []string
 	for _, o := range []struct {
@@ -35,10 +35,10 @@ func (c *Config) NeedRestart(n *Config) []string {
 	a, b := reflect.ValueOf(c.fileOf()), reflect.ValueOf(n.fileOf())
 	for i := range a.NumField() {
 		table := a.Type().Field(i).Tag.Get("toml")
-		if table == "dataplane" {
-			continue
-		}
 		for j := range a.Field(i).NumField() {
+			if table == "dataplane" && a.Field(i).Type().Field(j).Tag.Get("toml") != "enabled" {
+				continue
+			}
 			if !reflect.DeepEqual(a.Field(i).Field(j).Interface(), b.Field(i).Field(j).Interface()) {
 				names = append(names, conffile.KeyName(toml.Key{table, a.Field(i).Type().Field(j).Tag.Get("toml")}))
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 )
@@ -52,6 +53,12 @@ type Config struct {
 
 	Limits Limits
 
+	// Carry is the key enabled of [dataplane]: false leaves vnets bridges and interfaces of this host alone.
+	Carry bool
+	// DefaultVnets has the vnets 2 to 4 exist without being created.
+	DefaultVnets bool
+	// MTU is that of vnifs, and of bridges that xend makes, in bytes without the Ethernet header.
+	MTU       int
 	Dataplane dataplane.Config
 
 	// Warnings say what is odd without being an error, each once.
@@ -82,7 +89,10 @@ func Default(p paths.Paths) Config {
 			Connections: 512,
 			BodyBytes:   1 << 20,
 		},
-		Dataplane: dataplane.DefaultConfig(),
+		Carry:        true,
+		DefaultVnets: true,
+		MTU:          port.DefaultMTU,
+		Dataplane:    dataplane.DefaultConfig(),
 	}
 }
 

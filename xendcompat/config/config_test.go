@@ -162,8 +162,8 @@ hold_down = "0s"
 	require.Equal(t, 5*time.Second, c.ScriptTimeout)
 	require.Equal(t, 7, c.Limits.Connections)
 	require.Equal(t, 1<<20, c.Limits.BodyBytes)
-	require.False(t, c.Dataplane.Enabled)
-	require.True(t, c.Dataplane.DefaultVnets)
+	require.False(t, c.Carry)
+	require.True(t, c.DefaultVnets)
 	require.Equal(t, uint16(1799), c.Dataplane.Port)
 	require.Equal(t, []dataplane.Peer{{Addr: "2001:db8::1", Port: 1799}, {Addr: "2001:db8::2"}}, c.Dataplane.Replicate)
 	require.Zero(t, c.Dataplane.HoldDown)
@@ -230,7 +230,7 @@ func TestSocketPaths(t *testing.T) {
 func TestNeedRestart(t *testing.T) {
 	a, b := Default(paths.Paths{}), Default(paths.Paths{})
 	require.Empty(t, a.NeedRestart(&b))
-	b.HTTPPort, b.StateDir, b.Limits.Connections, b.LogFile, b.Dataplane.MTU = 1, "/x", 2, "/y", 9000
+	b.HTTPPort, b.StateDir, b.Limits.Connections, b.LogFile, b.MTU = 1, "/x", 2, "/y", 9000
 	require.Equal(t, []string{"xend-port", "[paths] state", "[limits] connections"}, a.NeedRestart(&b))
 	for name := range a.xendOptions() {
 		b := Default(paths.Paths{})
@@ -249,7 +249,7 @@ func TestNeedRestart(t *testing.T) {
 
 // TestEveryFieldOfTheDataPlane has a key: a new field needs one.
 func TestEveryFieldOfTheDataPlane(t *testing.T) {
-	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField(), reflect.TypeFor[conffile.Dataplane]().NumField())
+	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField()+3, reflect.TypeFor[conffile.Dataplane]().NumField())
 }
 
 // keys lists "table.key" of every key that vnet.toml may have.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
 )
@@ -50,15 +51,15 @@ func (c *Config) fileOf() conffile.Vnet {
 			BodyBytes:   int64(c.Limits.BodyBytes),
 		},
 		Dataplane: conffile.Dataplane{
-			Enabled:         d.Enabled,
-			DefaultVnets:    d.DefaultVnets,
+			Enabled:         c.Carry,
+			DefaultVnets:    c.DefaultVnets,
 			Device:          d.Device,
 			Group:           d.Group.String(),
 			IPv6:            d.IPv6,
 			Group6:          d.Group6.String(),
 			Port:            int64(d.Port),
 			TTL:             int64(d.TTL),
-			MTU:             int64(d.MTU),
+			MTU:             int64(c.MTU),
 			MTUMode:         string(d.MTUMode),
 			Encapsulation:   string(d.Encapsulation),
 			Peers:           hostsOf(d.Peers),
@@ -194,15 +195,12 @@ func (v *validator) limits(t conffile.Limits) {
 
 func (v *validator) dataplane(t conffile.Dataplane) {
 	d := dataplane.Config{
-		Enabled:         t.Enabled,
-		DefaultVnets:    t.DefaultVnets,
 		Device:          t.Device,
 		Group:           v.address("[dataplane] group", t.Group),
 		IPv6:            t.IPv6,
 		Group6:          v.address("[dataplane] group6", t.Group6),
 		Port:            uint16(v.number("[dataplane] port", t.Port, 1, 65535)),
 		TTL:             v.number("[dataplane] ttl", t.TTL, 1, 255),
-		MTU:             int(t.MTU),
 		MTUMode:         dataplane.MTUMode(t.MTUMode),
 		Encapsulation:   dataplane.Encapsulation(t.Encapsulation),
 		Peers:           v.hosts("[dataplane] peers", t.Peers),
@@ -216,11 +214,11 @@ func (v *validator) dataplane(t conffile.Dataplane) {
 		Workers:         int(t.Workers),
 		BUMRate:         int(t.BUMRate),
 	}
-	v.c.Dataplane = d
+	v.c.Carry, v.c.DefaultVnets, v.c.MTU, v.c.Dataplane = t.Enabled, t.DefaultVnets, int(t.MTU), d
 	if len(v.errs) > 0 {
 		return
 	}
-	if err := d.Validate(); err != nil {
+	if err := errors.Join(d.Validate(), port.CheckMTU(v.c.MTU)); err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {
 			v.failf("[dataplane] %s", line)
 		}

@@ -39,11 +39,8 @@ func writeVifs(b *bytes.Buffer, s dataplane.Snapshot) {
 }
 
 // writeVARP writes the settings, once for each address family, and the cache. Without a data plane there is
-// neither.
+// neither a family nor an entry.
 func writeVARP(b *bytes.Buffer, s dataplane.Snapshot) {
-	if !s.Enabled {
-		return
-	}
 	for _, u := range s.Underlays {
 		address := u.Address
 		if !address.IsValid() {

@@ -32,7 +32,7 @@ func sample() dataplane.Snapshot {
 	id := vnet.ID{15: 0x97}
 	addr := netip.MustParseAddr
 	return dataplane.Snapshot{
-		Enabled: true, Encapsulation: dataplane.EtherIPInUDP, MTUMode: dataplane.MTUFragment,
+		Encapsulation: dataplane.EtherIPInUDP, MTUMode: dataplane.MTUFragment,
 		Vnets: []dataplane.Vnet{{ID: id, Vnetif: "vnif97", Header: 64, MTU: 1500}, {ID: vnet.ID{15: 0x98}, Header: 64, MTU: 1448}},
 		Vifs:  []dataplane.Vif{{Vnet: id, MAC: wire.MAC{0xaa, 0, 0, 0, 0, 1}, Age: 61999 * time.Millisecond}},
 		Entries: []dataplane.Entry{{Vnet: id, MAC: wire.MAC{0, 0x16, 0x3e, 0, 0, 1}, Addr: addr("192.0.2.2"),
@@ -78,6 +78,6 @@ func TestLists(t *testing.T) {
 	writeVARP(&b, dataplane.Snapshot{})
 	require.Empty(t, b.String(), "without a data plane there is none to describe")
 	// A MAC that was asked for is behind nobody yet.
-	writeVARP(&b, dataplane.Snapshot{Enabled: true, Entries: []dataplane.Entry{{State: dataplane.Incomplete}}})
+	writeVARP(&b, dataplane.Snapshot{Entries: []dataplane.Entry{{State: dataplane.Incomplete}}})
 	require.Contains(t, b.String(), "(state incomplete)\n (flags -)\n (addr 0.0.0.0)\n")
 }

@@ -67,28 +67,38 @@ func New(t testing.TB, carry bool) *Daemon {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, reg.Close()) })
 
-	config := dataplane.DefaultConfig()
-	config.Enabled, config.DefaultVnets, config.Workers = carry, carry, 1
-	var defaults []vnet.Config
-	if carry {
-		defaults = vnet.DefaultVnets()
-	}
-	engine, err := dataplane.New(config, host, log)
-	require.NoError(t, err)
-	run(t, engine.Run)
-	select {
-	case <-engine.Ready():
-	case <-time.After(soon):
-		require.Fail(t, "the engine does not start")
-	}
 	logFile := filepath.Join(dir, "xend.log")
-	svc := service.New(service.Options{Registry: reg, Engine: engine, Host: host, Domains: domain.NewManager(domain.Options{Log: log}),
-		Defaults: defaults, LogFile: func() string { return logFile }, Log: log})
+	o := service.Options{Registry: reg, Host: host, Domains: domain.NewManager(domain.Options{Log: log}),
+		LogFile: func() string { return logFile }, Log: log}
+	if carry {
+		config := dataplane.DefaultConfig()
+		config.Workers = 1
+		engine, err := dataplane.New(config, host, log)
+		require.NoError(t, err)
+		run(t, engine)
+		o.Engine, o.Settings.Defaults = engine, vnet.DefaultVnets()
+	}
+	svc := service.New(o)
+	run(t, svc)
 	return &Daemon{Service: svc, Host: host, Dir: dir, Log: log}
 }
 
-// run runs a task until the test ends.
-func run(t testing.TB, task func(context.Context) error) {
+// run runs a task until the test ends, and returns when it is ready.
+func run(t testing.TB, task interface {
+	Run(context.Context) error
+	Ready() <-chan struct{}
+}) {
+	t.Helper()
+	serve(t, task.Run)
+	select {
+	case <-task.Ready():
+	case <-time.After(soon):
+		require.Fail(t, "a task does not start")
+	}
+}
+
+// serve runs a task until the test ends.
+func serve(t testing.TB, task func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -118,7 +128,7 @@ func (d *Daemon) Unix(t testing.TB, s Server) string {
 	require.NoError(t, os.Remove(f.Name()))
 	ln, err := net.Listen("unix", f.Name())
 	require.NoError(t, err)
-	run(t, func(ctx context.Context) error { return s.Serve(ctx, ln) })
+	serve(t, func(ctx context.Context) error { return s.Serve(ctx, ln) })
 	return f.Name()
 }
 
@@ -127,7 +137,7 @@ func (d *Daemon) TCP(t testing.TB, s Server) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	run(t, func(ctx context.Context) error { return s.Serve(ctx, ln) })
+	serve(t, func(ctx context.Context) error { return s.Serve(ctx, ln) })
 	return ln.Addr().String()
 }
 

@@ -3,7 +3,6 @@ package service
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -60,30 +59,29 @@ func (s *Service) there(c vnet.Config) (bool, error) {
 
 // unlisted says what a vnet is that exists and is not persistent; nil if there is none of that id.
 func (s *Service) unlisted(id vnet.ID, text string) error {
-	has := func(c vnet.Config) bool { return c.ID == id }
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if slices.ContainsFunc(s.transient, has) {
-		return errorf(Conflict, "vnet %s was made with 'vn vnet-create' and goes when xend restarts: delete it with 'vn vnet-delete %s'", text, text)
-	}
-	if slices.ContainsFunc(s.defaults, has) {
+	v, ok := s.find(id)
+	switch {
+	case !ok || v.Lifetime == Persistent:
+		return nil
+	case v.Lifetime == Default:
 		return errorf(Conflict, "vnet %s is a default vnet: %s", text, defaultsOff)
 	}
-	return nil
+	return errorf(Conflict, "vnet %s was made with 'vn vnet-create' and goes when xend restarts: delete it with 'vn vnet-delete %s'", text, text)
 }
 
 func (s *Service) checkID(c vnet.Config) error {
 	if _, ok := s.o.Registry.Get(c.ID); ok {
 		return refuse(Exists, "id", "vnet %s exists already", c.IDText)
 	}
-	for _, o := range s.transient {
-		if o.ID == c.ID {
-			return refuse(Exists, "id", "vnet %s exists already, until xend restarts or 'vn vnet-delete %s'", c.IDText, c.IDText)
-		}
-	}
-	for _, o := range s.defaults {
-		if o.ID == c.ID {
+	for _, o := range s.others {
+		switch {
+		case o.ID != c.ID:
+		case o.Lifetime == Default:
 			return refuse(Exists, "id", "vnet %s is a default vnet and exists already; %s", c.IDText, defaultsOff)
+		default:
+			return refuse(Exists, "id", "vnet %s exists already, until xend restarts or 'vn vnet-delete %s'", c.IDText, c.IDText)
 		}
 	}
 	return nil
@@ -93,7 +91,7 @@ func (s *Service) checkID(c vnet.Config) error {
 // those that it names. A device has one name among bridges and interfaces.
 func (s *Service) checkNames(c vnet.Config) error {
 	peer := port.PeerName(c.ID)
-	others := s.wanted()
+	others := s.all()
 	for _, f := range []struct{ field, name string }{{"bridge", c.Bridge}, {"vnetif", c.Vnetif}} {
 		if f.name == "" {
 			continue
@@ -138,16 +136,4 @@ func (s *Service) checkDevices(c vnet.Config) error {
 		return failed("look for "+c.Bridge, err)
 	}
 	return nil
-}
-
-// wanted returns all vnets that should exist. changing is held, or mu.
-func (s *Service) wanted() []vnet.Config {
-	list := append(s.o.Registry.List(), s.transient...)
-	for _, c := range s.defaults {
-		// A vnet of that id that was made while the defaults were off stays what it is.
-		if !slices.ContainsFunc(list, func(o vnet.Config) bool { return o.ID == c.ID }) {
-			list = append(list, c)
-		}
-	}
-	return list
 }

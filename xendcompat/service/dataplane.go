@@ -6,18 +6,17 @@ import (
 	"net/netip"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/vnet"
 )
 
-// Engine is what the service needs of the data plane to make a vnet exist or not. Add is
-// idempotent: what is there already is no error, and what is missing of it is repaired.
+// Engine is what the service needs of the data plane.
 type Engine interface {
-	// Add makes the vnet's devices, adopting what an earlier daemon left, and turns its tunnel on.
-	// After an error nothing of it is left that was not there before.
-	Add(ctx context.Context, c vnet.Config) error
-	// Remove turns the tunnel off and removes the devices; the bridge only if xend made it and
-	// nothing else is on it. An id that is not there is dataplane.ErrUnknownVnet.
-	Remove(ctx context.Context, id vnet.ID) error
+	// Attach carries the frames of a vnet through devices that were made for it. Once more, it takes over
+	// what differs, and interrupts nothing where that is nothing. After an error all is as it was.
+	Attach(c vnet.Config, d port.Devices) error
+	// Detach undoes it. An id that is not there is dataplane.ErrUnknownVnet.
+	Detach(id vnet.ID) error
 
 	Dataplane
 }
@@ -40,4 +39,7 @@ type Dataplane interface {
 	FlushVARP() int
 }
 
-var _ Engine = (*dataplane.Engine)(nil)
+var (
+	_ Engine = (*dataplane.Engine)(nil)
+	_ Engine = (*off)(nil)
+)

@@ -49,10 +49,9 @@ func newHost(t *testing.T) *hostnet.Host {
 // A daemon is a service with its parts and tasks, as cmd/xend runs them.
 type daemon struct {
 	*Service
-	host   *hostnet.Host
-	engine *dataplane.Engine
-	log    *journal
-	stop   func() error
+	host *hostnet.Host
+	log  *journal
+	stop func() error
 }
 
 // options are what a test wants otherwise.
@@ -78,18 +77,18 @@ func runDaemon(h *hostnet.Host, state string, o options) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := dataplane.DefaultConfig()
-	cfg.Enabled = o.enabled
-	cfg.Workers = 1
-	if d.engine, err = dataplane.New(cfg, h, log); err != nil {
-		return nil, err
-	}
-	so := Options{Registry: reg, Engine: d.engine, Host: h, Domains: domain.NewManager(domain.Options{}), Log: log, Step: o.step}
-	if o.wrap != nil {
-		so.Engine = o.wrap(so.Engine)
-	}
+	so := Options{Registry: reg, Host: h, Domains: domain.NewManager(domain.Options{}), Log: log, Step: o.step}
+	var engine *dataplane.Engine
 	if o.enabled {
-		so.Defaults = vnet.DefaultVnets()
+		cfg := dataplane.DefaultConfig()
+		cfg.Workers = 1
+		if engine, err = dataplane.New(cfg, h, log); err != nil {
+			return nil, err
+		}
+		so.Engine, so.Settings.Defaults = engine, vnet.DefaultVnets()
+	}
+	if o.wrap != nil {
+		so.Engine = o.wrap(newOff())
 	}
 	d.Service = New(so)
 
@@ -99,18 +98,21 @@ func runDaemon(h *hostnet.Host, state string, o options) (*daemon, error) {
 		cancel()
 		return errors.Join(group.Wait(), reg.Close())
 	})
-	group.Go(func() error { return d.engine.Run(ctx) })
-	for _, ready := range []<-chan struct{}{d.engine.Ready(), d.Ready()} {
+	start := func(run func(context.Context) error, ready <-chan struct{}) error {
+		group.Go(func() error { return run(ctx) })
 		select {
 		case <-ready:
+			return nil
 		case <-ctx.Done():
-			return nil, d.stop()
-		}
-		if ready == d.engine.Ready() {
-			group.Go(func() error { return d.Run(ctx) })
+			return d.stop()
 		}
 	}
-	return d, nil
+	if engine != nil {
+		if err := start(engine.Run, engine.Ready()); err != nil {
+			return nil, err
+		}
+	}
+	return d, start(d.Run, d.Ready())
 }
 
 // journal keeps a log and lets tests wait for what is in it.

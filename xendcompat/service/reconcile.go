@@ -73,16 +73,24 @@ func (r *reconciler) start(ctx context.Context) error {
 	}
 	defer end()
 	r.removeLeftovers()
-	for _, c := range r.o.Registry.List() {
+	for _, v := range r.all() {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the daemon is stopped already
 		}
-		if err := r.o.Engine.Add(ctx, c); err != nil {
-			r.log.Error("a vnet can't be brought up; it will be tried again", "vnet", c.IDText, "error", err)
-			r.lookAt(time.Now().Add(r.pause(c.ID, time.Now())))
+		if err := r.bringUp(v.Config); err != nil {
+			r.log.Error("a vnet can't be brought up; it will be tried again", "vnet", v.IDText, "error", explain(v, err))
+			r.lookAt(time.Now().Add(r.pause(v.ID, time.Now())))
 		}
 	}
 	return nil
+}
+
+// explain says how to be rid of a vnet that nobody created.
+func explain(v Vnet, err error) error {
+	if v.Lifetime == Default {
+		return fmt.Errorf("%w; %s", err, defaultsOff)
+	}
+	return err
 }
 
 // removeLeftovers takes away devices with xend's mark that belong to no vnet: what was being deleted
@@ -94,9 +102,9 @@ func (r *reconciler) removeLeftovers() {
 		r.log.Error("can't look for leftovers", "error", err)
 		return
 	}
-	wanted, corrupt := r.wanted(), r.o.Registry.Corrupt()
+	wanted, corrupt := r.all(), r.o.Registry.Corrupt()
 	for _, l := range left {
-		if slices.ContainsFunc(wanted, func(c vnet.Config) bool { return c.ID == l.ID }) {
+		if slices.ContainsFunc(wanted, func(v Vnet) bool { return v.ID == l.ID }) {
 			continue
 		}
 		if slices.ContainsFunc(corrupt, func(name string) bool { return strings.HasPrefix(name, l.ID.FileName()) }) {
@@ -183,26 +191,26 @@ func (r *reconciler) restore(ctx context.Context) {
 	}
 	maps.DeleteFunc(r.pauses, func(_ vnet.ID, p pause) bool { return now.After(p.until().Add(calm)) })
 	all := newDevices(list)
-	for _, c := range r.wanted() {
-		missing := all.missing(c)
+	for _, v := range r.all() {
+		missing := all.missing(v.Config)
 		if missing == "" {
 			continue
 		}
-		if p, ok := r.pauses[c.ID]; ok && now.Before(p.until()) {
+		if p, ok := r.pauses[v.ID]; ok && now.Before(p.until()) {
 			r.lookAt(p.until())
 			continue
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		err := r.o.Engine.Add(ctx, c)
-		delay := r.pause(c.ID, now)
+		err := r.bringUp(v.Config)
+		delay := r.pause(v.ID, now)
 		if err != nil {
 			r.lookAt(now.Add(delay))
-			r.log.Error("a vnet can't be restored; it will be tried again", "vnet", c.IDText, "because", missing, "in", delay, "error", err)
+			r.log.Error("a vnet can't be restored; it will be tried again", "vnet", v.IDText, "because", missing, "in", delay, "error", explain(v, err))
 			continue
 		}
-		r.log.Warn("vnet restored", "vnet", c.IDText, "because", missing)
+		r.log.Warn("vnet restored", "vnet", v.IDText, "because", missing)
 	}
 }
 

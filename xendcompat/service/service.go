@@ -10,8 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/xenvnet/xend/dataplane"
-	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
@@ -22,12 +20,12 @@ import (
 // Options are the parts that a Service ties together.
 type Options struct {
 	Registry *registry.Registry
-	Engine   Engine
-	// Host is the network that the engine works on.
-	Host    *hostnet.Host
-	Domains *domain.Manager
-	// Defaults are the vnets that the engine has without being asked.
-	Defaults []vnet.Config
+	// Engine carries frames; nil: vnets have devices only.
+	Engine Engine
+	// Host is the network that the devices and the engine are in.
+	Host     *hostnet.Host
+	Domains  *domain.Manager
+	Settings Settings
 	// LogFile tells where the daemon's log is; "" if it goes to the journal.
 	LogFile func() string
 	Log     *slog.Logger
@@ -47,9 +45,12 @@ type Service struct {
 	// channel so that a caller who has gone does not wait for it.
 	changing chan struct{}
 
-	mu        sync.RWMutex  // for what follows; written only with changing held
-	transient []vnet.Config // in the order of their creation
-	defaults  []vnet.Config
+	settings Settings // guarded by changing
+	// mu is for others, which is written only with changing held.
+	mu sync.RWMutex
+	// others are the vnets that are not in the registry: transient ones in the order of their creation, and
+	// default ones.
+	others []Vnet
 }
 
 // New returns a Service over its parts. It changes nothing until Run or an operation is called.
@@ -60,7 +61,13 @@ func New(o Options) *Service {
 	if o.LogFile == nil {
 		o.LogFile = func() string { return "" }
 	}
-	return &Service{o: o, log: o.Log, ready: make(chan struct{}), changing: make(chan struct{}, 1), defaults: o.Defaults}
+	if o.Engine == nil {
+		o.Engine = newOff()
+	}
+	return &Service{
+		o: o, log: o.Log, ready: make(chan struct{}), changing: make(chan struct{}, 1),
+		settings: o.Settings, others: defaults(o.Settings),
+	}
 }
 
 // begin waits until no other change is under way. end must be called.
@@ -118,20 +125,6 @@ func (s *Service) FindDeletable(text string) (vnet.Config, error) {
 	return c, err
 }
 
-// Reconfigure has apply change the engine's configuration, after which the engine has these vnets without
-// being asked. No vnet is created, deleted or restored meanwhile.
-func (s *Service) Reconfigure(ctx context.Context, defaults []vnet.Config, apply func() error) error {
-	end, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	s.mu.Lock()
-	s.defaults = defaults
-	s.mu.Unlock()
-	return apply()
-}
-
 // CreateVnet makes a persistent vnet. When it returns nil, the vnet is durable and its devices exist;
 // after an error, whose text says which field and why, nothing has changed. One that is there already as c
 // says is no error: boot scripts create at each boot.
@@ -142,8 +135,6 @@ func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 	}
 	defer end()
 	// From here on it is all or nothing, whether or not the client stays.
-	ctx = context.WithoutCancel(ctx)
-
 	if same, err := s.there(c); same || err != nil {
 		return err
 	}
@@ -155,7 +146,7 @@ func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 	}
 	err = s.step("stored")
 	if err == nil {
-		err = s.o.Engine.Add(ctx, c)
+		err = s.bringUpNew(c)
 	}
 	if err != nil {
 		if undo := s.forget(c.ID); undo != nil {
@@ -188,8 +179,6 @@ func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error {
 		return err
 	}
 	defer end()
-	ctx = context.WithoutCancel(ctx)
-
 	c, err := s.Vnet(id)
 	if err != nil {
 		return err
@@ -200,7 +189,7 @@ func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error {
 	}
 	err = s.step("unstored")
 	if err == nil {
-		err = s.remove(ctx, c)
+		err = s.takeDown(c)
 	}
 	if err == nil {
 		err = s.step("removed")
@@ -208,7 +197,7 @@ func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error {
 	if err != nil {
 		undo := deletion.Restore()
 		if undo == nil {
-			undo = s.o.Engine.Add(ctx, c)
+			undo = s.bringUp(c)
 		}
 		if undo != nil {
 			s.log.Error("a vnet that can't be deleted can't be restored either", "vnet", c.IDText, "error", undo)
@@ -221,15 +210,6 @@ func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error {
 	return nil
 }
 
-// remove takes a vnet out of the engine, or what is left of one that the engine could not add.
-func (s *Service) remove(ctx context.Context, c vnet.Config) error {
-	err := s.o.Engine.Remove(ctx, c.ID)
-	if errors.Is(err, dataplane.ErrUnknownVnet) {
-		return port.Remove(s.o.Host, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
-	}
-	return err
-}
-
 // AddTransient makes a vnet that is gone when the daemon restarts and that Vnets does not list.
 // c.Bridge may be empty: on no bridge.
 func (s *Service) AddTransient(ctx context.Context, c vnet.Config) error {
@@ -238,17 +218,13 @@ func (s *Service) AddTransient(ctx context.Context, c vnet.Config) error {
 		return err
 	}
 	defer end()
-	ctx = context.WithoutCancel(ctx)
-
 	if err := s.admit(c); err != nil {
 		return err
 	}
-	if err := s.o.Engine.Add(ctx, c); err != nil {
+	if err := s.bringUpNew(c); err != nil {
 		return failed("create vnet "+c.IDText, err)
 	}
-	s.mu.Lock()
-	s.transient = append(s.transient, c)
-	s.mu.Unlock()
+	s.setOthers(append(slices.Clone(s.others), Vnet{c, Transient}))
 	s.log.Info("vnet created until xend restarts", "vnet", c.IDText, "vnetif", c.Vnetif)
 	return nil
 }
@@ -261,29 +237,23 @@ func (s *Service) DeleteTransient(ctx context.Context, id vnet.ID) error {
 		return err
 	}
 	defer end()
-	ctx = context.WithoutCancel(ctx)
-
-	i := slices.IndexFunc(s.transient, func(c vnet.Config) bool { return c.ID == id })
-	if i < 0 {
-		if c, err := s.Vnet(id); err == nil {
-			return errorf(Conflict, "vnet %s is persistent: delete it with 'xm vnet-delete %s'", c.IDText, c.IDText)
-		}
-		if slices.ContainsFunc(s.defaults, func(c vnet.Config) bool { return c.ID == id }) {
-			return errorf(Conflict, "vnet %s is a default vnet: %s", id, defaultsOff)
-		}
+	v, ok := s.find(id)
+	switch {
+	case !ok:
 		return noSuchVnet(id)
+	case v.Lifetime == Persistent:
+		return errorf(Conflict, "vnet %s is persistent: delete it with 'xm vnet-delete %s'", v.IDText, v.IDText)
+	case v.Lifetime == Default:
+		return errorf(Conflict, "vnet %s is a default vnet: %s", id, defaultsOff)
 	}
-	c := s.transient[i]
-	if err := s.remove(ctx, c); err != nil {
-		if undo := s.o.Engine.Add(ctx, c); undo != nil {
+	if err := s.takeDown(v.Config); err != nil {
+		if undo := s.bringUp(v.Config); undo != nil {
 			err = errors.Join(err, undo)
 		}
-		return failed("delete vnet "+c.IDText, err)
+		return failed("delete vnet "+v.IDText, err)
 	}
-	s.mu.Lock()
-	s.transient = slices.Delete(s.transient, i, i+1)
-	s.mu.Unlock()
-	s.log.Info("vnet deleted", "vnet", c.IDText)
+	s.setOthers(slices.DeleteFunc(slices.Clone(s.others), func(o Vnet) bool { return o.ID == id }))
+	s.log.Info("vnet deleted", "vnet", v.IDText)
 	return nil
 }
 

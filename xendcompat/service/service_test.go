@@ -213,28 +213,43 @@ func TestDefaultVnetsOff(t *testing.T) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "2")), "without the defaults the id is free")
 	require.NoError(t, d.DeleteVnet(t.Context(), simple(t, "2").ID))
-	require.NoError(t, d.Reconfigure(t.Context(), vnet.DefaultVnets(), func() error { return nil }))
+	nothing := func() error { return nil }
+	on := Settings{Defaults: vnet.DefaultVnets()}
+	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "3")))
+	require.NoError(t, d.Reconfigure(t.Context(), on, nothing))
 	require.Equal(t, Exists, KindOf(d.CreateVnet(t.Context(), simple(t, "2"))))
+	require.Equal(t, "vnet3 vnif0002 vnif0004 vnif3@vnet3", layout(t, h), "what was created stays what it is")
+	c := simple(t, "50")
+	c.Bridge = ""
+	require.NoError(t, d.AddTransient(t.Context(), c))
+	require.NoError(t, d.Reconfigure(t.Context(), Settings{MTU: 9000}, nothing))
+	require.Equal(t, "vnet3 vnif3@vnet3 vnif50", layout(t, h))
+	for _, name := range []string{"vnet3", "vnif3", "vnif50"} {
+		l, err := h.LinkByName(name)
+		require.NoError(t, err)
+		require.Equal(t, 9000, l.MTU, name)
+	}
+	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "2")))
 }
 
 // flaky fails on demand.
 type flaky struct {
 	Engine
-	add, remove error
+	attach, detach error
 }
 
-func (f *flaky) Add(ctx context.Context, c vnet.Config) error {
-	if f.add != nil {
-		return f.add
+func (f *flaky) Attach(c vnet.Config, d port.Devices) error {
+	if f.attach != nil {
+		return f.attach
 	}
-	return f.Engine.Add(ctx, c)
+	return f.Engine.Attach(c, d)
 }
 
-func (f *flaky) Remove(ctx context.Context, id vnet.ID) error {
-	if f.remove != nil {
-		return f.remove
+func (f *flaky) Detach(id vnet.ID) error {
+	if f.detach != nil {
+		return f.detach
 	}
-	return f.Engine.Remove(ctx, id)
+	return f.Engine.Detach(id)
 }
 
 func TestEngineFails(t *testing.T) {
@@ -246,21 +261,21 @@ func TestEngineFails(t *testing.T) {
 	require.NoError(t, d.CreateVnet(ctx, simple(t, "97")))
 	before := layout(t, h)
 
-	f.add = fmt.Errorf("make it: %w", unix.ENOMEM)
+	f.attach = fmt.Errorf("make it: %w", unix.ENOMEM)
 	refused(t, d.CreateVnet(ctx, simple(t, "98")), Internal, "can't create vnet 98: make it: cannot allocate memory")
 	require.ErrorIs(t, d.CreateVnet(ctx, simple(t, "98")), unix.ENOMEM)
-	f.add = &hostnet.NotOursError{Device: hostnet.Link{Name: "x"}, Want: "a bridge"}
+	f.attach = &hostnet.NotOursError{Device: hostnet.Link{Name: "x"}, Want: "a bridge"}
 	require.Equal(t, Conflict, KindOf(d.CreateVnet(ctx, simple(t, "98"))))
 	require.Equal(t, Conflict, KindOf(d.AddTransient(ctx, simple(t, "98"))))
 	require.Equal(t, "97", vnets(d.Service))
 
-	f.add, f.remove = nil, unix.EBUSY
+	f.attach, f.detach = nil, unix.EBUSY
 	refused(t, d.DeleteVnet(ctx, simple(t, "97").ID), Internal, "can't delete vnet 97: device or resource busy")
 	require.Equal(t, "97", vnets(d.Service))
 	require.Equal(t, before, layout(t, h))
 
 	// What the engine does not know can be deleted nevertheless.
-	f.remove = dataplane.ErrUnknownVnet
+	f.detach = dataplane.ErrUnknownVnet
 	require.NoError(t, d.DeleteVnet(ctx, simple(t, "97").ID))
 	require.Equal(t, "", layout(t, h))
 	files, err := filepath.Glob(filepath.Join(state, "*.sxp"))
