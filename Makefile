@@ -29,7 +29,7 @@ build: need-go ## build every program into bin/
 	@for s in $(SCRIPTS); do ln -sf netscript bin/$$s; done
 
 test: need-root build ## run all tests, installing what they need
-	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables
+	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark
 	$(GO) test $(TESTFLAGS) ./...
 
 race: need-root need-go ## run the tests of the concurrent packages under the race detector
