@@ -33,6 +33,17 @@ const (
 	EtherIP Encapsulation = "etherip"
 )
 
+// EtherIPHosts says what becomes of hosts that speak only EtherIP without UDP.
+type EtherIPHosts string
+
+// What becomes of them.
+const (
+	// EtherIPAuto: they are heard, and spoken to as they speak, once they have answered a question.
+	EtherIPAuto EtherIPHosts = "auto"
+	// EtherIPOff: what comes by EtherIP without UDP is dropped.
+	EtherIPOff EtherIPHosts = "off"
+)
+
 // Peer names another host.
 type Peer struct {
 	// Addr is an IP address or, in Config only, a host name.
@@ -59,8 +70,10 @@ type Config struct {
 	TTL int
 	// MTUMode says what happens to frames that do not fit the underlay.
 	MTUMode MTUMode
-	// Encapsulation is how frames are sent; both ways are received always.
+	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
+	// EtherIPHosts says whether EtherIP without UDP is received, and sent to hosts that know nothing else.
+	EtherIPHosts EtherIPHosts
 	// Peers get by VFWD what is multicast here.
 	Peers []Peer
 	// Replicate are the hosts that get a unicast copy of every flooded frame (head-end replication).
@@ -100,6 +113,7 @@ func DefaultConfig() Config {
 		TTL:             64,
 		MTUMode:         MTUFragment,
 		Encapsulation:   EtherIPInUDP,
+		EtherIPHosts:    EtherIPAuto,
 		ResolveInterval: 60 * time.Second,
 		EntryTTL:        60 * time.Second,
 		SweepInterval:   60 * time.Second,
@@ -128,6 +142,10 @@ func (c Config) Validate() error {
 	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)
 	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
 		"encapsulation %q is neither %q nor %q", c.Encapsulation, EtherIPInUDP, EtherIP)
+	check(c.EtherIPHosts == EtherIPAuto || c.EtherIPHosts == EtherIPOff,
+		"etherip %q is neither %q nor %q", c.EtherIPHosts, EtherIPAuto, EtherIPOff)
+	check(c.Encapsulation != EtherIP || c.EtherIPHosts != EtherIPOff,
+		"encapsulation %q needs etherip %q, or nothing that other hosts send so is received", EtherIP, EtherIPAuto)
 	check(c.ResolveInterval > 0, "resolve interval %s is not positive", c.ResolveInterval)
 	check(c.EntryTTL > 0, "entry ttl %s is not positive", c.EntryTTL)
 	check(c.SweepInterval > 0, "sweep interval %s is not positive", c.SweepInterval)

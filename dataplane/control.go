@@ -32,9 +32,7 @@ const (
 	noticeMoved noticeKind = iota
 	noticeFlapping
 	noticeLoop
-	noticeOldHost
-	noticeNewHost
-	noticeTwins
+	noticeSpeech
 	noticeSendError
 	noticeCrossed
 )
@@ -46,16 +44,6 @@ const (
 	tellEvery = int64(time.Minute)
 	// maxLimits bounds what is remembered for that.
 	maxLimits = 1024
-	// maxOldHosts bounds the hosts that speak only EtherIP, and oldHostTTL is after what silence they are
-	// forgotten; modernTTL is how long a host that spoke both is taken for a modern one, and maxModern
-	// bounds both kinds together.
-	maxOldHosts = 1024
-	oldHostTTL  = int64(10 * time.Minute)
-	modernTTL   = int64(10 * time.Minute)
-	maxModern   = 4096
-	// maxTwins bounds the hosts known to have both families; twinTTL is how long that is believed.
-	maxTwins = 4096
-	twinTTL  = int64(60 * time.Second)
 	// settle is the time that changes of the network are given to finish, since they come in bursts.
 	settle = 20 * time.Millisecond
 	// tickEvery is the longest time between two looks at the clock.
@@ -144,34 +132,14 @@ func (e *Engine) tickLocked() {
 	e.queueDropsLocked()
 }
 
-// sweepHostsLocked forgets hosts that speak only EtherIP and have not for long, and what the operator
-// was told long ago.
+// sweepHostsLocked forgets hosts that were not heard for long, and what the operator was told long ago.
 func (e *Engine) sweepHostsLocked(now int64) {
-	changed := false
-	for addr, h := range e.old {
-		if now-h.heard.Load() > oldHostTTL {
-			delete(e.old, addr)
-			changed = true
-		}
-	}
-	for addr, t := range e.twins {
-		if now-t.heard.Load() > twinTTL {
-			delete(e.twins, addr)
-			changed = true
-		}
-	}
-	e.replicators.sweep(now)
-	for addr, at := range e.modern {
-		if now-at > modernTTL {
-			delete(e.modern, addr)
-		}
-	}
 	for key, at := range e.limits {
 		if now-at > tellEvery {
 			delete(e.limits, key)
 		}
 	}
-	if changed {
+	if e.hosts.Sweep(now) {
 		e.publishLocked()
 	}
 }
@@ -186,7 +154,7 @@ func (e *Engine) listenLocked(f *family, now int64) {
 	last, unicast := f.heard.group.Load(), f.heard.unicast.Load()
 	silentFor := now - max(last, f.since)
 	// With replication, what others send comes by unicast in any case.
-	switch expected := last > 0 || unicast > 0 && now-unicast < limit && len(e.replicas) == 0 && e.replicators.none(); {
+	switch expected := last > 0 || unicast > 0 && now-unicast < limit && len(e.replicas) == 0 && !e.hosts.AnyReplicates(now); {
 	case f.silent && last > f.since && now-last < limit:
 		f.silent = false
 		e.log.Info("the group is heard again", "group", f.choice.group, "device", f.choice.device)
@@ -248,26 +216,16 @@ func (e *Engine) noticeLocked(n notice) {
 			e.log.Warn("loop: a frame that this host sent came back; the vnet's bridges are joined by another way, too",
 				"vnet", n.network.config.IDText, "mac", n.mac, "from", n.addr)
 		}
-	case noticeOldHost:
-		e.oldHostLocked(n.addr)
-	case noticeNewHost:
-		if _, ok := e.old[n.addr]; ok {
-			delete(e.old, n.addr)
-			e.modern[n.addr] = e.now() // there is room: it was made sure of when the host came
-			e.publishLocked()
+	case noticeSpeech:
+		e.publishLocked()
+		if _, old := e.view.Load().old[n.addr]; old {
+			e.log.Info("host speaks EtherIP without UDP, as Xen up to 3.0.1: it is answered so", "host", n.addr)
+		} else {
 			e.log.Info("host speaks VUDP after all", "host", n.addr)
-		}
-	case noticeTwins:
-		if len(e.twins) < maxTwins || e.twins[n.other] != nil {
-			t := &twin{addr: n.addr}
-			t.heard.Store(e.now())
-			e.twins[n.other] = t
-			e.publishLocked()
 		}
 	case noticeCrossed:
 		if e.tellLocked("crossed") {
-			e.log.Warn("a frame came by the group and was forwarded by a peer as well: more than one host forwards for one segment. "+
-				"Let one host of each segment have peers, and remove those of the others (vn peer-delete, peers in vnet.toml)",
+			e.log.Warn("more than one host forwards for one segment: let one host of each segment have peers, and delete those of the others",
 				"sender", n.addr, "by", n.other)
 		}
 	case noticeSendError:
@@ -275,23 +233,6 @@ func (e *Engine) noticeLocked(n notice) {
 			e.log.Warn("packets cannot be sent", "err", n.err)
 		}
 	}
-}
-
-// oldHostLocked notes that a host sent EtherIP.
-func (e *Engine) oldHostLocked(addr netip.Addr) {
-	now := e.now()
-	if at, ok := e.modern[addr]; ok && now-at < modernTTL {
-		return
-	}
-	// Each may turn out to be modern.
-	if e.old[addr] != nil || len(e.old) >= maxOldHosts || len(e.old)+len(e.modern) >= maxModern {
-		return
-	}
-	h := new(oldHost)
-	h.heard.Store(now)
-	e.old[addr] = h
-	e.publishLocked()
-	e.log.Info("host speaks EtherIP without UDP, as Xen up to 3.0.1: it is answered so", "host", addr)
 }
 
 // networkEvent acts on a change of the network and reports whether the underlay may be affected.

@@ -18,6 +18,7 @@ const (
 	DropLoop                      // a frame that went round
 	DropFlapping                  // the source MAC is being damped
 	DropSource                    // a source MAC that no interface has
+	DropEtherIP                   // EtherIP without UDP, which is configured off
 	DropTooLong                   // longer than the vnif takes
 	DropTruncated                 // larger than any packet can be
 	DropPort                      // the vnif did not take it
@@ -36,6 +37,7 @@ const (
 	DropAnnounce // an announce above the rate limit
 	DropReply    // an answer to a VARP request above the rate limit
 	DropRelay    // a re-multicast of a forwarded packet above the rate limit
+	DropCopy     // a copy for a host that speaks only EtherIP above the rate limit
 
 	reasons
 )
@@ -53,6 +55,7 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropDuplicate:   {"duplicate", "copies of a frame that arrived by another way already"},
 	DropLoop:        {"loop", "frames that this host sent and that came back, or go round in a bridge loop"},
 	DropFlapping:    {"flapping", "frames whose source MAC moves to and fro too often"},
+	DropEtherIP:     {"etherip_off", "packets of EtherIP without UDP, which the configuration turns off (etherip = \"off\")"},
 	DropSource:      {"bad_source_mac", "frames whose source MAC is multicast or zero"},
 	DropTooLong:     {"too_long", "frames from the underlay that are longer than the vnif's MTU allows"},
 	DropTruncated:   {"truncated", "packets that were larger than the receive buffer"},
@@ -67,6 +70,7 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropVnifQueue:   {"vnif_queue_full", "frames that the kernel dropped because the daemon was too slow to read the vnif"},
 	DropAnnounce:    {"announce_rate", "VARP announces not sent because too many MACs appeared at once"},
 	DropReply:       {"reply_rate", "VARP requests not answered because too many came at once"},
+	DropCopy:        {"etherip_copies", "copies of flooded packets for hosts that speak only EtherIP, above their limit"},
 	DropRelay:       {"relay_rate", "forwarded packets (VFWD) not multicast again because too many came at once: peers in a circle"},
 }
 

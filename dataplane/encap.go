@@ -90,8 +90,12 @@ func (v *view) formFor(n *network, l *link, to netip.Addr) form {
 		return sealed
 	case l.EtherIP() == nil:
 		return inUDP
-	case v.etherip || len(v.old) > 0 && v.old[to] != nil:
+	case v.etherip:
 		return etherIP
+	case len(v.old) > 0:
+		if _, old := v.old[to]; old {
+			return etherIP
+		}
 	}
 	return inUDP
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -87,7 +88,7 @@ func TestEncapsulationIsChosenByVnetAndHost(t *testing.T) {
 		"sealed where all is EtherIP":       {network: secret, links: both, etherip: true, to: four, form: sealed, overhead: 61, maxFrame: 1464 - 22, port: 4500},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := &view{links: c.links, etherip: c.etherip, port: 1798, old: map[netip.Addr]*oldHost{old: {}}}
+			v := &view{links: c.links, etherip: c.etherip, port: 1798, old: map[netip.Addr]struct{}{old: {}}}
 			e, ok := v.encap(c.network, c.to)
 			require.Equal(t, c.none, !ok)
 			if c.none {
@@ -132,7 +133,7 @@ func TestEverybody(t *testing.T) {
 	old := netip.MustParseAddr("192.0.2.3")
 	v := &view{
 		links: [2]*link{l4, l6}, port: 1798, replicas: []netip.AddrPort{replica4, replica6},
-		old: map[netip.Addr]*oldHost{old: {}}, peers: []*peer{{}},
+		old: map[netip.Addr]struct{}{old: {}}, peers: []hosts.Peer{{}},
 	}
 	toOld := destination{l4, netip.AddrPortFrom(old, 1798)}
 	group4, group6 := destination{l4, l4.group}, destination{l6, l6.group}

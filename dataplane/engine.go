@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/xenvnet/xend/dataplane/dedup"
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -64,11 +65,10 @@ type Engine struct {
 	started time.Time // the clock's zero
 	table   *varp.Table
 	recent  *dedup.Table
-	// replicators are the hosts whose unicast may be copies.
-	replicators *replicators
-	pending     *varp.Pending
-	view        atomic.Pointer[view]
-	workers     []*worker
+	hosts   *hosts.Store
+	pending *varp.Pending
+	view    atomic.Pointer[view]
+	workers []*worker
 
 	// attaching serialises what opens and closes sockets of vnets: Attach, Detach, open, close. It is taken
 	// before mu, under which no socket is opened or closed.
@@ -87,10 +87,6 @@ type Engine struct {
 	own       map[netip.Addr]struct{}
 	peers     peers
 	replicas  []*replica
-	old       map[netip.Addr]*oldHost
-	// modern are hosts that sent EtherIP, but VUDP too: they are not old. By time.
-	modern    map[netip.Addr]int64
-	twins     map[netip.Addr]*twin
 	nextToken int32
 	nextSweep int64
 	mouth     speaker // of the cold side
@@ -113,24 +109,21 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	}
 	e := &Engine{
 		host: h, log: log,
-		ready:       make(chan struct{}),
-		events:      make(chan Event, eventQueue),
-		notices:     make(chan notice, noticeQueue),
-		kick:        make(chan struct{}, 1),
-		closing:     make(chan struct{}, closers),
-		lookup:      lookup,
-		started:     time.Now().Add(-time.Hour), // so that no time is 0
-		table:       varp.New(tableOptions(cfg)),
-		recent:      dedup.New(),
-		replicators: newReplicators(),
-		pending:     varp.NewPending(),
-		config:      cfg,
-		networks:    map[vnet.ID]*attachment{},
-		own:         map[netip.Addr]struct{}{},
-		old:         map[netip.Addr]*oldHost{},
-		modern:      map[netip.Addr]int64{},
-		twins:       map[netip.Addr]*twin{},
-		limits:      map[string]int64{},
+		ready:    make(chan struct{}),
+		events:   make(chan Event, eventQueue),
+		notices:  make(chan notice, noticeQueue),
+		kick:     make(chan struct{}, 1),
+		closing:  make(chan struct{}, closers),
+		lookup:   lookup,
+		started:  time.Now().Add(-time.Hour), // so that no time is 0
+		table:    varp.New(tableOptions(cfg)),
+		recent:   dedup.New(),
+		hosts:    hosts.New(),
+		pending:  varp.NewPending(),
+		config:   cfg,
+		networks: map[vnet.ID]*attachment{},
+		own:      map[netip.Addr]struct{}{},
+		limits:   map[string]int64{},
 	}
 	e.mouth = newSpeaker(e, 0, cfg.workers())
 	e.peers.configure(cfg.Peers, cfg.Port)
@@ -266,11 +259,12 @@ func (e *Engine) publishLocked() {
 		vnets:   make(map[vnet.ID]*network, len(e.networks)),
 		sources: map[int32]source{},
 		own:     e.own,
-		old:     maps.Clone(e.old),
-		twins:   maps.Clone(e.twins),
+		old:     map[netip.Addr]struct{}{},
+		peer:    map[netip.Addr]*hosts.Peer{},
 		port:    c.Port,
 		ttl:     uint8(c.TTL),
 		etherip: c.Encapsulation == EtherIP,
+		deaf:    c.EtherIPHosts == EtherIPOff,
 		pmtu:    c.MTUMode == MTUPath,
 	}
 	for id, a := range e.networks {
@@ -290,12 +284,15 @@ func (e *Engine) publishLocked() {
 			v.sources[token] = source{link: f.link, socket: s}
 		}
 	}
-	v.peers, v.peer = e.peers.list(e.own)
-	for _, r := range e.replicas {
-		// Two names may be one host's, and names this host's own.
-		if to := netip.AddrPortFrom(r.addr, r.port); e.isOther(r.addr) && !slices.Contains(v.replicas, to) {
-			v.replicas = append(v.replicas, to)
+	if !v.deaf {
+		for _, addr := range e.hosts.EtherIPOnly() {
+			v.old[addr] = struct{}{}
 		}
+	}
+	e.nameHostsLocked()
+	v.peers, v.replicas = e.hosts.Peers(e.own), e.hosts.Replicas(e.own)
+	for i := range v.peers {
+		v.peer[v.peers[i].Addr()] = &v.peers[i]
 	}
 	v.floodOpen, v.floodSealed = v.everybody(false), v.everybody(true)
 	e.view.Store(v)

@@ -252,20 +252,20 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	require.True(t, w.engine.pending.Ask(key, w.now))
 	announce := varpMessage(wire.Announce, n.config.ID, domainMAC(3), other)
 	w.fromHost(announce, from)
-	require.False(t, w.engine.replicators.has(other))
+	require.False(t, w.engine.hosts.See(other, w.now).Replicates(w.now))
 
 	w.fromHost(announce, from) // over the other family, or from another interface
-	require.False(t, w.engine.replicators.has(other))
+	require.False(t, w.engine.hosts.See(other, w.now).Replicates(w.now))
 	w.engine.pending.Sweep(w.now + int64(time.Minute) + 1)
 	require.False(t, w.engine.pending.Waits(key))
 
 	// But a host that says so unasked floods by unicast as well: the same would be copies. So does who asks.
 	w.fromHost(varpMessage(wire.Announce, n.config.ID, domainMAC(4), other), from)
-	require.True(t, w.engine.replicators.has(other))
+	require.True(t, w.engine.hosts.See(other, w.now).Replicates(w.now))
 	asks := from
 	asks.from = other.Next()
 	w.fromHost(varpMessage(wire.Request, n.config.ID, domainMAC(4), asks.from), asks)
-	require.True(t, w.engine.replicators.has(asks.from))
+	require.True(t, w.engine.hosts.See(asks.from, w.now).Replicates(w.now))
 	b = vudp(n.config.ID, testFrame(domainMAC(2), domainMAC(1), "once by each way"))
 	for range 20 {
 		w.fromHost(b, from)
@@ -274,19 +274,6 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	w.deliver()
 	require.EqualValues(t, 60, share.rxPackets.Load())
 	require.EqualValues(t, 20, w.drops[DropDuplicate].Load())
-	w.engine.replicators.sweep(w.now + replicatorTTL + heardStep)
-	require.True(t, w.engine.replicators.none())
-
-	// However many hosts there are, floods are compared.
-	for i := range 2 * maxReplicators {
-		w.engine.replicators.heard(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), w.now)
-	}
-	require.Len(t, *w.engine.replicators.known.Load(), maxReplicators)
-	b = vudp(n.config.ID, testFrame(broadcastMAC, domainMAC(1), "to all"))
-	w.fromHost(b, from)
-	w.fromHost(b, flooded)
-	w.deliver()
-	require.EqualValues(t, 61, share.rxPackets.Load())
 }
 
 // What is forwarded is not made to fit: that is for who gets it.
@@ -688,7 +675,7 @@ func TestGroupSilence(t *testing.T) {
 func TestNoAlarm(t *testing.T) {
 	for name, replicate := range map[string]func(e *Engine){
 		"this host": func(e *Engine) { e.replicas = []*replica{{name: "b.example"}} },
-		"another":   func(e *Engine) { e.replicators.heard(netip.MustParseAddr("10.9.1.2"), e.now()) },
+		"another":   func(e *Engine) { e.hosts.Replicated(e.hosts.See(netip.MustParseAddr("10.9.1.2"), e.now()), e.now()) },
 		"nobody":    func(*Engine) {},
 	} {
 		e, _, n, _, _ := handDriven(t, testConfig())

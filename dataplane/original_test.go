@@ -329,6 +329,11 @@ func TestEtherIPOnlyHost(t *testing.T) {
 	o.sendEtherIP(wire.Group, etherip(toAll))
 	_, err = at.WaitFor(soon(t), isData(toAll))
 	require.NoError(t, err)
+	// It is taken for one that knows nothing else when it has answered a question.
+	require.Empty(t, a.Snapshot().Underlays[0].EtherIPHosts)
+	o.wait("the question", func(p heardPacket) bool { return isVARP(wire.Request, old)(p) && p.to == o.Addr() })
+	o.send(a.Addr(), varpMessage(wire.Announce, id, old, o.Addr()))
+	o.wait("the question of B", func(p heardPacket) bool { return isVARP(wire.Request, old)(p) && p.from.Addr() == b.Addr() })
 	eventually(t, "old host noticed", func() bool {
 		u := a.Snapshot().Underlays[0]
 		return len(u.EtherIPHosts) == 1 && u.EtherIPHosts[0] == o.Addr()
@@ -371,26 +376,6 @@ func TestEtherIPOnlyHost(t *testing.T) {
 	for _, f := range at2.Take() {
 		require.NotEqual(t, again, f.Data, "a broadcast came twice")
 	}
-}
-
-// What is remembered of hosts that speak only EtherIP, or did, is bounded.
-func TestManyOldHosts(t *testing.T) {
-	e, err := New(testConfig(), nil, logger(t, "A"))
-	require.NoError(t, err)
-	addr := netip.MustParseAddr("10.0.0.1")
-	for range 2 * maxModern {
-		e.noticeLocked(notice{kind: noticeOldHost, addr: addr})
-		e.noticeLocked(notice{kind: noticeNewHost, addr: addr})
-		addr = addr.Next()
-	}
-	require.Empty(t, e.old)
-	require.Len(t, e.modern, maxModern)
-	for range 2 * maxOldHosts {
-		e.modern = map[netip.Addr]int64{}
-		e.noticeLocked(notice{kind: noticeOldHost, addr: addr})
-		addr = addr.Next()
-	}
-	require.Len(t, e.old, maxOldHosts)
 }
 
 // A host that is configured to send EtherIP is understood by one that is not, and the reverse.

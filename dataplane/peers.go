@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/underlay"
 )
 
@@ -24,7 +24,6 @@ type peers struct {
 	added      map[netip.Addr]uint16 // address to port
 	// removed are peers of the configuration, as it names them, that were removed at run time.
 	removed map[string]bool
-	live    map[netip.Addr]*peer
 }
 
 // replica is a host of the configuration, by address or name.
@@ -61,37 +60,28 @@ func (p *peers) configure(list []Peer, port uint16) {
 	p.removed = nil
 }
 
-// list returns the peers in order of their addresses, without this host itself. Peers that stay keep
-// their counters.
-func (p *peers) list(own map[netip.Addr]struct{}) ([]*peer, map[netip.Addr]*peer) {
-	want := map[netip.Addr]*peer{}
-	add := func(name string, addr netip.Addr, port uint16) {
-		if _, isOwn := own[addr]; isOwn || !addr.IsValid() {
-			return
-		}
-		to := netip.AddrPortFrom(addr, port)
-		if have := p.live[addr]; have != nil && have.addr == to && have.name == name {
-			want[addr] = have
-			return
-		}
-		n := &peer{name: name, addr: to}
-		if have := p.live[addr]; have != nil {
-			n.tx.Store(have.tx.Load())
-			n.rx.Store(have.rx.Load())
-		}
-		want[addr] = n
-	}
-	for _, r := range p.configured {
-		if !p.removed[r.name] {
-			add(r.name, r.addr, r.port)
+// The sources of hosts; see hosts.Store.
+const (
+	sourceConfiguration = "configuration"
+	sourceControl       = "control"
+)
+
+// nameHostsLocked tells the store who is named.
+func (e *Engine) nameHostsLocked() {
+	var configured, added []hosts.Named
+	for _, r := range e.peers.configured {
+		if !e.peers.removed[r.name] {
+			configured = append(configured, hosts.Named{Name: r.name, Addr: r.addr, Port: r.port, Peer: true})
 		}
 	}
-	for addr, port := range p.added {
-		add("", addr, port)
+	for _, r := range e.replicas {
+		configured = append(configured, hosts.Named{Name: r.name, Addr: r.addr, Port: r.port, Replica: true})
 	}
-	p.live = want
-	out := slices.SortedFunc(maps.Values(want), func(a, b *peer) int { return a.addr.Addr().Compare(b.addr.Addr()) })
-	return out, want
+	for addr, port := range e.peers.added {
+		added = append(added, hosts.Named{Addr: addr, Port: port, Peer: true})
+	}
+	e.hosts.SetHosts(sourceConfiguration, configured)
+	e.hosts.SetHosts(sourceControl, added)
 }
 
 // AddPeer sends what is multicast here to another host by VFWD, and accepts the same from it; port 0 is
@@ -162,9 +152,10 @@ func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error {
 func (e *Engine) Peers() []PeerState {
 	var out []PeerState
 	for _, p := range e.view.Load().peers {
-		out = append(out, PeerState{
-			Name: p.name, Addr: p.addr.Addr(), Port: p.addr.Port(), TxPackets: p.tx.Load(), RxPackets: p.rx.Load(),
-		})
+		state := PeerState{Name: p.Name, Addr: p.Addr(), Port: p.Port}
+		state.TxPackets, _ = p.ForwardedTx.Load()
+		state.RxPackets, _ = p.ForwardedRx.Load()
+		out = append(out, state)
 	}
 	return out
 }

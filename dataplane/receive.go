@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/xenvnet/xend/dataplane/dedup"
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
@@ -22,6 +23,8 @@ type arrival struct {
 	// outer is the host that it came from last, and to the address that it was sent to.
 	outer, to netip.Addr
 	by        dedup.Kind
+	// host is what is known of outer; nil if nothing is.
+	host *hosts.Host
 	// opened is the vnet whose seal was on the packet; nil in the clear.
 	opened *network
 }
@@ -78,20 +81,32 @@ func (w *worker) fromEtherIP(l *link, s *underlay.Socket) {
 		if !ok {
 			continue
 		}
+		if w.view.deaf {
+			w.drop(DropEtherIP)
+			continue
+		}
 		id, frame, err := wire.DecodeEtherIP(p.Data)
 		if err != nil {
 			w.refuse(err)
 			continue
 		}
 		w.frameIn(id, frame, a)
-		if h := w.view.old[a.from]; h != nil {
-			note(&h.heard, w.now)
-		} else {
-			w.engine.notify(notice{kind: noticeOldHost, addr: a.from})
-		}
+		w.heardEtherIP(id, frame, a)
 	}
 	w.flush()
 	w.deliver()
+}
+
+// heardEtherIP notes that a host sent EtherIP without UDP. Before it is held to speak nothing else it is asked something.
+func (w *worker) heardEtherIP(id vnet.ID, frame []byte, a arrival) {
+	n := w.view.vnets[id]
+	if n == nil || !n.takes(a) {
+		return
+	}
+	h := w.engine.hosts.See(a.from, w.now)
+	if h != nil && w.engine.hosts.HeardEtherIP(h, id, wire.Source(frame), w.now) {
+		w.ask(n, wire.Source(frame), a.link, a.from)
+	}
 }
 
 // admit looks at the outer addresses of a packet.
@@ -113,11 +128,24 @@ func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
 		w.drops[reason].Add(uint64((len(p.Data) + p.SegSize - 1) / p.SegSize))
 		return a, false
 	}
+	if a.host = w.lastHost; a.host == nil || a.host.Addr() != a.from {
+		a.host = w.engine.hosts.Find(a.from)
+		w.lastHost = a.host
+	}
 	if p.Multicast {
 		a.by = dedup.Group
 		note(&l.heard.group, w.now)
 	} else {
 		note(&l.heard.unicast, w.now)
+	}
+	if a.host == nil {
+		return a, true
+	}
+	if p.Multicast {
+		a.host.HeardByGroup(w.now)
+	} else {
+		a.host.HeardByUnicast(w.now)
+		a.host.Rx.Add((len(p.Data)+p.SegSize-1)/p.SegSize, len(p.Data))
 	}
 	return a, true
 }
@@ -158,8 +186,8 @@ func (w *worker) payload(id wire.MessageID, b []byte, a arrival) bool {
 		w.refuse(err)
 		return false
 	}
-	if w.isOld(a.from) {
-		w.engine.notify(notice{kind: noticeNewHost, addr: a.from})
+	if h := w.origin(a); h != nil && w.engine.hosts.HeardVUDP(h, w.now) {
+		w.engine.notify(notice{kind: noticeSpeech, addr: a.from})
 	}
 	return w.frameIn(vid, frame, a)
 }
@@ -188,7 +216,7 @@ func (w *worker) forwarded(b []byte, a arrival) {
 		w.refuse(err)
 		return
 	}
-	p.rx.Add(1)
+	p.ForwardedRx.Add(1, len(b))
 	a.by = dedup.Forwarded
 	if !f.Source.IsUnspecified() {
 		a.from = f.Source
@@ -242,10 +270,13 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		return false
 	}
 	pass := false
-	if a.by == dedup.Unicast && frame[0]&1 != 0 {
-		w.engine.replicators.heard(a.from, w.now)
+	if a.host == nil {
+		a.host = w.engine.hosts.See(a.outer, w.now)
 	}
-	if a.by != dedup.Unicast || frame[0]&1 != 0 || w.engine.replicators.has(a.from) {
+	if a.by == dedup.Unicast && frame[0]&1 != 0 && a.host != nil {
+		w.engine.hosts.Replicated(a.host, w.now)
+	}
+	if a.by != dedup.Unicast || frame[0]&1 != 0 || a.host != nil && a.host.Replicates(w.now) {
 		hash := w.engine.recent.Hash(n.salt, frame)
 		if w.engine.recent.Returned(hash, w.now) {
 			w.drop(DropLoop)
@@ -290,28 +321,29 @@ func (w *worker) passes(salt uint64, b []byte, a arrival) (pass, duplicate bool)
 	return v.Pass, v.Duplicate
 }
 
+// origin is what is known of the host that sent a packet first; nil if nothing is.
+func (w *worker) origin(a arrival) *hosts.Host {
+	if a.from == a.outer {
+		return a.host
+	}
+	return w.engine.hosts.Find(a.from)
+}
+
 // noteTwins notes that two addresses are one host's.
 func (w *worker) noteTwins(a, b netip.Addr) {
 	if a.Is4() {
 		a, b = b, a
 	}
-	if t := w.view.twins[a]; t != nil && t.addr == b {
-		note(&t.heard, w.now)
-		return
-	}
-	w.engine.notify(notice{kind: noticeTwins, addr: b, other: a})
+	w.engine.hosts.SetAlias(a, b, w.now)
 }
 
 // canonical is the address by which a host that has both families is known: its IPv4 address, as long as
 // we have IPv4, too. Otherwise its MACs would move to and fro between its addresses.
 func (w *worker) canonical(addr netip.Addr) netip.Addr {
-	if len(w.view.twins) == 0 || addr.Is4() || w.view.links[underlay.IPv4] == nil {
+	if addr.Is4() || w.view.links[underlay.IPv4] == nil {
 		return addr
 	}
-	if t := w.view.twins[addr]; t != nil {
-		return t.addr
-	}
-	return addr
+	return w.engine.hosts.Canonical(addr, w.now)
 }
 
 // learnRemote notes that a MAC is behind a host. It is false if the MAC flaps and is held to live here.
@@ -358,8 +390,10 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropSecurity)
 		return false
 	}
-	if a.by == dedup.Unicast && (m.Opcode == wire.Request || !w.engine.pending.Waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})) {
-		w.engine.replicators.heard(a.from, w.now) // others say by the group what is no answer
+	if a.by == dedup.Unicast && w.unasked(m, a) {
+		if h := w.engine.hosts.See(a.from, w.now); h != nil {
+			w.engine.hosts.Replicated(h, w.now) // others say by the group what is no answer
+		}
 	}
 	if m.Opcode == wire.Request {
 		if w.engine.table.Local(varp.Key{Vnet: m.Vnet, MAC: m.MAC}, w.now) {
@@ -380,6 +414,21 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropFlapping)
 	}
 	return pass
+}
+
+// unasked reports whether a VARP message that came by unicast is no answer. What answers the question whether its
+// sender speaks only EtherIP is noted.
+func (w *worker) unasked(m wire.VARP, a arrival) bool {
+	if m.Opcode == wire.Request {
+		return true
+	}
+	if a.host != nil && a.host.Asked(m.Vnet, m.MAC) {
+		if (m.CareOf == a.from || m.CareOf.IsUnspecified()) && w.engine.hosts.Answered(a.host, m.Vnet, m.MAC) {
+			w.engine.notify(notice{kind: noticeSpeech, addr: a.from})
+		}
+		return false
+	}
+	return !w.engine.pending.Waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})
 }
 
 // collect keeps a frame for its vnif until deliver.

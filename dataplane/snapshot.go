@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -149,7 +150,7 @@ type Underlay struct {
 
 // Host is another host.
 type Host struct {
-	Addr netip.Addr
+	hosts.Info
 	// Encapsulation is how frames are sent to it.
 	Encapsulation Encapsulation
 	// MACs is the number of VARP cache entries behind it.
@@ -220,7 +221,7 @@ func (e *Engine) Snapshot() Snapshot {
 	for _, f := range e.underlays {
 		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
 	}
-	s.Hosts = e.hostsLocked(s.Entries)
+	s.Hosts = e.hostsLocked(s.Entries, now)
 	s.Paths = e.pathsLocked(s.Hosts)
 	return s
 }
@@ -323,45 +324,43 @@ func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	}
 	u.Segmentation = f.link.path.Segmentation()
 	if f.family == underlay.IPv4 {
-		u.EtherIPHosts = slices.SortedFunc(maps.Keys(e.old), netip.Addr.Compare)
+		u.EtherIPHosts = slices.SortedFunc(maps.Keys(e.view.Load().old), netip.Addr.Compare)
 	}
 	return u
 }
 
-// hostsLocked collects everybody who is known.
-func (e *Engine) hostsLocked(entries []Entry) []Host {
-	found := map[netip.Addr]int{}
+// hostsLocked collects everybody who is known, but for this host itself.
+func (e *Engine) hostsLocked(entries []Entry, now int64) []Host {
+	macs := map[netip.Addr]int{}
 	for _, x := range entries {
 		if x.Addr.IsValid() {
-			found[x.Addr]++
+			macs[x.Addr]++
 		}
 	}
-	for _, p := range e.peers.live {
-		found[p.addr.Addr()] += 0
-	}
-	for _, r := range e.replicas {
-		if e.isOther(r.addr) {
-			found[r.addr] += 0
-		}
-	}
-	for addr := range e.old {
-		found[addr] += 0
-	}
-	var out []Host
+	out := []Host{}
 	v := e.view.Load()
-	for addr, macs := range found {
-		h := Host{Addr: addr, Encapsulation: EtherIPInUDP, MACs: macs}
-		if way, ok := v.encap(openVnet, addr); ok && way.form == etherIP {
+	add := func(i hosts.Info) {
+		h := Host{Info: i, Encapsulation: EtherIPInUDP, MACs: macs[i.Addr]}
+		if way, ok := v.encap(openVnet, i.Addr); ok && way.form == etherIP {
 			h.Encapsulation = EtherIP
 		}
 		out = append(out, h)
+		delete(macs, i.Addr)
+	}
+	for _, i := range e.hosts.List(now) {
+		if e.isOther(i.Addr) {
+			add(i)
+		}
+	}
+	for addr := range macs { // told of by announces of others, and not heard itself
+		add(hosts.Info{Addr: addr, Group: -1, Unicast: -1})
 	}
 	slices.SortFunc(out, func(a, b Host) int { return a.Addr.Compare(b.Addr) })
 	return out
 }
 
 // pathsLocked lists the ways that frames can take.
-func (e *Engine) pathsLocked(hosts []Host) []Path {
+func (e *Engine) pathsLocked(known []Host) []Path {
 	v := e.view.Load()
 	var out []Path
 	seen := map[netip.Addr]bool{}
@@ -388,9 +387,9 @@ func (e *Engine) pathsLocked(hosts []Host) []Path {
 		}
 	}
 	for _, p := range v.peers {
-		add("peer", p.addr.Addr())
+		add("peer", p.Addr())
 	}
-	for _, h := range hosts {
+	for _, h := range known {
 		add("host", h.Addr)
 	}
 	return out

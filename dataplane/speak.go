@@ -17,6 +17,8 @@ const (
 	// relayRate bounds the packets of peers that are multicast again, per second and worker: no more than a fifth of
 	// what three peers in a circle make in one.
 	relayRate = 10_000
+	// copyRate bounds the copies of flooded packets for hosts that speak only EtherIP, per second and worker.
+	copyRate = 4000
 )
 
 // speaker sends what this host itself has to say: VARP messages, and packets forwarded to peers. Each
@@ -37,7 +39,7 @@ type speaker struct {
 	clear    [1][]byte
 	clearBuf [wire.VARPLen]byte
 
-	replies, announces, tooBigs, relays *bucket
+	replies, announces, tooBigs, relays, copies *bucket
 
 	drops [reasons]atomic.Uint64 // read by others
 }
@@ -58,6 +60,7 @@ func newSpeaker(e *Engine, number, lane int) speaker {
 		announces: newBucket(announceRate, 2*announceRate),
 		tooBigs:   newBucket(tooBigRate, tooBigRate),
 		relays:    newBucket(relayRate, relayRate/4),
+		copies:    newBucket(copyRate, copyRate),
 	}
 }
 
@@ -112,6 +115,11 @@ func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
 	s.message(n, wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac, CareOf: l.path.Source}, l, to)
 }
 
+// ask asks one host whether it has a MAC.
+func (s *speaker) ask(n *network, mac wire.MAC, l *link, host netip.Addr) {
+	s.message(n, wire.VARP{Opcode: wire.Request, Vnet: n.config.ID, MAC: mac, CareOf: l.path.Source}, l, host)
+}
+
 // announce tells everybody that a MAC lives here.
 func (s *speaker) announce(n *network, mac wire.MAC) {
 	if !s.announces.take(s.now, 1) {
@@ -156,8 +164,9 @@ func (s *speaker) everybody(n *network, m wire.VARP) {
 // forward queues a packet that was multicast by from, to the group and from's port, for all peers but from itself.
 func (s *speaker) forward(l *link, from netip.AddrPort, payload ...[]byte) {
 	var header, whole []byte
-	for _, p := range s.view.peers {
-		if p.addr.Addr() == from.Addr() {
+	for i := range s.view.peers {
+		p := &s.view.peers[i]
+		if p.Addr() == from.Addr() {
 			continue
 		}
 		if header == nil {
@@ -177,8 +186,9 @@ func (s *speaker) forward(l *link, from netip.AddrPort, payload ...[]byte) {
 			}
 			header = s.arena[at:]
 		}
-		p.tx.Add(1)
-		s.queue = append(s.queue, spoken{link: l, to: p.addr, parts: [2][]byte{header, whole}})
+		p.ForwardedTx.Add(1, len(header)+len(whole))
+		p.Tx.Add(1, len(header)+len(whole))
+		s.queue = append(s.queue, spoken{link: l, to: netip.AddrPortFrom(p.Addr(), p.Port), parts: [2][]byte{header, whole}})
 	}
 	if len(s.queue) >= maxQueue {
 		s.flush()

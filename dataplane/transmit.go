@@ -211,8 +211,13 @@ func (w *worker) sendFlood(n *network) int {
 			if n.seal != nil {
 				d.addr = netip.AddrPortFrom(d.addr.Addr(), n.seal.Port())
 			}
+			copies := form(f) == etherIP && !w.view.etherip
 			for j := range loaded {
 				if trains[j].Way == uint32(f) && len(loaded[j].Bufs) > 0 {
+					if copies && !w.copies.take(w.now, 1) {
+						w.drop(DropCopy)
+						continue
+					}
 					m := loaded[j]
 					m.To = d.addr
 					w.msgs = append(w.msgs, m)
@@ -258,7 +263,14 @@ func (w *worker) sendMsgs(l *link, f form) int {
 	}
 	packets := 0
 	for i := range w.msgs {
-		packets += w.msgs[i].Packets()
+		m := &w.msgs[i]
+		n := m.Packets()
+		packets += n
+		if to := m.To.Addr(); !to.IsMulticast() {
+			if h := w.engine.hosts.Find(to); h != nil {
+				h.Tx.Add(n, m.Len())
+			}
+		}
 	}
 	failed, err := w.sender.Send(l.socket(f, w.number), l.path, w.msgs)
 	w.msgs = w.msgs[:0]
@@ -317,14 +329,6 @@ func (w *worker) learnLocal(n *network, mac wire.MAC) bool {
 		return w.now >= n.suspect.Load()
 	}
 	return true
-}
-
-// isOld reports whether a host speaks only EtherIP.
-func (w *worker) isOld(addr netip.Addr) bool {
-	if len(w.view.old) == 0 {
-		return false
-	}
-	return w.view.old[addr] != nil
 }
 
 // exempt reports whether a flooded frame is one without which nothing works: ARP, IPv6 neighbour

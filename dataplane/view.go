@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
@@ -20,23 +21,23 @@ type view struct {
 	// own are this host's addresses.
 	own map[netip.Addr]struct{}
 	// peers get VFWD; peer finds one by its address.
-	peers []*peer
-	peer  map[netip.Addr]*peer
+	peers []hosts.Peer
+	peer  map[netip.Addr]*hosts.Peer
 	// replicas get a unicast copy of every flooded frame.
 	replicas []netip.AddrPort
 	// floodOpen and floodSealed are who gets what is flooded, in vnets without security and with.
 	floodOpen, floodSealed *audience
 	// old are the hosts that speak only EtherIP.
-	old map[netip.Addr]*oldHost
-	// twins are the hosts known by an IPv6 address that have IPv4, too.
-	twins map[netip.Addr]*twin
+	old map[netip.Addr]struct{}
 	// sources are what workers wait for, by the token that epoll gives back.
 	sources map[int32]source
 
 	port    uint16
 	ttl     uint8
 	etherip bool // frames are sent as EtherIP without UDP
-	pmtu    bool
+	// deaf: EtherIP without UDP is not received.
+	deaf bool
+	pmtu bool
 }
 
 // source is a descriptor with packets for a worker: a vnif or a socket of an underlay.
@@ -120,22 +121,6 @@ func (n *network) sender(worker int) *port.Port { return n.ports[worker%len(n.po
 func (n *network) longest(frame []byte) int {
 	header, _ := offload.NetworkHeader(frame)
 	return n.devices.MTU + header
-}
-
-// peer is a host that gets VFWD.
-type peer struct {
-	name   string // as configured
-	addr   netip.AddrPort
-	tx, rx atomic.Uint64
-}
-
-// oldHost is a host that speaks only EtherIP.
-type oldHost struct{ heard atomic.Int64 }
-
-// twin is the IPv4 address of a host with both families.
-type twin struct {
-	addr  netip.Addr
-	heard atomic.Int64 // when both addresses were last seen at work
 }
 
 // bucket is a token bucket, which any goroutine may use.

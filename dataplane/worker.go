@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
@@ -57,6 +58,8 @@ type worker struct {
 	answer  [1][]byte
 	answers [1]wire.Frame
 
+	// lastHost is who sent the packet before; the next is often the same's.
+	lastHost    *hosts.Host
 	localCache  learned
 	remoteCache learned
 }

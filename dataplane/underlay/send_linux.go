@@ -127,10 +127,11 @@ func (m *Msg) Packets() int {
 	if m.SegSize <= 0 {
 		return 1
 	}
-	return max(1, (m.length()+m.SegSize-1)/m.SegSize)
+	return max(1, (m.Len()+m.SegSize-1)/m.SegSize)
 }
 
-func (m *Msg) length() int {
+// Len is the length in bytes of all packets in a message together.
+func (m *Msg) Len() int {
 	n := 0
 	for _, b := range m.Bufs {
 		n += len(b)
@@ -152,7 +153,7 @@ func (x *Sender) single(s *Socket, i int, m *Msg) {
 	// Without UDP_SEGMENT, which is the last control message.
 	h.SetControllen(putSourceLen(s.family))
 	next, off := 0, 0
-	for left := m.length(); left > 0; {
+	for left := m.Len(); left > 0; {
 		want := min(m.SegSize, left)
 		left -= want
 		n := 0

@@ -75,6 +75,7 @@ type Dataplane struct {
 	MTU             int64    `toml:"mtu"`
 	MTUMode         string   `toml:"mtu_mode"`
 	Encapsulation   string   `toml:"encapsulation"`
+	EtherIP         string   `toml:"etherip"`
 	Peers           []string `toml:"peers"`
 	Replicate       []string `toml:"replicate"`
 	ResolveInterval Duration `toml:"resolve_interval"`
