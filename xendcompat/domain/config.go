@@ -48,6 +48,9 @@ type Config struct {
 	// OnXendStop is kept and told; the daemon's end is no reason for a domain to end.
 	OnXendStop string
 
+	// Managed is a domain that is known while it does not run, as xm new makes it; others end with their last run.
+	Managed bool
+
 	// Other are settings that mean nothing here, for toolstacks that know them: device_model, boot, vnc, serial, ….
 	Other []Setting
 }

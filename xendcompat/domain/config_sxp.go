@@ -45,6 +45,9 @@ func (c Config) fields() []sxp.Value {
 	text("on_crash", string(c.OnCrash))
 	text("on_xend_start", c.OnXendStart)
 	text("on_xend_stop", c.OnXendStop)
+	if c.Managed {
+		text("managed", "1")
+	}
 	text("bootloader", c.Bootloader)
 	if len(c.BootloaderArgs) > 0 {
 		text("bootloader_args", strings.Join(c.BootloaderArgs, " "))
@@ -219,6 +222,7 @@ var scalars = map[string]func(c *Config, name string, v sxp.Value) error{
 	"on_crash":        actionInto(func(c *Config) *Action { return &c.OnCrash }),
 	"on_xend_start":   setOnXendStart,
 	"on_xend_stop":    textInto(func(c *Config) *string { return &c.OnXendStop }),
+	"managed":         setManaged,
 	"bootloader":      textInto(func(c *Config) *string { return &c.Bootloader }),
 	"bootloader_args": setBootloaderArgs,
 }
@@ -313,6 +317,11 @@ func setOnXendStart(c *Config, name string, v sxp.Value) error {
 		return nil
 	}
 	return badForm("%s must be start or ignore, not %s", name, short(v))
+}
+
+func setManaged(c *Config, _ string, v sxp.Value) error {
+	c.Managed = v.Text() == "1"
+	return nil
 }
 
 func setBootloaderArgs(c *Config, _ string, v sxp.Value) error {

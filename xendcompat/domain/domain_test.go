@@ -137,7 +137,7 @@ func TestOperationsNameWhatDoesThem(t *testing.T) {
 	m := here(t)
 	_, err := m.Op(t.Context(), "0", "pause", nil)
 	require.EqualError(t, err, "xend does not manage domains: operation pause is not supported; use xl pause")
-	_, err = m.Create(t.Context(), "create", sxp.Value{})
+	_, err = m.Create(t.Context(), Config{}, CreateOptions{})
 	var cannot *UnsupportedError
 	require.ErrorAs(t, err, &cannot)
 	require.True(t, KnownOp("wait_for_devices"))
@@ -166,7 +166,7 @@ func TestDomainsXen(t *testing.T) {
 	require.Equal(t, "restart", value(t, d.Form, "on_reboot"))
 	image, _ := d.Form.Child("image")
 	require.Equal(t, "(image (linux (kernel /boot/vmlinux-6.1.0-56-amd64) (ramdisk /boot/domu.cpio.gz) (args 'console=hvc0')))", image.String())
-	require.Equal(t, "((0 ((backend-id 0) (mac 00:16:3e:00:00:01) (bridge xenbr9))) (1 ((backend-id 0) (mac 00:16:3e:52:78:2d) (bridge xenbr9) (ip 192.0.2.7))))", sxp.List(d.Vifs...).String())
+	require.Equal(t, "((0 ((backend-id 0) (mac 00:16:3e:00:00:01) (bridge xenbr9))) (1 ((backend-id 0) (mac 00:16:3e:52:78:2d) (bridge xenbr9) (ip 192.0.2.7))))", sxp.List(d.Devices("vif")...).String())
 	require.Equal(t, "((vcpu (number 0) (online 1) (running 0) (blocked 1) (cpu_time 1.100000) (cpu 0) (cpumap (0))))", sxp.List(d.VCPUs...).String())
 
 	log, err := m.Dmesg(t.Context())

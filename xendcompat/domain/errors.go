@@ -49,3 +49,20 @@ func (e *ToolstackError) Error() string { return e.Command + ": " + e.Err.Error(
 
 // Unwrap returns the cause.
 func (e *ToolstackError) Unwrap() error { return e.Err }
+
+// TakenError says that a name or uuid is another domain's.
+type TakenError struct {
+	What string // "name vm1"
+	By   string // the uuid of the domain that has it
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("the %s is that of domain %s already", e.What, e.By)
+}
+
+// StateError says that a domain is in no state for an operation.
+type StateError struct{ Text string }
+
+func (e *StateError) Error() string { return e.Text }
+
+func wrongState(format string, args ...any) error { return &StateError{fmt.Sprintf(format, args...)} }

@@ -86,7 +86,10 @@ func (f facts) domain(now time.Time) Domain {
 	}
 	for _, v := range f.vifs {
 		values := v.fields()
-		d.Vifs = append(d.Vifs, sxp.List(sxp.Atom(strconv.Itoa(v.id)), sxp.List(values...)))
+		if d.devices == nil {
+			d.devices = map[string][]sxp.Value{}
+		}
+		d.devices["vif"] = append(d.devices["vif"], sxp.List(sxp.Atom(strconv.Itoa(v.id)), sxp.List(values...)))
 		fields = append(fields, sxp.List(sxp.Atom("device"), sxp.List(append([]sxp.Value{sxp.Atom("vif")}, values...)...)))
 	}
 	d.Form = form("domain", fields, maxNode)

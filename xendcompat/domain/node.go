@@ -34,13 +34,15 @@ func (m *Manager) Node(ctx context.Context) (sxp.Value, error) {
 	add("release", u.release)
 	add("version", u.version)
 	add("machine", u.machine)
-	if m.xl == nil {
-		m.addMachine(add)
-	} else {
-		info, err := m.known.info.ask(ctx)
-		if err != nil {
+	var info map[string]string
+	if m.xl != nil || m.tool != nil {
+		if info, err = m.known.info.ask(ctx); err != nil {
 			return sxp.Value{}, err
 		}
+	}
+	if info == nil {
+		m.addMachine(add)
+	} else {
 		addXen(add, maps.Clone(info))
 	}
 	return form("node", fields, maxNode), nil

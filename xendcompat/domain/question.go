@@ -40,3 +40,10 @@ func (q *question[T]) ask(ctx context.Context) (answer T, err error) {
 	}
 	return q.answer, q.err
 }
+
+// forget makes the next answer a new one.
+func (q *question[T]) forget() {
+	q.asking <- struct{}{}
+	q.at = time.Time{}
+	<-q.asking
+}

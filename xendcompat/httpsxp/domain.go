@@ -2,7 +2,6 @@ package httpsxp
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -35,7 +34,7 @@ func (q *request) domains(ctx context.Context, rest []string) *httpx.Reply {
 	case q.post:
 		return q.domainOp(ctx, rest[0], d)
 	case q.params.get("op") == "vcpuinfo":
-		return quoted(vcpuInfo(d))
+		return quoted(d.VCPUInfo())
 	case q.html:
 		return page(html.Domain(d.Name, d.Form))
 	}
@@ -77,46 +76,24 @@ func (q *request) newDomain(ctx context.Context) *httpx.Reply {
 	if refusal != nil {
 		return refusal
 	}
-	var form sxp.Value
+	needs := "config"
 	switch op {
 	case "create", "new":
-		text, err := q.param("config")
-		if err != nil {
-			return failedQuoted(err)
-		}
-		if form, err = oneForm(text); err != nil {
-			return failedQuoted(err)
-		}
 	case "restore":
-		file, err := q.param("file")
-		if err != nil {
-			return failedQuoted(err)
-		}
-		form = sxp.Pair("file", file)
+		needs = "file"
 	default:
 		return unknownOp(op)
 	}
-	d, err := q.svc.Domains().Create(ctx, op, form)
+	if _, err := q.param(needs); err != nil {
+		return failedQuoted(err)
+	}
+	d, err := q.svc.Domains().Make(ctx, op, q.params.first())
 	if err != nil {
 		return failedQuoted(err)
 	}
 	r := quoted(d.Form)
 	r.Status, r.Reason = http.StatusCreated, "created"
 	return r.SetHeader("Location", domainPath(d.Name))
-}
-
-// oneForm reads a domain's configuration.
-func oneForm(text string) (sxp.Value, error) {
-	forms, err := sxp.Parse([]byte(text), sxp.Xend)
-	switch {
-	case err != nil:
-		return sxp.Value{}, err
-	case len(forms) == 0:
-		return sxp.Value{}, errors.New("the configuration is empty")
-	case len(forms) > 1:
-		return sxp.Value{}, errors.New("Too many sxprs")
-	}
-	return forms[0], nil
 }
 
 // accepted are the operations that are answered before they are completed.
@@ -133,16 +110,19 @@ func (q *request) domainOp(ctx context.Context, key string, d domain.Domain) *ht
 	case op == "devices":
 		return q.devices(d)
 	case op == "vcpuinfo":
-		return quoted(vcpuInfo(d))
+		return quoted(d.VCPUInfo())
 	case !domain.KnownOp(op):
 		return unknownOp(op)
 	}
-	v, err := q.svc.Domains().Op(ctx, key, op, q.params) //nolint:staticcheck // see below
-	if service.KindOf(err) == service.NotFound {         // it went in this moment
+	v, err := q.svc.Domains().Op(ctx, key, op, q.params.first())
+	if service.KindOf(err) == service.NotFound { // it went in this moment
 		return httpx.NotFound(err.Error())
 	}
-	if err != nil { //nolint:staticcheck // SA4023: no operation succeeds yet
+	if err != nil {
 		return failedQuoted(err)
+	}
+	if v.IsAtom() && v.Text() == "" {
+		v = sxp.Value{}
 	}
 	r := quoted(v)
 	if accepted[op] {
@@ -158,18 +138,7 @@ func (q *request) devices(d domain.Domain) *httpx.Reply {
 	if err != nil {
 		return failedQuoted(err)
 	}
-	var list []sxp.Value
-	if kind == "vif" {
-		list = d.Vifs
-	}
-	return quoted(sxp.List(list...))
-}
-
-// vcpuInfo describes the virtual processors of a domain.
-func vcpuInfo(d domain.Domain) sxp.Value {
-	items := []sxp.Value{sxp.Atom("domain"), sxp.Pair("domid", strconv.Itoa(d.ID)), sxp.Pair("name", d.Name),
-		sxp.Pair("vcpu_count", strconv.Itoa(len(d.VCPUs)))}
-	return sxp.List(append(items, d.VCPUs...)...)
+	return quoted(sxp.List(d.Devices(kind)...))
 }
 
 func domainPath(name string) string { return "/xend/domain/" + url.PathEscape(name) }

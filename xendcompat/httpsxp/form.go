@@ -19,6 +19,15 @@ func (p params) get(name string) string {
 	return ""
 }
 
+// first returns the first value of each parameter.
+func (p params) first() map[string]string {
+	first := make(map[string]string, len(p))
+	for name := range p {
+		first[name] = p.get(name)
+	}
+	return first
+}
+
 // requestParams returns the parameters of a request: those of the query, overridden by those of the body.
 // A body of a type that holds no parameters has none.
 func requestParams(r *httpx.Request) params {

@@ -48,6 +48,11 @@ func KindOf(err error) Kind {
 	var noDomain *domain.NotFoundError
 	var cannot *domain.UnsupportedError
 	var toolstack *domain.ToolstackError
+	var config *domain.FormError
+	var file *domain.FileError
+	var noBridge *domain.NoBridgeError
+	var taken *domain.TakenError
+	var state *domain.StateError
 	var field *vnet.FieldError
 	var id *vnet.IDError
 	var form *vnet.FormError
@@ -58,6 +63,12 @@ func KindOf(err error) Kind {
 		return NotFound
 	case errors.As(err, &cannot):
 		return Unsupported
+	case errors.As(err, &config), errors.As(err, &file):
+		return Invalid
+	case errors.As(err, &noBridge), errors.As(err, &state):
+		return Conflict
+	case errors.As(err, &taken):
+		return Exists
 	case errors.As(err, &field), errors.As(err, &id), errors.As(err, &form):
 		return Invalid
 	case errors.As(err, &toolstack), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

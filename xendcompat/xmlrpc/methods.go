@@ -73,37 +73,46 @@ func init() {
 		"system.methodSignature":     {1, 1, "Not supported; says so.", (*Server).methodSignature},
 	}
 	for name, op := range domainOps {
-		methods["xend.domain."+name] = method{1, many, "Do " + op + " on a domain.", operates(op)}
+		methods["xend.domain."+name] = method{1, many, "Do " + op.name + " on a domain.", operates(op)}
 	}
 }
 
-// domainOps maps the methods that do an operation on a domain to the operation's name.
-var domainOps = map[string]string{
-	"configure":               "configure",
-	"delete":                  "delete",
-	"destroy":                 "destroy",
-	"destroyDevice":           "device_destroy",
-	"device_configure":        "device_configure",
-	"device_create":           "device_create",
-	"device_destroy":          "device_destroy",
-	"domain_sched_credit_get": "domain_sched_credit_get",
-	"domain_sched_credit_set": "domain_sched_credit_set",
-	"dump":                    "dump",
-	"maxmem_set":              "maxmem_set",
-	"migrate":                 "migrate",
-	"pause":                   "pause",
-	"pincpu":                  "pincpu",
-	"resume":                  "resume",
-	"save":                    "save",
-	"send_sysrq":              "sysrq",
-	"setMemoryTarget":         "mem_target_set",
-	"setName":                 "rename",
-	"setVCpuCount":            "set_vcpus",
-	"shutdown":                "shutdown",
-	"start":                   "start",
-	"suspend":                 "suspend",
-	"unpause":                 "unpause",
-	"waitForDevices":          "wait_for_devices",
+// domainOp is an operation on a domain, and what the parameters after the domain are called in it.
+type domainOp struct {
+	name   string
+	params []string
+}
+
+// domainOps maps the methods that do an operation on a domain to the operation.
+var domainOps = map[string]domainOp{
+	"configure":               {"configure", nil},
+	"delete":                  {"delete", nil},
+	"destroy":                 {"destroy", nil},
+	"destroyDevice":           {"device_destroy", []string{"type", "dev", "force", "rm_cfg"}},
+	"device_configure":        {"device_configure", []string{"config", "dev"}},
+	"device_create":           {"device_create", []string{"config"}},
+	"device_destroy":          {"device_destroy", []string{"type", "dev", "force", "rm_cfg"}},
+	"domain_sched_credit_get": {"domain_sched_credit_get", nil},
+	"domain_sched_credit_set": {"domain_sched_credit_set", []string{"weight", "cap"}},
+	"dump":                    {"dump", []string{"file", "live", "crash", "reset"}},
+	"maxmem_set":              {"maxmem_set", []string{"memory"}},
+	"migrate":                 {"migrate", []string{"destination", "live", "port", "node", "ssl", "change_home_server"}},
+	"pause":                   {"pause", nil},
+	"pincpu":                  {"pincpu", []string{"vcpu", "cpumap"}},
+	"resume":                  {"resume", []string{"paused"}},
+	"save":                    {"save", []string{"file", "checkpoint"}},
+	"sched_credit_get":        {"domain_sched_credit_get", nil},
+	"sched_credit_set":        {"domain_sched_credit_set", []string{"weight", "cap"}},
+	"send_sysrq":              {"sysrq", []string{"key"}},
+	"send_trigger":            {"send_trigger", []string{"trigger", "vcpu"}},
+	"setMemoryTarget":         {"mem_target_set", []string{"target"}},
+	"setName":                 {"rename", []string{"name"}},
+	"setVCpuCount":            {"set_vcpus", []string{"vcpus"}},
+	"shutdown":                {"shutdown", []string{"reason"}},
+	"start":                   {"start", []string{"paused"}},
+	"suspend":                 {"suspend", nil},
+	"unpause":                 {"unpause", nil},
+	"waitForDevices":          {"wait_for_devices", nil},
 }
 
 // text returns a parameter that names something: a string, or a number.
@@ -275,7 +284,7 @@ func (s *Server) list(in *invocation, state domain.State, detail bool) (any, err
 // creates returns a method that makes a domain from a form.
 func creates(op string) func(*Server, *invocation) (any, error) {
 	return func(s *Server, in *invocation) (any, error) {
-		d, err := s.svc.Domains().Create(in.ctx, op, codec.ToSXP(in.params[0]))
+		d, err := s.svc.Domains().Make(in.ctx, op, domain.Params{"config": codec.ToSXP(in.params[0]).String()})
 		if err != nil {
 			return nil, err
 		}
@@ -289,34 +298,63 @@ func restores(s *Server, in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := s.svc.Domains().Create(in.ctx, "restore", sxp.Pair("file", file))
+	p := domain.Params{"file": file}
+	if in.flag(1, false) {
+		p["paused"] = "1"
+	}
+	d, err := s.svc.Domains().Make(in.ctx, "restore", p)
 	if err != nil {
 		return nil, err
 	}
 	return domainForm(d), nil
 }
 
-// operates returns a method that does an operation on a domain. The operation's parameters are numbered
-// from 1: what the others mean depends on the method.
-func operates(op string) func(*Server, *invocation) (any, error) {
+// operates returns a method that does an operation on a domain.
+func operates(op domainOp) func(*Server, *invocation) (any, error) {
 	return func(s *Server, in *invocation) (any, error) {
-		d, err := s.get(in)
+		key, err := in.text(0)
 		if err != nil {
 			return nil, err
 		}
-		params := map[string][]string{}
+		params := domain.Params{}
 		for i, p := range in.params[1:] {
-			params[strconv.Itoa(i+1)] = []string{codec.ToSXP(p).String()}
+			if i >= len(op.params) || p == nil {
+				continue
+			}
+			if b, ok := p.(bool); ok {
+				p = map[bool]string{true: "1", false: "0"}[b]
+			}
+			if text, ok := codec.Text(p); ok {
+				params[op.params[i]] = text
+			} else {
+				params[op.params[i]] = codec.ToSXP(p).String()
+			}
 		}
-		v, err := s.svc.Domains().Op(in.ctx, strconv.Itoa(d.ID), op, params) //nolint:staticcheck // see below
-		if err != nil {                                                      //nolint:staticcheck // SA4023: no operation succeeds yet
+		if op.name == "migrate" {
+			migrateParams(params)
+		}
+		v, err := s.svc.Domains().Op(in.ctx, key, op.name, params)
+		if err != nil {
 			return nil, err
 		}
-		if v.IsAtom() && v.Text() == "" {
+		switch {
+		case op.name == "domain_sched_credit_get":
+			return codec.Struct{{Name: "weight", Value: codec.Integer(v.ChildValue("weight", "0"))}, {Name: "cap", Value: codec.Integer(v.ChildValue("cap", "0"))}}, nil
+		case v.IsAtom() && v.Text() == "":
 			return nil, nil
 		}
 		return codec.FromSXP(v, domainKinds), nil
 	}
+}
+
+// migrateParams tells the parameters of xm 3.0 (live, resource, port, node) from those of 4.1 (live, port, node, ssl): a
+// node is a small number.
+func migrateParams(p domain.Params) {
+	if n, err := strconv.Atoi(p["node"]); err == nil && n > 1023 {
+		p["port"] = p["node"]
+		delete(p, "ssl")
+	}
+	delete(p, "node")
 }
 
 func (s *Server) vcpuInfo(in *invocation) (any, error) {
@@ -324,9 +362,7 @@ func (s *Server) vcpuInfo(in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	form := []sxp.Value{sxp.Atom("domain"), sxp.Pair("domid", strconv.Itoa(d.ID)), sxp.Pair("name", d.Name),
-		sxp.Pair("vcpu_count", strconv.Itoa(len(d.VCPUs)))}
-	return codec.FromSXP(sxp.List(append(form, d.VCPUs...)...), domainKinds), nil
+	return codec.FromSXP(d.VCPUInfo(), domainKinds), nil
 }
 
 func (s *Server) devices(in *invocation) (any, error) {
@@ -334,10 +370,8 @@ func (s *Server) devices(in *invocation) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind, _ := codec.Text(in.params[1]); kind != "vif" {
-		return []any{}, nil
-	}
-	return codec.FromSXP(sxp.List(d.Vifs...), domainKinds), nil
+	kind, _ := codec.Text(in.params[1])
+	return codec.FromSXP(sxp.List(d.Devices(kind)...), domainKinds), nil
 }
 
 func (s *Server) nodeInfo(in *invocation) (any, error) {
