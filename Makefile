@@ -3,7 +3,7 @@
 PREFIX  ?= /usr
 DESTDIR ?=
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell scripts/version)
 
 export CGO_ENABLED ?= 0
 LDFLAGS  := -s -w -X github.com/xenvnet/xend/internal/version.Version=$(VERSION)
@@ -29,7 +29,7 @@ build: need-go ## build every program into bin/
 	@for s in $(SCRIPTS); do ln -sf netscript bin/$$s; done
 
 test: need-root build ## run all tests, installing what they need
-	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark
+	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish
 	$(GO) test $(TESTFLAGS) ./...
 
 race: need-root need-go ## run the tests of the concurrent packages under the race detector

@@ -61,6 +61,9 @@ func TestInstall(t *testing.T) {
 		"/usr/share/man/man1/xm.1", "/usr/share/man/man1/sxp.1", "/usr/share/man/man8/vn.8", "/usr/share/man/man8/xend.8",
 		"/usr/share/man/man5/vnet.toml.5", "/usr/share/man/man5/vnet.sxp.5",
 		"/usr/share/bash-completion/completions/xm", "/usr/share/bash-completion/completions/vn",
+		"/usr/share/bash-completion/completions/xend", "/usr/share/bash-completion/completions/sxp",
+		"/usr/share/zsh/vendor-completions/_xm", "/usr/share/zsh/vendor-completions/_xend",
+		"/usr/share/fish/vendor_completions.d/vn.fish", "/usr/share/fish/vendor_completions.d/sxp.fish",
 		"/usr/share/doc/xend/examples/vnet97.sxp", "/usr/share/doc/xend/troubleshooting.md",
 	})
 	for _, f := range files(t, dest) {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/sxp"
 )
 
@@ -25,6 +26,7 @@ Reads s-expressions from the files, or from standard input, which a FILE called
     -w WIDTH        with lines of at most WIDTH bytes where they allow it (80)
     -dialect NAME   read the syntax of xend (default), or c: that of the
                     low-level control socket
+    --version       print the version and exit
     --prefix DIR    accepted like by the other programs; sxp has no default paths
 `
 
@@ -39,6 +41,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		pretty  = flags.Bool("p", false, "")
 		width   = flags.Uint("w", 80, "")
 		dialect = flags.String("dialect", sxp.Xend.String(), "")
+		show    = flags.Bool("version", false, "")
 		_       = flags.String("prefix", "", "")
 	)
 	flags.SetOutput(io.Discard)
@@ -52,6 +55,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return 0
 	case err != nil:
 		return misused(err)
+	case *show:
+		fmt.Fprintln(stdout, "sxp", version.Version)
+		return 0
 	}
 	p := printer{stdout: bufio.NewWriterSize(stdout, 64<<10), stderr: stderr, width: -1}
 	switch *dialect {

@@ -74,9 +74,12 @@ func TestGenerated(t *testing.T) {
 	var out bytes.Buffer
 	table := newApp(&out, &out).table
 	clitest.Generated(t, "../../man/vn.8", table.Mdoc(manual))
-	clitest.Generated(t, "../../completions/vn.bash", table.Bash("cmd/vn", map[cli.Kind]string{
+	lists := map[cli.Kind]string{
 		cli.Vnet:   `"$@" vnets | sed -n 's/.*(vnetif \([^)]*\)).*/\1/p'`,
 		cli.Peer:   `"$@" peers | sed -n 's/.*(addr \([^)]*\)).*/\1/p'`,
 		cli.Device: `ls /sys/class/net`,
-	}))
+	}
+	clitest.Generated(t, "../../completions/vn.bash", table.Bash("cmd/vn", lists))
+	clitest.Generated(t, "../../completions/_vn", table.Zsh("cmd/vn", lists))
+	clitest.Generated(t, "../../completions/vn.fish", table.Fish("cmd/vn", lists))
 }

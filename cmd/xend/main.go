@@ -21,7 +21,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // notRunning is the exit status of status for a daemon that does not run, as init scripts have it.
 const notRunning = 3
 
-const usage = `usage: xend [--prefix DIR] [--config FILE] start|stop|restart|reload|status
+const usage = `usage: xend [--prefix DIR] [--config FILE] start|stop|restart|reload|status|help
        xend [--prefix DIR] [--config FILE] --foreground
 `
 
@@ -94,6 +94,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case c.name == "" && !c.foreground:
 		fmt.Fprint(stdout, usage)
 		return 1
+	case c.name == "help":
+		fmt.Fprint(stdout, usage)
+		return 0
 	case c.name == "version":
 		fmt.Fprintln(stdout, "xend", version.Version)
 		return 0

@@ -83,8 +83,11 @@ func TestGenerated(t *testing.T) {
 	var out bytes.Buffer
 	table := newApp(&out, &out).table
 	clitest.Generated(t, "../../man/xm.1", table.Mdoc(manual))
-	clitest.Generated(t, "../../completions/xm.bash", table.Bash("cmd/xm", map[cli.Kind]string{
+	lists := map[cli.Kind]string{
 		cli.Vnet:   `"$@" vnet-list`,
 		cli.Domain: `"$@" list | awk 'NR > 1 { print $1 }'`,
-	}))
+	}
+	clitest.Generated(t, "../../completions/xm.bash", table.Bash("cmd/xm", lists))
+	clitest.Generated(t, "../../completions/_xm", table.Zsh("cmd/xm", lists))
+	clitest.Generated(t, "../../completions/xm.fish", table.Fish("cmd/xm", lists))
 }

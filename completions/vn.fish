@@ -1,0 +1,69 @@
+# fish completion for vn
+# Generated from the command table in cmd/vn by go generate; edit that.
+
+# The program with the options before the sub-command.
+function __vn_program
+    set -l words (commandline -opc)
+    echo vn
+    if set -l i (contains -i -- --prefix $words)
+        and set -q words[(math $i + 1)]
+        printf '%s\n' --prefix $words[(math $i + 1)]
+    end
+end
+
+function __vn_vnet
+    sh -c '"$@" vnets | sed -n \'s/.*(vnetif \\([^)]*\\)).*/\\1/p\'' sh (__vn_program) 2>/dev/null
+end
+
+function __vn_device
+    sh -c 'ls /sys/class/net' sh (__vn_program) 2>/dev/null
+end
+
+function __vn_peer
+    sh -c '"$@" peers | sed -n \'s/.*(addr \\([^)]*\\)).*/\\1/p\'' sh (__vn_program) 2>/dev/null
+end
+
+complete -c vn -f
+complete -c vn -n __fish_use_subcommand -l prefix -x -a '(__fish_complete_directories)' -d 'look for the daemon whose files lie below DIR, not for that of the machine'
+complete -c vn -n __fish_use_subcommand -s h -l help -d 'print the sub-commands and exit'
+complete -c vn -n __fish_use_subcommand -l version -d 'print the version and exit'
+complete -c vn -n __fish_use_subcommand -a vnets -d 'print the vnets, or those whose id or interface is given'
+complete -c vn -n '__fish_seen_subcommand_from vnets' -s a -l all -d 'with the interface, the local addresses and the addresses of other hosts'
+complete -c vn -n '__fish_seen_subcommand_from vnets' -s l -l long -d 'with the interface'
+complete -c vn -n '__fish_seen_subcommand_from vnets' -a '(__vn_vnet)'
+complete -c vn -n __fish_use_subcommand -a vnifs -d 'print the interfaces of the vnets, in the layout of ifconfig'
+complete -c vn -n __fish_use_subcommand -a vnet-create -d 'create a vnet until the daemon restarts'
+complete -c vn -n '__fish_seen_subcommand_from vnet-create' -s s -l security -x -d 'none (the default), auth or conf'
+complete -c vn -n '__fish_seen_subcommand_from vnet-create' -s b -l bridge -x -d 'put the interface on this bridge, and make it if need be'
+complete -c vn -n '__fish_seen_subcommand_from vnet-create' -s v -l vnetif -x -d 'name of the interface, by default vnif and the id'
+complete -c vn -n __fish_use_subcommand -a vnet-delete -d 'delete a vnet that vnet-create made'
+complete -c vn -n '__fish_seen_subcommand_from vnet-delete' -s b -l bridge -d 'delete the bridge that its interface was on, too, if nothing else is on it'
+complete -c vn -n '__fish_seen_subcommand_from vnet-delete' -a '(__vn_vnet)'
+complete -c vn -n __fish_use_subcommand -a vifs -d 'print the addresses that live on this host'
+complete -c vn -n __fish_use_subcommand -a vif-add -d 'say that MAC VMAC of vnet VNET lives on this host'
+complete -c vn -n '__fish_seen_subcommand_from vif-add' -s i -l interface -d 'VMAC is the name of an interface; its MAC is meant'
+complete -c vn -n '__fish_seen_subcommand_from vif-add' -a '(__vn_vnet)'
+complete -c vn -n '__fish_seen_subcommand_from vif-add' -a '(__vn_device)'
+complete -c vn -n __fish_use_subcommand -a vif-delete -d 'forget MAC VMAC of vnet VNET'
+complete -c vn -n '__fish_seen_subcommand_from vif-delete' -s i -l interface -d 'VMAC is the name of an interface; its MAC is meant'
+complete -c vn -n '__fish_seen_subcommand_from vif-delete' -a '(__vn_vnet)'
+complete -c vn -n '__fish_seen_subcommand_from vif-delete' -a '(__vn_device)'
+complete -c vn -n __fish_use_subcommand -a varp -d 'print the settings of the data plane, and which address lives on which other host'
+complete -c vn -n __fish_use_subcommand -a varp-flush -d 'forget which address lives on which other host'
+complete -c vn -n __fish_use_subcommand -a peers -d 'print the hosts to which group packets are forwarded'
+complete -c vn -n __fish_use_subcommand -a peer-add -d 'forward group packets to HOST until the daemon restarts'
+complete -c vn -n '__fish_seen_subcommand_from peer-add' -s p -l port -x -d 'its UDP port, by default 1798'
+complete -c vn -n __fish_use_subcommand -a peer-delete -d 'no longer forward group packets to HOST'
+complete -c vn -n '__fish_seen_subcommand_from peer-delete' -a '(__vn_peer)'
+complete -c vn -n __fish_use_subcommand -a bridges -d 'print the bridges of this host and their ports'
+complete -c vn -n '__fish_seen_subcommand_from bridges' -s l -l long -d 'with bridge ids, as brctl show prints them'
+complete -c vn -n __fish_use_subcommand -a stats -d 'print how many packets were dropped, and why'
+complete -c vn -n '__fish_seen_subcommand_from stats' -s a -l all -d 'also the reasons that did not occur'
+complete -c vn -n '__fish_seen_subcommand_from stats' -s l -l long -d 'as an S-expression'
+complete -c vn -n __fish_use_subcommand -a mtu -d 'print how large a packet may be, to the group and to each host'
+complete -c vn -n '__fish_seen_subcommand_from mtu' -s l -l long -d 'as an S-expression'
+complete -c vn -n __fish_use_subcommand -a insmod -d 'make sure that the data plane runs, with group ADDR if given'
+complete -c vn -n '__fish_seen_subcommand_from insmod' -a 'varp_mcaddr='
+complete -c vn -n __fish_use_subcommand -a help -d 'print the commands, or all about one'
+complete -c vn -n '__fish_seen_subcommand_from help' -s l -l long -d 'with options'
+complete -c vn -n '__fish_seen_subcommand_from help' -a 'vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats mtu insmod help'

@@ -1,0 +1,15 @@
+# fish completion for xend
+complete -c xend -f
+complete -c xend -l prefix -x -a '(__fish_complete_directories)' -d 'directory below which all paths lie'
+complete -c xend -l config -r -F -d 'configuration file'
+complete -c xend -l foreground -d 'be the daemon, in the foreground'
+complete -c xend -l version -d 'print the version'
+complete -c xend -l help -d 'print the usage'
+complete -c xend -n '__fish_seen_subcommand_from status' -l check -d 'exit 1 if degraded, 2 if broken'
+complete -c xend -n '__fish_seen_subcommand_from status' -l json -d 'all that is known, as JSON'
+complete -c xend -n __fish_use_subcommand -a start -d 'start the daemon'
+complete -c xend -n __fish_use_subcommand -a stop -d 'end the daemon'
+complete -c xend -n __fish_use_subcommand -a restart -d 'end the daemon and start it anew'
+complete -c xend -n __fish_use_subcommand -a reload -d 'have the daemon read its configuration again'
+complete -c xend -n __fish_use_subcommand -a status -d 'tell whether all is well'
+complete -c xend -n __fish_use_subcommand -a help -d 'print the usage'
