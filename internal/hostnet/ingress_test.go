@@ -53,3 +53,19 @@ func TestDropIngress(t *testing.T) {
 
 	require.ErrorIs(t, h.DropIngress(4711), ErrNotFound)
 }
+
+func TestSettingsOfDevice(t *testing.T) {
+	h := newHost(t)
+	a, _ := pair(t, h, "a.1", "b")
+	for setting, name := range map[IPv4Setting]string{ARPIgnore: "arp_ignore", DropUnicastInMulticast: "drop_unicast_in_l2_multicast"} {
+		require.NoError(t, h.SetIPv4(a.Index, setting, 1))
+		value, err := h.Sysctl("net", "ipv4", "conf", "a.1", name)
+		require.NoError(t, err)
+		require.Equal(t, "1", value, name)
+	}
+	require.NoError(t, h.RefuseRouters(a.Index))
+	value, err := h.Sysctl("net", "ipv6", "conf", "a.1", "accept_ra")
+	require.NoError(t, err)
+	require.Equal(t, "0", value)
+	require.ErrorIs(t, h.SetIPv4(4711, ARPIgnore, 1), ErrNotFound)
+}

@@ -55,3 +55,37 @@ func (h *Host) generateNoAddress(index int) error {
 	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(none))
 	return h.set("set addrgenmode of", index, spec)
 }
+
+// RefuseRouters keeps a device from accepting router advertisements, should IPv6 be switched on there. Where
+// /proc/sys can't be written the setting stays.
+func (h *Host) RefuseRouters(index int) error {
+	l, err := h.LinkByIndex(index)
+	if err != nil {
+		return err
+	}
+	err = h.SetSysctl("0", "net", "ipv6", "conf", l.Name, "accept_ra")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}
+
+// IPv4Setting is a setting of IPv4 for one device, below /proc/sys/net/ipv4/conf; its number is that of
+// linux/ip.h.
+type IPv4Setting uint16
+
+// Settings of IPv4.
+const (
+	// ARPIgnore, at 1, answers ARP for addresses of the very device only.
+	ARPIgnore IPv4Setting = 19
+	// DropUnicastInMulticast, at 1, drops packets to one host that come in a frame to many.
+	DropUnicastInMulticast IPv4Setting = 30
+)
+
+// SetIPv4 changes a setting of IPv4 for a device, where /proc/sys can't be written, too.
+func (h *Host) SetIPv4(index int, s IPv4Setting, value uint32) error {
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	const conf = 1 // IFLA_INET_CONF of linux/if_link.h
+	spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(conf, nil).AddRtAttr(int(s), nl.Uint32Attr(value))
+	return h.set("set IPv4 of", index, spec)
+}

@@ -40,6 +40,15 @@ func (l Link) Up() bool { return l.Flags&net.FlagUp != 0 }
 // Running says whether the device is up and has carrier, so that what is sent goes out.
 func (l Link) Running() bool { return l.Up() && l.Flags&net.FlagRunning != 0 }
 
+// Stacked says whether the device gets what its Partner receives: a VLAN's, a macvlan, and the like.
+func (l Link) Stacked() bool {
+	switch l.Kind {
+	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec":
+		return l.Partner != 0
+	}
+	return false
+}
+
 // String describes the device for a person: "vnif97 (veth, index 7, MAC aa:ff:…, alias …)".
 func (l Link) String() string {
 	var b strings.Builder

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -106,6 +107,48 @@ func (h *Host) RouteTo(to netip.Addr) (Route, error) {
 		err = noRouteError{unix.ENETUNREACH}
 	}
 	return r, wrap("find route to", to.String(), err)
+}
+
+// RouteDevices lists the devices by which the kernel may send to an address: several where the route has several
+// next hops. None without a route, and for this host's own addresses.
+func (h *Host) RouteDevices(to netip.Addr) ([]int, error) {
+	m := routeMessage(family(to))
+	m.Dst_len = uint8(to.BitLen())
+	m.Flags = unix.RTM_F_FIB_MATCH // the route as it stands in the table, not one next hop of it; Linux 4.13
+	b, err := h.get(unix.RTM_GETROUTE, m, attribute(unix.RTA_DST, to.AsSlice()))
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES):
+		return nil, nil
+	case err != nil:
+		return nil, wrap("find route to", to.String(), err)
+	case len(b) < unix.SizeofRtMsg:
+		return nil, wrap("find route to", to.String(), errMalformed)
+	}
+	if kind := b[7]; kind != unix.RTN_UNICAST && kind != unix.RTN_UNSPEC {
+		return nil, nil
+	}
+	var devices []int
+	add := func(index int) {
+		if index != 0 && !slices.Contains(devices, index) {
+			devices = append(devices, index)
+		}
+	}
+	eachAttribute(b[unix.SizeofRtMsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.RTA_OIF:
+			add(int(number(v)))
+		case unix.RTA_MULTIPATH:
+			for len(v) >= unix.SizeofRtNexthop {
+				n := int(binary.NativeEndian.Uint16(v))
+				if n < unix.SizeofRtNexthop || n > len(v) {
+					return
+				}
+				add(int(number(v[4:])))
+				v = v[min(len(v), (n+3)&^3):]
+			}
+		}
+	})
+	return devices, nil
 }
 
 // noRouteError is the kernel's word that there is no route, which matches ErrNotFound.
