@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 )
 
 // MTUMode says what happens to frames that do not fit the underlay.
@@ -58,6 +59,9 @@ type Config struct {
 	// Device is the underlay device; "" means the one by which the group is routed, or else that of
 	// the default route.
 	Device string
+	// Devices are further ones by which other hosts' packets may come, besides those by which peers and replicas
+	// are routed. What comes by another device is dropped.
+	Devices []string
 	// Group is the IPv4 multicast group.
 	Group netip.Addr
 	// IPv6 makes an underlay over IPv6, too.
@@ -137,6 +141,9 @@ func (c Config) Validate() error {
 	check(c.Group.Is4() && c.Group.IsMulticast(), "group %s is not an IPv4 multicast address", c.Group)
 	check(!c.IPv6 || c.Group6.Is6() && !c.Group6.Is4In6() && c.Group6.IsMulticast() && c.Group6.Zone() == "",
 		"group6 %s is not an IPv6 multicast address", c.Group6)
+	for i, name := range c.Devices {
+		check(name != "" && len(name) <= hostnet.MaxName, "devices[%d]: %q is not the name of a device", i, name)
+	}
 	check(c.Port != 0, "port is 0")
 	check(c.TTL >= 1 && c.TTL <= 255, "ttl %d is not between 1 and 255", c.TTL)
 	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)

@@ -23,6 +23,7 @@ type notice struct {
 	addr    netip.Addr
 	other   netip.Addr
 	change  varp.Change
+	index   int
 	err     error
 }
 
@@ -35,6 +36,7 @@ const (
 	noticeSpeech
 	noticeSendError
 	noticeCrossed
+	noticeStranger
 )
 
 const (
@@ -228,6 +230,13 @@ func (e *Engine) noticeLocked(n notice) {
 			e.log.Warn("more than one host forwards for one segment: let one host of each segment have peers, and delete those of the others",
 				"sender", n.addr, "by", n.other)
 		}
+	case noticeStranger:
+		device := e.deviceNames.name(n.index)
+		if e.tellLocked("stranger " + device) {
+			e.log.Warn("packets for vnets come by a device that does not lead to other hosts, and are dropped: a domain attacks, "+
+				"or other hosts are routed by another device than answers to them (name it in vnet.toml: devices)",
+				"device", device, "from", n.addr)
+		}
 	case noticeSendError:
 		if e.tellLocked("send") {
 			e.log.Warn("packets cannot be sent", "err", n.err)
@@ -237,6 +246,7 @@ func (e *Engine) noticeLocked(n notice) {
 
 // networkEvent acts on a change of the network and reports whether the underlay may be affected.
 func (e *Engine) networkEvent(ev hostnet.Event) bool {
+	e.guards.event(ev)
 	switch ev := ev.(type) {
 	case hostnet.FDBEvent:
 		e.fdbEvent(ev)

@@ -23,6 +23,7 @@ const (
 	DropTruncated                 // larger than any packet can be
 	DropPort                      // the vnif did not take it
 	DropSocketQueue               // the kernel's receive queue was full
+	DropNotUnderlay               // came by a device that is no underlay's
 
 	// From the vnif.
 	DropFrame       // too short, or offload data that contradict the frame
@@ -61,6 +62,7 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropTruncated:   {"truncated", "packets that were larger than the receive buffer"},
 	DropPort:        {"vnif_refused", "frames that the vnif did not take, for example because it is down"},
 	DropSocketQueue: {"underlay_queue_full", "packets that the kernel dropped because the daemon was too slow to receive them"},
+	DropNotUnderlay: {"not_underlay", "packets that came by a device that does not lead to other hosts: a domain that attacks, or asymmetric routing (devices in vnet.toml)"},
 	DropFrame:       {"bad_frame", "frames from the vnif that are too short or contradict their offload data"},
 	DropNoUnderlay:  {"no_underlay", "frames that could not be sent because there is no underlay device or address"},
 	DropRate:        {"bum_rate", "flooded frames above the vnet's bum_rate"},

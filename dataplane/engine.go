@@ -65,10 +65,14 @@ type Engine struct {
 	started time.Time // the clock's zero
 	table   *varp.Table
 	recent  *dedup.Table
-	hosts   *hosts.Store
-	pending *varp.Pending
-	view    atomic.Pointer[view]
-	workers []*worker
+	// echoStrangers are those of the answerer of echo; workers have their own.
+	echoStrangers strangers
+	deviceNames   deviceNames
+	guards        *Guards
+	hosts         *hosts.Store
+	pending       *varp.Pending
+	view          atomic.Pointer[view]
+	workers       []*worker
 
 	// attaching serialises what opens and closes sockets of vnets: Attach, Detach, open, close. It is taken
 	// before mu, under which no socket is opened or closed.
@@ -85,6 +89,7 @@ type Engine struct {
 	networks  map[vnet.ID]*attachment
 	underlays []*family
 	own       map[netip.Addr]struct{}
+	devices   map[int]struct{} // as in view
 	peers     peers
 	replicas  []*replica
 	nextToken int32
@@ -126,6 +131,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		limits:   map[string]int64{},
 	}
 	e.mouth = newSpeaker(e, 0, cfg.workers())
+	e.guards = newGuards(h, log, cfg.Port, &e.deviceNames, func() map[int]struct{} { return e.view.Load().devices })
 	e.peers.configure(cfg.Peers, cfg.Port)
 	e.replicas = newReplicas(cfg.Replicate, cfg.Port, nil)
 	e.publishLocked()
@@ -177,11 +183,13 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	for _, f := range e.underlays {
 		if echo := f.sockets.Echo(); echo != nil {
+			echo.SetAdmits(e.admitsEcho)
 			group.Go(func() error { return echo.Run(ctx) })
 		}
 	}
 	group.Go(func() error { return e.control(ctx, watch) })
 	group.Go(func() error { return e.resolve(ctx) })
+	group.Go(func() error { return e.guards.run(ctx) })
 	close(e.ready)
 	<-ctx.Done()
 	for _, w := range e.workers {
@@ -259,6 +267,7 @@ func (e *Engine) publishLocked() {
 		vnets:   make(map[vnet.ID]*network, len(e.networks)),
 		sources: map[int32]source{},
 		own:     e.own,
+		devices: e.devices,
 		old:     map[netip.Addr]struct{}{},
 		peer:    map[netip.Addr]*hosts.Peer{},
 		port:    c.Port,
@@ -463,5 +472,6 @@ func (e *Engine) Reload(cfg Config) error {
 	e.refreshLocked()
 	e.publishLocked()
 	e.lookAgain()
+	e.guards.forget()
 	return errors.Join(errs...)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/internal/hostnet"
 )
@@ -123,6 +124,7 @@ func (e *Engine) refreshLocked() {
 	for _, f := range e.underlays {
 		e.tellDownLocked(f)
 	}
+	changed = e.findDevicesLocked() || changed
 	if changed {
 		e.publishLocked()
 		e.renumberLocked()
@@ -288,6 +290,10 @@ func (e *Engine) choose(fam underlay.Family) choice {
 		c.problem = fmt.Sprintf("the route to the group %s is by %s", c.group, link.Name)
 	case !link.Up():
 		c.problem = fmt.Sprintf("device %s is down", link.Name)
+	}
+	if id, ours := port.Owner(link); ours {
+		c.problem = fmt.Sprintf("device %s is vnet %s's own, and leads to its domains; name the device towards other hosts in vnet.toml (device = \"…\")",
+			link.Name, id)
 	}
 	if c.problem != "" {
 		return c

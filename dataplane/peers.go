@@ -114,6 +114,7 @@ func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) erro
 		}
 	}
 	e.peers.added[addr] = port
+	e.findDevicesLocked()
 	e.publishLocked()
 	e.log.Info("peer added: what is multicast here is forwarded to it; one host per segment should do that",
 		"peer", netip.AddrPortFrom(addr, port))
@@ -143,6 +144,7 @@ func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error {
 	if !added {
 		return fmt.Errorf("%w: %s", ErrUnknownPeer, addr)
 	}
+	e.findDevicesLocked()
 	e.publishLocked()
 	e.log.Info("peer removed", "peer", addr)
 	return nil
@@ -274,6 +276,7 @@ func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
 	if before.IsValid() && !stays {
 		e.table.ForgetAddr(before)
 	}
+	e.findDevicesLocked()
 	e.publishLocked()
 	return true
 }

@@ -119,13 +119,16 @@ func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
 		reason = DropTruncated
 	case own:
 		reason = DropOwn
+	case !w.view.fromUnderlay(p.Index):
+		reason = DropNotUnderlay
+		w.strange(p)
 	case p.Misdirected, p.Multicast && p.To != l.group.Addr():
 		reason = DropDestination
 	case !usableHost(a.from):
 		reason = DropMalformed
 	}
 	if reason != reasons {
-		w.drops[reason].Add(uint64((len(p.Data) + p.SegSize - 1) / p.SegSize))
+		w.drops[reason].Add(packets(p))
 		return a, false
 	}
 	if a.host = w.lastHost; a.host == nil || a.host.Addr() != a.from {

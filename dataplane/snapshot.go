@@ -43,6 +43,8 @@ type Snapshot struct {
 	Tables Tables
 	// Drops has one element per reason, in a fixed order.
 	Drops []Drop
+	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
+	Strangers []Stranger
 }
 
 // Counters count one direction.
@@ -196,6 +198,7 @@ func (e *Engine) Snapshot() Snapshot {
 	s := Snapshot{
 		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
 		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: e.dropsLocked(), Tables: e.tablesLocked(),
+		Strangers: e.strangersLocked(),
 	}
 	for _, v := range e.table.Vifs(now) {
 		s.Vifs = append(s.Vifs, Vif{Vnet: v.Vnet, MAC: v.MAC, Age: v.Age, ByHand: v.ByHand})

@@ -20,6 +20,8 @@ type view struct {
 	links [2]*link
 	// own are this host's addresses.
 	own map[netip.Addr]struct{}
+	// devices are the indices of those by which other hosts' packets may come.
+	devices map[int]struct{}
 	// peers get VFWD; peer finds one by its address.
 	peers []hosts.Peer
 	peer  map[netip.Addr]*hosts.Peer

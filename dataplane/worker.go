@@ -58,6 +58,9 @@ type worker struct {
 	answer  [1][]byte
 	answers [1]wire.Frame
 
+	strangers   strangers // used by others, too
+	strangeTold int64     // until when the cold side was told of strangers
+
 	// lastHost is who sent the packet before; the next is often the same's.
 	lastHost    *hosts.Host
 	localCache  learned

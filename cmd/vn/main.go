@@ -3,12 +3,14 @@
 // the kernel over netlink about devices and bridges.
 //
 // Besides the original's commands it sends two of ours, whose replies are one form each. Drops,
-// one (drop …) for every reason that the data plane knows, those without packets included:
+// one (drop …) for every reason that the data plane knows, those without packets included, and one (from …) for
+// each place from which most of what was dropped as not_underlay came:
 //
 //	(vn.stats)
 //	(stats
 //	 (drop (reason unknown_vnet) (packets 12) (help "frame for a vnet that this host does not have"))
 //	 (drop …)
+//	 (from (device vnet97) (addr 192.0.2.7) (packets 3))
 //	)
 //
 // What fits where: how full frames are carried (mode: fragment or pmtu), the MTU of the vnifs (0: none), and a

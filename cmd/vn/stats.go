@@ -46,6 +46,12 @@ func (a *app) stats(ctx context.Context, in cli.Invocation) error {
 	if !any {
 		fmt.Fprintln(a.stdout, "No packet was dropped.")
 	}
+	for i, f := range stats.Children("from") {
+		if i == 0 {
+			fmt.Fprintf(a.stdout, "\nnot_underlay, from where:\n%12s  %-15s  %s\n", "At least", "Device", "Source")
+		}
+		fmt.Fprintf(a.stdout, "%12s  %-15s  %s\n", f.ChildValue("packets", ""), f.ChildValue("device", ""), f.ChildValue("addr", ""))
+	}
 	return nil
 }
 

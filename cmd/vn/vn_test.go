@@ -150,7 +150,8 @@ func TestStats(t *testing.T) {
 )
 `
 	h := newHost(t)
-	s := h.daemon(reply, reply, reply, "(stats (drop (reason x) (packets 0)))", "(stats)", "(other)", "")
+	const from = "(stats (drop (reason not_underlay) (packets 7) (help why)) (from (device vnet97) (addr 192.0.2.7) (packets 7)))"
+	s := h.daemon(reply, reply, reply, from, "(stats (drop (reason x) (packets 0)))", "(stats)", "(other)", "")
 	for _, tt := range []struct{ args, stdout, stderr string }{
 		{args: "stats", stdout: "" +
 			"     Dropped  Reason               Meaning\n" +
@@ -169,6 +170,12 @@ func TestStats(t *testing.T) {
 )
 
 `},
+		{args: "stats", stdout: "" +
+			"     Dropped  Reason               Meaning\n" +
+			"           7  not_underlay         why\n" +
+			"\nnot_underlay, from where:\n" +
+			"    At least  Device           Source\n" +
+			"           7  vnet97           192.0.2.7\n"},
 		{args: "stats", stdout: "No packet was dropped.\n"},
 		{args: "stats", stdout: "No packet was dropped.\n"},
 		{args: "stats", stderr: "vn: xend's answer to vn.stats is not one (stats ...) form: is it of another version?\n"},

@@ -41,6 +41,8 @@ func (w *work) build() error {
 		{"clear", w.clear},
 		{"bridge", w.makeBridge},
 		{"bridge mark", w.markBridge},
+		{"bridge quiet", w.quietBridge},
+		{"bridge guard", w.guardBridge},
 		{"bridge name", w.nameBridge},
 		{"bridge up", w.raiseBridge},
 		{"pair", w.makePair},
@@ -48,6 +50,7 @@ func (w *work) build() error {
 		{"vnif mark", func() error { return w.mark(&w.vnif) }},
 		{"peer quiet", w.quietPeer},
 		{"peer drop", func() error { return w.host.DropIngress(w.peer.Index) }},
+		{"vnif guard", w.guardVnif},
 		{"vnif offloads", func() error { return w.host.SetFeatures(w.vnif.Index, offloads()) }},
 		{"vnif quiet", w.quietVnif},
 		{"mtu", w.setMTU},
@@ -95,7 +98,7 @@ func (w *work) makeBridge() error {
 	if err != nil {
 		return err
 	}
-	w.bridge = b
+	w.bridge, w.newBridge = b, true
 	w.undo = append(w.undo, func() error { return w.host.Delete(b.Index) })
 	return nil
 }
@@ -107,6 +110,38 @@ func (w *work) markBridge() error {
 		return nil
 	}
 	return w.mark(&w.bridge)
+}
+
+// quietBridge keeps the host's IPv6 off a new bridge, and its answers to ARP for addresses that it has elsewhere: an
+// administrator who wants IPv6 there switches it on, and it stays on.
+func (w *work) quietBridge() error {
+	if !w.newBridge {
+		return nil
+	}
+	return w.quiet(w.bridge.Index)
+}
+
+// quiet keeps a device's segment from the host's addresses and routes.
+func (w *work) quiet(index int) error {
+	return errors.Join(w.host.DisableIPv6(index), w.host.RefuseRouters(index),
+		w.host.SetIPv4(index, hostnet.ARPIgnore, 1), w.host.SetIPv4(index, hostnet.DropUnicastInMulticast, 1))
+}
+
+// guardBridge keeps what comes to a new bridge from the host, which has no address there. Later that is the
+// engine's business.
+func (w *work) guardBridge() error {
+	if !w.newBridge {
+		return nil
+	}
+	return w.host.SetGuard(w.bridge.Index, hostnet.Guard{Closed: true})
+}
+
+// guardVnif does the same for a new vnif that is on no bridge.
+func (w *work) guardVnif() error {
+	if !w.created || w.spec.Bridge != "" {
+		return nil
+	}
+	return w.host.SetGuard(w.vnif.Index, hostnet.Guard{Closed: true})
 }
 
 func (w *work) nameBridge() error { return w.rename(&w.bridge, w.spec.Bridge) }
@@ -168,10 +203,13 @@ func (w *work) quietPeer() error {
 }
 
 // quietVnif keeps the host's IPv6 off a vnif that is a port: its own solicitations would go out into the
-// vnet. A vnif without a bridge is there to be given addresses.
+// vnet. A vnif without a bridge is there to be given addresses, and is quiet to begin with, as a bridge is.
 func (w *work) quietVnif() error {
-	if w.spec.Bridge == "" {
-		return nil
+	switch {
+	case w.created:
+		return w.quiet(w.vnif.Index)
+	case w.spec.Bridge == "":
+		return w.host.RefuseRouters(w.vnif.Index)
 	}
 	return w.host.DisableIPv6(w.vnif.Index)
 }

@@ -83,6 +83,7 @@ type work struct {
 
 	vnif, peer, bridge hostnet.Link
 	created            bool             // the pair
+	newBridge          bool             // the bridge was made now
 	mac                net.HardwareAddr // of a vnif that must be made anew; nil: random
 	broken             []int            // halves of ours to be deleted
 	undo               []func() error   // the reverse of what was made, in order

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -48,6 +49,9 @@ func parseAlias(alias string) (vnet.ID, bool) {
 	id, err := vnet.ParseID(text)
 	return id, err == nil
 }
+
+// Owner tells which vnet a device belongs to that xend made for one.
+func Owner(l hostnet.Link) (vnet.ID, bool) { return parseAlias(l.Alias) }
 
 // PeerName is the name of the vnif's other end: "vnp97", or with a hash where the id is long. At most
 // 14 characters.

@@ -34,6 +34,7 @@ type Echo struct {
 	path   atomic.Pointer[Path]
 	group  atomic.Pointer[netip.Addr]
 	own    atomic.Pointer[map[netip.Addr]struct{}]
+	admits func(index int, from netip.Addr) bool
 }
 
 func openEcho(o Options) (*Echo, error) {
@@ -91,6 +92,9 @@ func (e *Echo) SetPath(p *Path, group netip.Addr) {
 // more.
 func (e *Echo) SetOwn(own map[netip.Addr]struct{}) { e.own.Store(&own) }
 
+// SetAdmits says by which devices requests may come; without it, by any. Before Run.
+func (e *Echo) SetAdmits(admits func(index int, from netip.Addr) bool) { e.admits = admits }
+
 // Run answers until ctx ends.
 func (e *Echo) Run(ctx context.Context) error {
 	conn, err := e.file.SyscallConn()
@@ -99,15 +103,15 @@ func (e *Echo) Run(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = e.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	b := make([]byte, bufferLen)
+	b, control := make([]byte, bufferLen), make([]byte, controlLen)
 	var second int64
 	answers := 0
 	for {
-		var n int
+		var n, controls int
 		var from unix.Sockaddr
 		err := conn.Read(func(fd uintptr) bool {
 			var e error
-			n, from, e = unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
+			n, controls, _, from, e = unix.Recvmsg(int(fd), b, control, unix.MSG_DONTWAIT)
 			return !errors.Is(e, unix.EAGAIN)
 		})
 		if ctx.Err() != nil || err != nil {
@@ -129,6 +133,11 @@ func (e *Echo) Run(ctx context.Context) error {
 		}
 		answer, ok := echoReply(b[:n], *group)
 		if !ok || e.isOwn(netip.AddrFrom4(sender.Addr), path) || e.kernelAnswers() {
+			continue
+		}
+		var packet Packet
+		readControl(control[:controls], &packet)
+		if e.admits != nil && !e.admits(packet.Index, netip.AddrFrom4(sender.Addr)) {
 			continue
 		}
 		answers++

@@ -96,7 +96,7 @@ func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 	} else {
 		p.From = netip.AddrPortFrom(netip.AddrFrom16([16]byte(name[8:24])), port)
 	}
-	s.readControl(b.control[i][:m.hdr.Controllen], p)
+	readControl(b.control[i][:m.hdr.Controllen], p)
 	if s.raw {
 		// raw(7): the IPv4 header comes along.
 		if len(p.Data) < 20 {
@@ -114,7 +114,7 @@ func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 }
 
 // readControl reads the control messages; cmsg(3), ip(7), ipv6(7), udp(7).
-func (s *Socket) readControl(c []byte, p *Packet) {
+func readControl(c []byte, p *Packet) {
 	const head = unix.SizeofCmsghdr
 	for len(c) >= head {
 		n := int(binary.NativeEndian.Uint64(c))
@@ -128,11 +128,13 @@ func (s *Socket) readControl(c []byte, p *Packet) {
 				p.SegSize = size
 			}
 		case level == unix.SOL_IP && kind == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			p.Index = int(int32(binary.NativeEndian.Uint32(data)))
 			p.To = netip.AddrFrom4([4]byte(data[8:12]))
 			p.Multicast = p.To.IsMulticast()
 			// ipi_spec_dst is the local address: another one than the destination means broadcast.
 			p.Misdirected = !p.Multicast && [4]byte(data[4:8]) != [4]byte(data[8:12])
 		case level == unix.SOL_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			p.Index = int(int32(binary.NativeEndian.Uint32(data[16:])))
 			p.To = netip.AddrFrom16([16]byte(data[0:16]))
 			p.Multicast = p.To.IsMulticast()
 		}

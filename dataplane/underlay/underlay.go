@@ -279,6 +279,9 @@ type Packet struct {
 	// To is the address it was sent to; Multicast says that it is a group.
 	To        netip.Addr
 	Multicast bool
+	// Index is the device that it arrived by: the bridge of a port, the VLAN's device of a tagged frame. 0
+	// if the kernel did not say.
+	Index int
 	// Misdirected is true of packets to an address that is neither this host's own nor a group:
 	// a broadcast.
 	Misdirected bool

@@ -67,6 +67,7 @@ type Dataplane struct {
 	Enabled         bool     `toml:"enabled"`
 	DefaultVnets    bool     `toml:"default_vnets"`
 	Device          string   `toml:"device"`
+	Devices         []string `toml:"devices"`
 	Group           string   `toml:"group"`
 	IPv6            bool     `toml:"ipv6"`
 	Group6          string   `toml:"group6"`

@@ -49,6 +49,7 @@ type Daemon struct {
 	level    *slog.LevelVar
 	file     *logFile          // nil with the journal
 	engine   *dataplane.Engine // nil if the data plane is off
+	guards   *dataplane.Guards // nil if it is on
 	svc      *service.Service
 	registry *registry.Registry
 	closers  []func()
@@ -155,6 +156,7 @@ func (d *Daemon) build() error {
 		}
 		o.Engine = d.engine
 	} else {
+		d.guards = dataplane.NewGuards(host, d.log, d.cfg.Dataplane.Port)
 		d.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
 	}
 	d.svc = service.New(o)
@@ -217,6 +219,8 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 	var carriers []task
 	if d.engine != nil {
 		carriers = append(carriers, d.engine)
+	} else {
+		carriers = append(carriers, d.guards)
 	}
 	done := make(chan error, 1)
 	go func() {

@@ -54,6 +54,7 @@ func (c *Config) fileOf() conffile.Vnet {
 			Enabled:         c.Carry,
 			DefaultVnets:    c.DefaultVnets,
 			Device:          d.Device,
+			Devices:         d.Devices,
 			Group:           d.Group.String(),
 			IPv6:            d.IPv6,
 			Group6:          d.Group6.String(),
@@ -197,6 +198,7 @@ func (v *validator) limits(t conffile.Limits) {
 func (v *validator) dataplane(t conffile.Dataplane) {
 	d := dataplane.Config{
 		Device:          t.Device,
+		Devices:         append([]string(nil), t.Devices...), // an empty list is none
 		Group:           v.address("[dataplane] group", t.Group),
 		IPv6:            t.IPv6,
 		Group6:          v.address("[dataplane] group6", t.Group6),

@@ -70,12 +70,17 @@ func writePeers(b *bytes.Buffer, s dataplane.Snapshot) {
 	}
 }
 
-// writeStats writes (stats (drop (reason R) (packets N) (help TEXT))…).
+// writeStats writes (stats (drop (reason R) (packets N) (help TEXT))… (from (device D) (addr A) (packets N))…): the
+// latter are where most of what was dropped as not_underlay came from.
 func writeStats(b *bytes.Buffer, s dataplane.Snapshot) {
 	items := []sxp.Value{sxp.Atom("stats")}
 	for _, d := range s.Drops {
 		items = append(items, sxp.List(sxp.Atom("drop"), sxp.Pair("reason", d.Reason.String()),
 			sxp.Pair("packets", fmt.Sprint(d.Count)), sxp.Pair("help", d.Reason.Help())))
+	}
+	for _, x := range s.Strangers {
+		items = append(items, sxp.List(sxp.Atom("from"), sxp.Pair("device", x.Device), sxp.Pair("addr", x.From.String()),
+			sxp.Pair("packets", fmt.Sprint(x.Packets))))
 	}
 	writeForm(b, sxp.List(items...))
 }

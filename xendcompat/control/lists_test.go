@@ -44,8 +44,9 @@ func sample() dataplane.Snapshot {
 		},
 		Underlays: []dataplane.Underlay{{Family: "ipv4", Up: true, Device: "eth0", Address: addr("192.0.2.1"), Group: addr("224.10.0.1"),
 			Port: 1798, MTU: 1500, EtherIPHosts: []netip.Addr{addr("192.0.2.2")}}},
-		Tables: dataplane.Tables{EntryTTL: 60 * time.Second, SweepInterval: 30 * time.Second, Sweeps: 7},
-		Drops:  []dataplane.Drop{{Reason: dataplane.DropMalformed, Count: 5}, {Reason: dataplane.DropLoop}},
+		Tables:    dataplane.Tables{EntryTTL: 60 * time.Second, SweepInterval: 30 * time.Second, Sweeps: 7},
+		Drops:     []dataplane.Drop{{Reason: dataplane.DropMalformed, Count: 5}, {Reason: dataplane.DropLoop}},
+		Strangers: []dataplane.Stranger{{Device: "vnet97", Index: 7, From: addr("192.0.2.7"), Packets: 3}},
 	}
 }
 
@@ -65,7 +66,7 @@ func TestLists(t *testing.T) {
 			"(ventry \n (ref 1)\n (state reachable)\n (flags -)\n (addr 192.0.2.2)\n (queue 0)\n (age 5)\n (vmac 00:16:3e:00:00:01)\n (vnet 0000:0000:0000:0000:0000:0000:0000:0097)\n)\n": writeVARP,
 		"(vnet_peer\n  (addr 192.0.2.9)\n  (port 1799)\n  (tx_packets 3)\n  (rx_packets 4)\n)\n": writePeers,
 		"(stats (drop (reason malformed) (packets 5) (help 'packets from the underlay whose headers make no sense')) " +
-			"(drop (reason loop) (packets 0) (help '" + dataplane.DropLoop.Help() + "')))\n": writeStats,
+			"(drop (reason loop) (packets 0) (help '" + dataplane.DropLoop.Help() + "')) (from (device vnet97) (addr 192.0.2.7) (packets 3)))\n": writeStats,
 		"(mtu (mtu 1448) (mode fragment) (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22)) " +
 			"(path (to host) (addr 192.0.2.2) (device eth0) (mtu 1500) (ip 20) (udp 0) (header 18)))\n": writeMTU,
 	} {

@@ -1,0 +1,244 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+// Where packets may come from: the underlay's own devices. A host often answers ARP for its underlay address on
+// a vnet's bridge, so a domain could otherwise send packets of any vnet.
+
+// fromUnderlay reports whether other hosts' packets may come by a device.
+func (v *view) fromUnderlay(index int) bool {
+	_, ok := v.devices[index]
+	return ok
+}
+
+// findDevicesLocked finds the devices by which other hosts' packets may come, and reports whether they changed:
+// the chosen ones, those by which peers and replicas are routed, and those that the configuration names. Whatever
+// the routes say, a vnet's own devices are never among them.
+func (e *Engine) findDevicesLocked() bool {
+	devices := map[int]struct{}{}
+	for _, f := range e.underlays {
+		if f.link != nil {
+			devices[f.link.path.Index] = struct{}{}
+		}
+	}
+	var candidates []int
+	for _, name := range e.config.Devices {
+		l, err := e.host.LinkByName(name)
+		if err != nil {
+			if e.tellLocked("device " + name) {
+				e.log.Warn("a device of the configuration is not there (devices in vnet.toml)", "device", name, "err", err)
+			}
+			continue
+		}
+		candidates = append(candidates, l.Index)
+		if l.Master != 0 {
+			candidates = append(candidates, l.Master) // what arrives by a port of a bridge arrives by the bridge
+		}
+	}
+	for _, addr := range e.routedLocked() {
+		found, err := e.host.RouteDevices(addr)
+		if err != nil {
+			e.log.Debug("route to a host cannot be found", "host", addr, "err", err)
+		}
+		candidates = append(candidates, found...)
+	}
+	for _, index := range candidates {
+		if _, known := devices[index]; !known && !e.ofVnetLocked(index) {
+			devices[index] = struct{}{}
+		}
+	}
+	if maps.Equal(devices, e.devices) {
+		return false
+	}
+	e.devices = devices
+	return true
+}
+
+// routedLocked are the other hosts that this one was told of.
+func (e *Engine) routedLocked() (addrs []netip.Addr) {
+	for _, r := range e.peers.configured {
+		if !e.peers.removed[r.name] {
+			addrs = append(addrs, r.addr)
+		}
+	}
+	for addr := range e.peers.added {
+		addrs = append(addrs, addr)
+	}
+	for _, r := range e.replicas {
+		addrs = append(addrs, r.addr)
+	}
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !e.isOther(a) })
+}
+
+// ofVnetLocked reports whether a device is a vnet's, or stacked on one, or leads to this host only.
+func (e *Engine) ofVnetLocked(index int) bool {
+	for range maxStack {
+		for _, n := range e.networks {
+			if index == n.bridge || index == n.devices.VnifIndex || index == n.devices.PeerIndex {
+				return true
+			}
+		}
+		l, err := e.host.LinkByIndex(index)
+		if err != nil {
+			return true // gone
+		}
+		if _, ours := port.Owner(l); ours || l.Flags&netLoopback != 0 {
+			return true
+		}
+		if !l.Stacked() {
+			return false
+		}
+		index = l.Partner
+	}
+	return true
+}
+
+// maxStack is how many devices may be stacked on each other: MAX_NEST_DEV of linux/netdevice.h.
+const maxStack = 8
+
+// Stranger is where packets came from that were dropped since they came by a device that is no underlay's.
+type Stranger struct {
+	// Device is the device's name, Index its number.
+	Device string
+	Index  int
+	// From is the packets' source address, which may be false.
+	From netip.Addr
+	// Packets is how many came at least.
+	Packets uint64
+}
+
+const (
+	// maxStrangers bounds what a worker remembers, and shownStrangers what is shown.
+	maxStrangers   = 32
+	shownStrangers = 10
+)
+
+// strangers counts the most frequent strangers in bounded memory: Metwally, Agrawal and El Abbadi, "Efficient
+// computation of frequent and top-k elements in data streams", 2005 (Space-Saving). A newcomer takes the place
+// of the rarest, and its count as a possible error. Any goroutine may use it.
+type strangers struct {
+	mu   sync.Mutex
+	list []strangerCount
+}
+
+type strangerCount struct {
+	index        int
+	from         netip.Addr
+	count, error uint64
+}
+
+// note counts packets.
+func (s *strangers) note(index int, from netip.Addr, packets uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rarest := 0
+	for i := range s.list {
+		c := &s.list[i]
+		if c.index == index && c.from == from {
+			c.count += packets
+			return
+		}
+		if c.count < s.list[rarest].count {
+			rarest = i
+		}
+	}
+	n := strangerCount{index: index, from: from, count: packets}
+	if len(s.list) < maxStrangers {
+		s.list = append(s.list, n)
+		return
+	}
+	n.error = s.list[rarest].count
+	n.count += n.error
+	s.list[rarest] = n
+}
+
+func (s *strangers) copyOf() []strangerCount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.list)
+}
+
+// strange notes a packet that came by no underlay device.
+func (w *worker) strange(p *underlay.Packet) {
+	from := p.From.Addr()
+	w.strangers.note(p.Index, from, packets(p))
+	if w.now >= w.strangeTold {
+		w.strangeTold = w.now + strangerEvery
+		w.engine.notify(notice{kind: noticeStranger, index: p.Index, addr: from})
+	}
+}
+
+// strangerEvery is how often, in nanoseconds, a worker tells the cold side of strangers.
+const strangerEvery = int64(1e9)
+
+// packets is the number of packets on the wire that were received as one.
+func packets(p *underlay.Packet) uint64 { return uint64((len(p.Data) + p.SegSize - 1) / p.SegSize) }
+
+// admitsEcho reports whether an echo request may come by a device.
+func (e *Engine) admitsEcho(index int, from netip.Addr) bool {
+	if e.view.Load().fromUnderlay(index) {
+		return true
+	}
+	e.mouth.drop(DropNotUnderlay)
+	e.echoStrangers.note(index, from, 1)
+	e.notify(notice{kind: noticeStranger, index: index, addr: from})
+	return false
+}
+
+// strangersLocked puts together what workers know.
+func (e *Engine) strangersLocked() []Stranger {
+	type place struct {
+		index int
+		from  netip.Addr
+	}
+	sum := map[place]uint64{}
+	add := func(list []strangerCount) {
+		for _, c := range list {
+			sum[place{c.index, c.from}] += c.count - c.error
+		}
+	}
+	add(e.echoStrangers.copyOf())
+	for _, w := range e.workers {
+		add(w.strangers.copyOf())
+	}
+	out := make([]Stranger, 0, len(sum))
+	for p, n := range sum {
+		out = append(out, Stranger{Device: e.deviceNames.name(p.index), Index: p.index, From: p.from, Packets: n})
+	}
+	slices.SortFunc(out, func(a, b Stranger) int {
+		return cmp.Or(cmp.Compare(b.Packets, a.Packets), cmp.Compare(a.Index, b.Index), a.From.Compare(b.From))
+	})
+	return out[:min(len(out), shownStrangers)]
+}
+
+// deviceNames are the names of devices as they last were.
+type deviceNames struct {
+	known atomic.Pointer[map[int]string]
+}
+
+func (d *deviceNames) set(links []hostnet.Link) {
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	d.known.Store(&names)
+}
+
+func (d *deviceNames) name(index int) string {
+	if known := d.known.Load(); known != nil && (*known)[index] != "" {
+		return (*known)[index]
+	}
+	return fmt.Sprint("device ", index)
+}
