@@ -380,7 +380,7 @@ func (b *bridgeScript) plan(t *transaction, dev hostnet.Link) error {
 		if err != nil {
 			return err
 		}
-		d.Settings = d.Settings.Temporary() // nothing changes the others
+		d.Settings = d.Settings.Suspended() // nothing changes the others
 		t.Above = append(t.Above, d)
 	}
 	if t.AboveL3, err = b.m.l3.Capture(indices(t.Above)...); err != nil {
@@ -441,6 +441,9 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 	}, {
 		text: fmt.Sprintf("check the addresses and routes of %s", t.Bridge.Name),
 		do: func(ctx context.Context) error {
+			if err := t.Device.Settings.Resume(t.Port); err != nil {
+				b.warn("not all settings of %s were carried over: %v", t.Port, err)
+			}
 			return errors.Join(b.settle(t.Bridge.Index, t.Device), b.check(ctx, moved(), t.Bridge.Index))
 		},
 	}}
@@ -482,11 +485,6 @@ func (b *bridgeScript) createBridge(t *transaction) error {
 			return err
 		}
 	}
-	if dev.NoARP {
-		if err := m.change("set NOARP of "+l.Name, func() error { return m.host.SetNoARP(l.Index, true) }); err != nil {
-			return err
-		}
-	}
 	if err := m.l3.SetGenMode(l.Index, l3.GenNone); err != nil {
 		return err
 	}
@@ -524,6 +522,7 @@ func (b *bridgeScript) enslave(t *transaction) error {
 	if err := m.l3.SetGenMode(port.Index, l3.GenNone); err != nil {
 		return err
 	}
+	l3.Suspend(port.Name) // what still waits to be received must not bring anything when all has moved
 	if err := m.setMaster(port, bridge); err != nil {
 		return err
 	}
@@ -568,7 +567,7 @@ func (b *bridgeScript) waitForLink(ctx context.Context, devices ...int) error {
 
 // settle gives a device the last of the settings of another: those that make addresses.
 func (b *bridgeScript) settle(index int, of device) error {
-	if err := of.Settings.ApplyTemporary(b.m.name(index)); err != nil {
+	if err := of.Settings.Resume(b.m.name(index)); err != nil {
 		b.warn("not all settings of %s were carried over: %v", of.Name, err)
 	}
 	return b.m.l3.SetGenMode(index, of.GenMode)

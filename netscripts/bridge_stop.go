@@ -48,6 +48,7 @@ func (b *bridgeScript) stop(ctx context.Context) error {
 		b.describe(t, steps)
 		return nil
 	}
+
 	if err := t.run(ctx, b, steps); err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 				return errors.Join(
 					m.l3.SetGenMode(t.Device.Index, t.Device.GenMode),
 					t.Device.Settings.Apply(name),
-					t.Device.Settings.ApplyTemporary(name))
+					t.Device.Settings.Resume(name))
 			})
 		},
 	}, {

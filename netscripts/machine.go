@@ -195,7 +195,7 @@ func (m *machine) revive(d device, state l3.State, t *transaction) error {
 		}
 	}
 	each(func(d device) error {
-		l3.SuspendTemporary(m.name(d.Index))
+		l3.Suspend(m.name(d.Index))
 		return m.l3.SetGenMode(d.Index, l3.GenNone)
 	})
 	each(func(d device) error {
@@ -209,7 +209,7 @@ func (m *machine) revive(d device, state l3.State, t *transaction) error {
 	}
 	errs = append(errs, m.existing(d.Index, func() error { return m.l3.Restore(state, d.Index) }))
 	each(func(d device) error {
-		return errors.Join(m.l3.SetGenMode(d.Index, d.GenMode), d.Settings.ApplyTemporary(m.name(d.Index)))
+		return errors.Join(m.l3.SetGenMode(d.Index, d.GenMode), d.Settings.Resume(m.name(d.Index)))
 	})
 	return errors.Join(errs...)
 }

@@ -47,6 +47,7 @@ func TestSeveralBridges(t *testing.T) {
 			t.Parallel()
 			h := newMultiHost(t)
 			h.IP(foreignBridges)
+			h.waitForAddresses()
 			before := h.dump()
 			args := func(n int) []string {
 				return [][]string{{}, {"netdev=eth1"}, {"netdev=eth2", "bridge=xenbr2"}}[n]

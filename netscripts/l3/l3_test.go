@@ -224,7 +224,7 @@ func TestTemporaryAddresses(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, settings.Apply("eth1"))
 		require.NoError(t, c.Restore(s.Moved(eth0, eth1), eth1))
-		require.NoError(t, settings.ApplyTemporary("eth1"))
+		require.NoError(t, settings.Resume("eth1"))
 		now, err := ReadSettings("eth1")
 		require.Equal(t, settings, now)
 		return err

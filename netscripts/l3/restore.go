@@ -1,6 +1,7 @@
 package l3
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (c *Conn) restore(want State, remove bool, devices []int) error {
 		return err
 	}
 	if remove {
-		if err := c.removeRoutes(want, have); err != nil {
+		if err := c.removeRoutes(want, have, devices); err != nil {
 			return err
 		}
 	}
@@ -169,6 +170,27 @@ func byDevice(list [][]byte) map[deviceFamily][][]byte {
 	return m
 }
 
+// set leaves out the addresses that the kernel made by itself, from router advertisements or as link-local ones. They
+// come at any moment, and their order means nothing.
+func set(list [][]byte) [][]byte {
+	return slices.DeleteFunc(slices.Clone(list), func(b []byte) bool {
+		m, err := parse(b, addressHead)
+		if err != nil || m.head[0] != unix.AF_INET6 {
+			return false
+		}
+		proto, _ := m.get(ifaProto)
+		made := len(proto) == 1 && proto[0] != 0 && proto[0] <= kernelMade
+		// Kernels before 5.18 do not tell, but only of those from advertisements temporary ones are made.
+		return made || m.flags()&unix.IFA_F_MANAGETEMPADDR != 0
+	})
+}
+
+// Who made an address: linux/if_addr.h.
+const (
+	ifaProto   = 11 // IFA_PROTO
+	kernelMade = 3  // IFAPROT_KERNEL_LL, the highest of the kernel's own
+)
+
 // commonAddresses is how many addresses at the beginning are the same, and as good.
 func commonAddresses(want, have [][]byte) int {
 	n := 0
@@ -239,7 +261,7 @@ func (c *Conn) addPaths(want, have State, elapsed time.Duration) error {
 	var direct, objects, indirect []func() error
 	routes := keys(have.Routes, routeKey)
 	for _, b := range want.Routes {
-		switch add := func() error { return c.addRoute(b, elapsed) }; {
+		switch add := func() error { return c.addRoute(want.apart(b), elapsed) }; {
 		case routes[routeKey(b)]:
 		case isIndirect(b):
 			indirect = append(indirect, add)
@@ -279,6 +301,47 @@ func (c *Conn) addPaths(want, have State, elapsed time.Duration) error {
 	}
 }
 
+// advertised tells that a router advertisement brought the route.
+func (m message) advertised() bool {
+	return m.head[0] == unix.AF_INET6 && m.head[routeProtocol] == unix.RTPROT_RA
+}
+
+// advertisedKey is routeKey, but of a route that an advertisement brought only where it leads: the next one may
+// change the rest at any moment.
+func advertisedKey(b []byte) string {
+	m, err := parse(b, routeHead)
+	if err != nil || !m.advertised() {
+		return routeKey(b)
+	}
+	m = m.clone()
+	m.only(unix.RTA_DST, unix.RTA_GATEWAY, unix.RTA_OIF, unix.RTA_TABLE)
+	return m.key()
+}
+
+// apart returns b as it is to be added. The kernel keeps a route that an advertisement brought apart from others of
+// the same metric, and made one route with two ways of them if a program added it; so it gets a metric that is
+// higher by one. The next advertisement brings the one that was, and the other expires.
+func (s State) apart(b []byte) []byte {
+	m, err := parse(b, routeHead)
+	if err != nil || !m.advertised() {
+		return b
+	}
+	dst, _ := m.get(unix.RTA_DST)
+	for _, other := range s.Routes {
+		o, err := parse(other, routeHead)
+		if err != nil || o.advertised() || o.head[0] != m.head[0] || o.head[1] != m.head[1] {
+			continue
+		}
+		to, _ := o.get(unix.RTA_DST)
+		if bytes.Equal(dst, to) && o.number(unix.RTA_TABLE) == m.number(unix.RTA_TABLE) && o.number(unix.RTA_PRIORITY) == m.number(unix.RTA_PRIORITY) {
+			m = m.clone()
+			m.with(unix.RTA_PRIORITY, putNumber(m.number(unix.RTA_PRIORITY)+1))
+			return m.bytes()
+		}
+	}
+	return b
+}
+
 func isIndirect(b []byte) bool {
 	m, err := parse(b, routeHead)
 	return err == nil && slices.ContainsFunc(m.attrs, func(a attribute) bool {
@@ -308,12 +371,31 @@ func (c *Conn) addRoute(b []byte, elapsed time.Duration) error {
 	return ignoreExisting(c.change("add "+describeRoute(b), unix.RTM_NEWROUTE, flags, m.bytes()))
 }
 
-func (c *Conn) removeRoutes(want, have State) error {
+// removeRoutes removes the routes that are not wanted, until there are none: the kernel's list leaves a route out that
+// lies between those which are one route with several ways, here over the device that has it and the one that had it.
+func (c *Conn) removeRoutes(want, have State, devices []int) error {
 	wanted := keys(want.Routes, routeKey)
-	for _, b := range have.Routes {
-		if wanted[routeKey(b)] {
-			continue
+	tried := map[string]bool{}
+	for {
+		left := slices.DeleteFunc(have.Routes, func(b []byte) bool { return wanted[routeKey(b)] || tried[routeKey(b)] })
+		if len(left) == 0 {
+			return nil
 		}
+		if err := c.deleteRoutes(left); err != nil {
+			return err
+		}
+		for _, b := range left {
+			tried[routeKey(b)] = true
+		}
+		var err error
+		if have, err = c.Capture(devices...); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Conn) deleteRoutes(list [][]byte) error {
+	for _, b := range list {
 		m, err := parse(b, routeHead)
 		if err != nil {
 			return err
@@ -376,14 +458,14 @@ func Difference(want, have State) []string {
 		}
 	}
 	compare(want.Addresses, have.Addresses, addressKey, describeAddress)
-	for group, list := range byDevice(want.Addresses) {
-		other := byDevice(have.Addresses)[group]
+	for group, list := range byDevice(set(want.Addresses)) {
+		other := byDevice(set(have.Addresses))[group]
 		if len(lines) == 0 && commonAddresses(list, other) != len(list) {
 			lines = append(lines, fmt.Sprintf("addresses of device %d are in another order or not usable yet", group.index))
 		}
 	}
 	compare(want.Nexthops, have.Nexthops, nexthopKey, describeNexthop)
-	compare(want.Routes, have.Routes, routeKey, describeRoute)
+	compare(want.Routes, have.Routes, advertisedKey, describeRoute)
 	compare(want.Neighbours, have.Neighbours, neighbourKey, describeNeighbour)
 	return lines
 }

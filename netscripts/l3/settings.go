@@ -24,8 +24,9 @@ const procSysNet = "/proc/sys/net"
 // address at once as the file does, the second is the state of a routing daemon's socket.
 var uncopied = []string{"ipv6/conf/addr_gen_mode", "ipv6/conf/mc_forwarding"}
 
-// temporary creates temporary addresses beside those that are added to a device; see ApplyTemporary.
-const temporary = "ipv6/conf/use_tempaddr"
+// suspended are the settings by which the kernel makes addresses and routes on its own at any moment: temporary
+// addresses beside those that are added to a device, and what router advertisements say. See Suspend.
+var suspended = []string{"ipv6/conf/use_tempaddr", "ipv6/conf/accept_ra"}
 
 // Settings are a device's settings of layer 3: relative file name, for example
 // "ipv4/conf/rp_filter", to content.
@@ -57,56 +58,61 @@ func ReadSettings(device string) (Settings, error) {
 	return s, nil
 }
 
-// Apply gives a device those settings in which it differs, but for the use of temporary addresses,
-// which is switched off until ApplyTemporary. It goes on after an error and returns all.
+// Apply gives a device those settings in which it differs, but for those by which the kernel makes addresses on its
+// own, which are switched off until Resume. It goes on after an error and returns all.
 func (s Settings) Apply(device string) error {
 	have, err := ReadSettings(device)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	set := func(key, value string) {
-		if old, ok := have[key]; ok && old != value {
-			errs = append(errs, writeSetting(device, key, value))
-		}
-	}
 	for _, key := range slices.Sorted(maps.Keys(s)) {
-		if key != temporary {
-			set(key, s[key])
+		if old, ok := have[key]; ok && old != s[key] && !slices.Contains(suspended, key) {
+			errs = append(errs, writeSetting(device, key, s[key]))
 		}
 	}
-	SuspendTemporary(device)
+	Suspend(device)
 	return errors.Join(errs...)
 }
 
-// SuspendTemporary switches the use of temporary addresses off, as far as that is possible.
-func SuspendTemporary(device string) {
-	b, err := os.ReadFile(settingPath(device, temporary))
-	if v := strings.TrimSpace(string(b)); err == nil && v != "0" && v != "-1" {
-		_ = writeSetting(device, temporary, "0")
+// Suspend keeps the kernel, as far as that is possible, from making addresses and routes on its own for a device
+// whose state is about to be restored: what comes in between would be in the wrong order, or be removed again, and
+// each address with the flag mngtmpaddr that is added would bring a temporary one along.
+func Suspend(device string) {
+	for _, key := range suspended {
+		b, err := os.ReadFile(settingPath(device, key))
+		if v := strings.TrimSpace(string(b)); err == nil && v != "0" && v != "-1" {
+			_ = writeSetting(device, key, "0")
+		}
 	}
 }
 
-// Temporary is the part of the settings that ApplyTemporary needs.
-func (s Settings) Temporary() Settings {
-	if v, ok := s[temporary]; ok {
-		return Settings{temporary: v}
+// Suspended is the part of the settings that Resume needs.
+func (s Settings) Suspended() Settings {
+	part := Settings{}
+	for _, key := range suspended {
+		if v, ok := s[key]; ok {
+			part[key] = v
+		}
 	}
-	return nil
+	return part
 }
 
-// ApplyTemporary sets the use of temporary addresses. While it is on, each address with the flag
-// mngtmpaddr that is added brings a temporary one along, so it comes after the addresses.
-func (s Settings) ApplyTemporary(device string) error {
-	want, ok := s[temporary]
-	if !ok {
-		return nil
+// Resume takes Suspend back.
+func (s Settings) Resume(device string) error {
+	var errs []error
+	for _, key := range suspended {
+		want, ok := s[key]
+		if !ok {
+			continue
+		}
+		have, err := os.ReadFile(settingPath(device, key))
+		if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(have)) == want {
+			continue
+		}
+		errs = append(errs, writeSetting(device, key, want))
 	}
-	have, err := os.ReadFile(settingPath(device, temporary))
-	if errors.Is(err, fs.ErrNotExist) || strings.TrimSpace(string(have)) == want {
-		return nil
-	}
-	return writeSetting(device, temporary, want)
+	return errors.Join(errs...)
 }
 
 func settingPath(device, key string) string {
