@@ -21,6 +21,8 @@ type Vnet struct {
 	HTTP      HTTP      `toml:"http"`
 	Scripts   Scripts   `toml:"scripts"`
 	Limits    Limits    `toml:"limits"`
+	Domain    Domain    `toml:"domain"`
+	VnetFiles VnetFiles `toml:"vnet"`
 	Dataplane Dataplane `toml:"dataplane"`
 }
 
@@ -60,6 +62,16 @@ type Scripts struct {
 type Limits struct {
 	Connections int64 `toml:"connections"`
 	BodyBytes   int64 `toml:"body_bytes"`
+}
+
+// Domain is the table [domain].
+type Domain struct {
+	Toolstack string `toml:"toolstack"`
+}
+
+// VnetFiles is the table [vnet].
+type VnetFiles struct {
+	OnDemand bool `toml:"on_demand"`
 }
 
 // Dataplane is the table [dataplane].

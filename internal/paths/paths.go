@@ -55,6 +55,15 @@ func (p Paths) VnetConfig() string { return p.under("/etc/xen/vnet.toml") }
 // Scripts is the first directory in which network and vif scripts are looked for.
 func (p Paths) Scripts() string { return p.under("/etc/xen/scripts") }
 
+// Vnets is the directory of files that describe vnets, for those that are made on demand.
+func (p Paths) Vnets() string { return p.under("/etc/xen/vnets.d") }
+
+// Domains is the directory of the managed domains' files.
+func (p Paths) Domains() string { return p.under("/var/lib/xend/domains") }
+
+// Dumps is the directory of core dumps of domains.
+func (p Paths) Dumps() string { return p.under("/var/lib/xen/dump") }
+
 // State is the directory of what must survive a reboot.
 func (p Paths) State() string { return p.under("/var/lib/xend") }
 

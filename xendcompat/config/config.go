@@ -51,6 +51,13 @@ type Config struct {
 	// to reach the TCP servers.
 	AllowedHosts []string
 
+	// Toolstack is what runs domains.
+	Toolstack string
+	// VnetsOnDemand has a vif that asks for a bridge that does not exist make the vnet that a file in VnetsDir describes.
+	VnetsOnDemand bool
+	// VnetsDir is where those files are.
+	VnetsDir string
+
 	Limits Limits
 
 	// Carry is the key enabled of [dataplane]: false leaves vnets bridges and interfaces of this host alone.
@@ -74,6 +81,14 @@ type Limits struct {
 	BodyBytes   int // of a request
 }
 
+// What runs domains.
+const (
+	ToolstackAuto = "auto" // xl where Xen runs, else lab
+	ToolstackXL   = "xl"
+	ToolstackLab  = "lab"
+	ToolstackNone = "none"
+)
+
 // Default returns the configuration without any file.
 func Default(p paths.Paths) Config {
 	return Config{
@@ -85,6 +100,8 @@ func Default(p paths.Paths) Config {
 		ScriptsDir:    p.Scripts(),
 		ScriptTimeout: 60 * time.Second,
 		HotplugLog:    p.HotplugLog(),
+		Toolstack:     ToolstackAuto,
+		VnetsDir:      p.Vnets(),
 		Limits: Limits{
 			Connections: 512,
 			BodyBytes:   1 << 20,

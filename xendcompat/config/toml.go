@@ -50,6 +50,8 @@ func (c *Config) fileOf() conffile.Vnet {
 			Connections: int64(c.Limits.Connections),
 			BodyBytes:   int64(c.Limits.BodyBytes),
 		},
+		Domain:    conffile.Domain{Toolstack: c.Toolstack},
+		VnetFiles: conffile.VnetFiles{OnDemand: c.VnetsOnDemand},
 		Dataplane: conffile.Dataplane{
 			Enabled:         c.Carry,
 			DefaultVnets:    c.DefaultVnets,
@@ -118,6 +120,8 @@ func (c *Config) parseVnet(b []byte, p paths.Paths) error {
 	}
 	v.paths(f, p)
 	v.limits(f.Limits)
+	v.domain(f.Domain)
+	v.c.VnetsOnDemand = f.VnetFiles.OnDemand
 	v.dataplane(f.Dataplane)
 	return errors.Join(v.errs...)
 }
@@ -192,6 +196,14 @@ func (v *validator) limits(t conffile.Limits) {
 	v.c.Limits = Limits{
 		Connections: v.number("[limits] connections", t.Connections, 1, 1<<16),
 		BodyBytes:   v.number("[limits] body_bytes", t.BodyBytes, 1<<10, 64<<20),
+	}
+}
+
+func (v *validator) domain(t conffile.Domain) {
+	switch v.c.Toolstack = t.Toolstack; t.Toolstack {
+	case ToolstackAuto, ToolstackXL, ToolstackLab, ToolstackNone:
+	default:
+		v.failf("[domain] toolstack: %q is not %q, %q, %q or %q", t.Toolstack, ToolstackAuto, ToolstackXL, ToolstackLab, ToolstackNone)
 	}
 }
 
