@@ -15,23 +15,8 @@ func OpenShared(d Devices, o Options, n int) ([]*Port, error) {
 		p, err := Open(d, o)
 		return []*Port{p}, err
 	}
-	group := 0
-	o.join = func(fd int) error {
-		// packet(7), PACKET_FANOUT: the kernel chooses a number for the first, which the others give.
-		mode := unix.PACKET_FANOUT_HASH | unix.PACKET_FANOUT_FLAG_IGNORE_OUTGOING
-		if group == 0 {
-			mode |= unix.PACKET_FANOUT_FLAG_UNIQUEID
-		}
-		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, group|mode<<16); err != nil {
-			return &shareError{os.NewSyscallError("set PACKET_FANOUT", err)}
-		}
-		if group != 0 {
-			return nil
-		}
-		v, err := unix.GetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
-		group = v & 0xffff
-		return os.NewSyscallError("get PACKET_FANOUT", err)
-	}
+	group := &fanout{set: setFanout, get: getFanout}
+	o.join = group.join
 	var ports []*Port
 	for range n {
 		p, err := Open(d, o)
@@ -56,3 +41,41 @@ type shareError struct{ err error }
 
 func (e *shareError) Error() string { return e.err.Error() }
 func (e *shareError) Unwrap() error { return e.err }
+
+// fanout is a group of sockets that share what a device receives; packet(7), PACKET_FANOUT.
+type fanout struct {
+	// set and get are setsockopt(2) and getsockopt(2).
+	set func(fd, value int) error
+	get func(fd int) (value int, err error)
+
+	made   bool
+	number int // 0 is the one that the kernel chooses first after it started
+}
+
+// join puts a socket into the group: the kernel chooses a number for the first, which the others give.
+func (g *fanout) join(fd int) error {
+	mode := unix.PACKET_FANOUT_HASH | unix.PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+	if !g.made {
+		mode |= unix.PACKET_FANOUT_FLAG_UNIQUEID
+	}
+	if err := g.set(fd, g.number|mode<<16); err != nil {
+		return &shareError{os.NewSyscallError("set PACKET_FANOUT", err)}
+	}
+	if g.made {
+		return nil
+	}
+	v, err := g.get(fd)
+	if err != nil {
+		return os.NewSyscallError("get PACKET_FANOUT", err)
+	}
+	g.made, g.number = true, v&0xffff
+	return nil
+}
+
+func setFanout(fd, value int) error {
+	return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT, value)
+}
+
+func getFanout(fd int) (int, error) {
+	return unix.GetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
+}

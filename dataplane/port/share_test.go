@@ -93,3 +93,32 @@ func openRaw(t *testing.T, h *hostnet.Host, device string) (fd int) {
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	return fd
 }
+
+// The first group that a kernel makes after it started has number 0, which is a number as good as any. On a kernel
+// that has just started TestOpenShared shows the same.
+func TestFanoutGroupZero(t *testing.T) {
+	for _, first := range []int{0, 1, 0xffff} {
+		groups := map[int][]int{} // sockets by group, as in the kernel
+		next := first
+		of := map[int]int{}
+		g := &fanout{
+			set: func(fd, value int) error {
+				number := value & 0xffff
+				if value>>16&unix.PACKET_FANOUT_FLAG_UNIQUEID != 0 {
+					if number != 0 {
+						return unix.EINVAL // fanout_add
+					}
+					number, next = next, next+1
+				}
+				groups[number] = append(groups[number], fd)
+				of[fd] = number
+				return nil
+			},
+			get: func(fd int) (int, error) { return of[fd] | unix.PACKET_FANOUT_HASH<<16, nil },
+		}
+		for fd := range 4 {
+			require.NoError(t, g.join(fd))
+		}
+		require.Equal(t, map[int][]int{first: {0, 1, 2, 3}}, groups)
+	}
+}
