@@ -74,6 +74,9 @@ type Config struct {
 	TTL int
 	// MTUMode says what happens to frames that do not fit the underlay.
 	MTUMode MTUMode
+	// ClampMSS lowers the MSS of TCP SYNs, on their way out and in, to what fits, so that bulk TCP makes no frames
+	// that must be cut or fragmented. SYNs that TCP-AO signs stay as they are.
+	ClampMSS bool
 	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
 	// EtherIPHosts says whether EtherIP without UDP is received, and sent to hosts that know nothing else.
@@ -116,6 +119,7 @@ func DefaultConfig() Config {
 		Port:            wire.Port,
 		TTL:             64,
 		MTUMode:         MTUFragment,
+		ClampMSS:        true,
 		Encapsulation:   EtherIPInUDP,
 		EtherIPHosts:    EtherIPAuto,
 		ResolveInterval: 60 * time.Second,

@@ -275,6 +275,7 @@ func (e *Engine) publishLocked() {
 		etherip: c.Encapsulation == EtherIP,
 		deaf:    c.EtherIPHosts == EtherIPOff,
 		pmtu:    c.MTUMode == MTUPath,
+		clamp:   c.ClampMSS,
 	}
 	for id, a := range e.networks {
 		if len(a.ports) > 0 {

@@ -10,7 +10,6 @@ import (
 // fitPath is mtu_mode pmtu: it makes a frame fit where frames of limit bytes do, or tells its sender to. It is
 // false if the frame was dropped and the sender told.
 func (w *worker) fitPath(n *network, limit int, frame []byte, h wire.VnetHdr) bool {
-	offload.ClampMSS(frame, h, limit)
 	longest := len(frame)
 	switch h.GSOType &^ wire.GSOECN {
 	case wire.GSONone:

@@ -458,8 +458,8 @@ func (w *worker) deliver() {
 		t := &w.targets[i]
 		for at := t.first; at >= 0; at = w.inbound[at].next {
 			in := &w.inbound[at]
-			if w.view.pmtu {
-				e := w.view.wrap(t.network, in.link, t.network.udpForm())
+			if w.view.clamp {
+				e := w.view.wrap(t.network, in.link, w.view.formFor(t.network, in.link, netip.Addr{}))
 				offload.ClampMSS(in.frame, wire.VnetHdr{}, e.maxFrame)
 			}
 			w.coalesce.Add(in.frame)

@@ -80,6 +80,9 @@ func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.A
 		w.floodOut(n, frame, h)
 		return
 	}
+	if w.view.clamp {
+		offload.ClampMSS(frame, h, e.maxFrame)
+	}
 	if w.view.pmtu && !w.fitPath(n, e.maxFrame, frame, h) {
 		return
 	}

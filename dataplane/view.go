@@ -38,8 +38,9 @@ type view struct {
 	ttl     uint8
 	etherip bool // frames are sent as EtherIP without UDP
 	// deaf: EtherIP without UDP is not received.
-	deaf bool
-	pmtu bool
+	deaf  bool
+	pmtu  bool
+	clamp bool // the MSS of SYNs is lowered to what fits
 }
 
 // source is a descriptor with packets for a worker: a vnif or a socket of an underlay.

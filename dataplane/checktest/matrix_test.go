@@ -63,6 +63,16 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
+// TestUnclamped is clamp_mss = false: what opens a connection comes out as it went in.
+func TestUnclamped(t *testing.T) {
+	w := newWorld(t, setup{name: "unclamped", underlay: 1500, inner: 1500, unclamped: true})
+	var shots [2][]expected
+	for i, x := range w.sides {
+		shots[i] = w.expect(t, x.maker.odds(w.setup), false)
+	}
+	w.exchange(t, &settings[0], shots)
+}
+
 // TestOnce sends everything where flooded frames come by several ways, and each must come out once.
 func TestOnce(t *testing.T) {
 	for _, s := range []setup{

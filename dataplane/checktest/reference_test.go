@@ -420,3 +420,44 @@ func inOrder(some, a, b []byte) int {
 		cmp.Compare(len(a), len(b)), bytes.Compare(a, b),
 	)
 }
+
+// clamp lowers the MSS that a SYN announces, in place, to what fits into frames of limit bytes.
+func clamp(f []byte, limit int) {
+	const flags, checksum, options, signed = 13, 16, 20, 29
+	l, err := look(f)
+	if err != nil || l.fragment || l.proto != protoTCP || l.end < l.l4+options || f[l.l4+flags]&syn == 0 {
+		return
+	}
+	fits := limit - l.l3 - 40
+	if l.v6 {
+		fits -= 20
+	}
+	end := min(l.l4+int(f[l.l4+12]>>4)*4, l.end)
+	at := 0
+	for o := l.l4 + options; o < end && f[o] != 0; {
+		if f[o] == 1 {
+			o++
+			continue
+		}
+		if o+2 > end || f[o+1] < 2 || o+int(f[o+1]) > end {
+			break
+		}
+		switch {
+		case f[o] == signed:
+			return
+		case f[o] == 2 && f[o+1] == 4 && at == 0:
+			at = o + 2
+		}
+		o += int(f[o+1])
+	}
+	if at == 0 || int(binary.BigEndian.Uint16(f[at:])) <= fits {
+		return
+	}
+	sum := f[l.l4+checksum:]
+	was := sum16(f[l.l4:end])
+	old := binary.BigEndian.Uint16(sum)
+	binary.BigEndian.PutUint16(f[at:], uint16(fits))
+	now := sum16(f[l.l4:end])
+	word := func(v uint16) []byte { return []byte{byte(v >> 8), byte(v)} }
+	binary.BigEndian.PutUint16(sum, ^sum16(word(^old), word(^was), word(now)))
+}

@@ -31,6 +31,8 @@ type setup struct {
 	v6       bool
 	etherip  bool
 	pmtu     bool
+	// unclamped leaves the MSS of SYNs as it is.
+	unclamped bool
 	// both families, head-end replication and VFWD bring flooded frames by several ways.
 	both, replicate, peers bool
 }
@@ -170,6 +172,7 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 	if w.etherip {
 		cfg.Encapsulation = dataplane.EtherIP
 	}
+	cfg.ClampMSS = !w.unclamped
 	if w.pmtu {
 		cfg.MTUMode = dataplane.MTUPath
 	}
@@ -305,6 +308,11 @@ func (w *world) expect(t testing.TB, shots []shot, early bool) []expected {
 		}
 		list, err := pieces(shots[i].frame, shots[i].hdr, limit)
 		require.NoError(t, err, "shot %s", shots[i].name)
+		for _, f := range list {
+			if !w.unclamped {
+				clamp(f, w.limit())
+			}
+		}
 		out[i] = expected{&shots[i], list}
 	}
 	return out

@@ -19,8 +19,11 @@ const (
 // that TCP-AO signs, since its MAC covers the options unless the ends agreed otherwise (RFC 5925, section
 // 3.1). That of MD5 does not (RFC 2385).
 func ClampMSS(frame []byte, h wire.VnetHdr, maxFrame int) bool {
+	if h.GSOType != wire.GSONone {
+		return false
+	}
 	l, ok := parse(frame)
-	if !ok || l.fragment || l.proto != protoTCP || h.GSOType != wire.GSONone {
+	if !ok || l.fragment || l.proto != protoTCP {
 		return false
 	}
 	hl, ok := l.transport(frame)

@@ -87,6 +87,7 @@ type Dataplane struct {
 	TTL             int64    `toml:"ttl"`
 	MTU             int64    `toml:"mtu"`
 	MTUMode         string   `toml:"mtu_mode"`
+	ClampMSS        bool     `toml:"clamp_mss"`
 	Encapsulation   string   `toml:"encapsulation"`
 	EtherIP         string   `toml:"etherip"`
 	Peers           []string `toml:"peers"`
