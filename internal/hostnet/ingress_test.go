@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"io/fs"
 	"net"
 	"net/netip"
 	"testing"
@@ -51,6 +52,14 @@ func TestDropIngress(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "local", string(buf[:n]))
 
+	for range 2 {
+		require.NoError(t, h.PassIngress(a.Index))
+	}
+	send()
+	n, _, err = in.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, "x", string(buf[:n]))
+
 	require.ErrorIs(t, h.DropIngress(4711), ErrNotFound)
 }
 
@@ -68,4 +77,20 @@ func TestSettingsOfDevice(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "0", value)
 	require.ErrorIs(t, h.SetIPv4(4711, ARPIgnore, 1), ErrNotFound)
+}
+
+// A Host that was bound by a path is in that namespace, and keeps it alive.
+func TestAt(t *testing.T) {
+	far := newHost(t)
+	h, err := At(far.Path())
+	require.NoError(t, err)
+	defer h.Close()
+	require.Equal(t, far.Inode(), h.Inode())
+	require.NoError(t, h.CreateVeth(Veth{Name: "a", Peer: "b"}))
+	link(t, far, "a")
+	far.Close()
+	link(t, h, "b")
+
+	_, err = At("/nowhere")
+	require.ErrorIs(t, err, fs.ErrNotExist)
 }
