@@ -1,0 +1,474 @@
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// keeperName is what xend is called as to be a keeper.
+const keeperName = "xend-domain"
+
+// Files in a domain's directory.
+const (
+	recordFile  = "record"  // what xend knows of it
+	startedFile = "started" // made by the keeper: from now on the domain exists
+	exitFile    = "exit"    // made by the keeper: how the domain ended
+	ctlSocket   = "ctl"     // the keeper takes orders here
+	consoleName = "console" // and here is the console
+)
+
+// Descriptors that a keeper is started with.
+const (
+	orderFD = 3 // xend writes the order, then "go"; when it ends before, so does the keeper
+	readyFD = 4 // the keeper says that it can be given devices
+)
+
+// order is what a keeper is told to be.
+type order struct {
+	Name   string   // of the domain: the host name
+	Kernel []string // program and arguments; none: a sleeper
+	Paused bool     // do not start the program until told to
+}
+
+// Exit is how a domain ended.
+type Exit struct {
+	Reason string // "poweroff", "reboot" or "crash"
+	Text   string // for a person: "exit status 1"
+}
+
+// Reasons why a domain ends.
+const (
+	Poweroff = "poweroff"
+	Reboot   = "reboot"
+	Crash    = "crash"
+)
+
+// Main is the program of a domain's first process, and of the xenstore tools, if argv[0] says that this process is one
+// of them; ok is false otherwise. Every program that is a xend, a test too, calls it first.
+func Main(argv []string) (status int, ok bool) {
+	switch name := filepath.Base(argv[0]); {
+	case name == keeperName:
+		if err := keep(); err != nil {
+			fmt.Fprintln(os.Stderr, keeperName+":", err)
+			return 1, true
+		}
+		return 0, true
+	case isXenstoreTool(name):
+		return xenstoreTool(os.Getenv(xenstoreEnv), name, argv[1:], os.Stdout, os.Stderr), true
+	}
+	return 0, false
+}
+
+// keeper is the state of a domain's first process. Its working directory is the domain's.
+//
+//	start → (ready) → devices come → (go) → started → [paused] → running → ended
+type keeper struct {
+	order order
+	con   *console
+	ended chan Exit // the program has ended
+	run   chan struct{}
+	once  sync.Once // closes run
+
+	mu      sync.Mutex
+	program *os.Process // nil: not started, or a sleeper
+	wanted  string      // the reason of the shutdown that was asked for
+}
+
+func keep() error {
+	syscall.CloseOnExec(orderFD)
+	syscall.CloseOnExec(readyFD)
+	orders, ready := os.NewFile(orderFD, "order"), os.NewFile(readyFD, "ready")
+	k := &keeper{con: newConsole(), ended: make(chan Exit, 1), run: make(chan struct{})}
+	in := bufio.NewReader(orders)
+	line, err := in.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("order: %w", err)
+	}
+	if err := json.Unmarshal(line, &k.order); err != nil {
+		return fmt.Errorf("order: %w", err)
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR, unix.SIGHUP)
+	if err := k.settle(); err != nil {
+		return err
+	}
+	ctl, err := listen(ctlSocket)
+	if err != nil {
+		return err
+	}
+	con, err := listen(consoleName)
+	if err != nil {
+		return err
+	}
+	if _, err := ready.WriteString("ready"); err != nil {
+		return err
+	}
+	ready.Close()
+	// The end of the file instead of the word: xend is gone, or has given the domain up.
+	if line, err := in.ReadString('\n'); err != nil || line != "go\n" {
+		return errors.New("not to be")
+	}
+	orders.Close()
+	if err := os.WriteFile(startedFile, nil, 0o600); err != nil {
+		return err
+	}
+	go k.serve(ctl)
+	go k.con.serve(con)
+	if !k.order.Paused {
+		k.start()
+	}
+	go k.live()
+	return k.wait(signals)
+}
+
+// settle makes the namespaces the domain's own: its name, its processes, its devices in /sys.
+func (k *keeper) settle() error {
+	if err := unix.Sethostname([]byte(k.order.Name)); err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("mounts: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	// Without it a program sees the machine's devices there, and not those of the namespace.
+	_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	return nil
+}
+
+func listen(name string) (*net.UnixListener, error) {
+	_ = os.Remove(name)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(name, 0o600)
+}
+
+// start lets the domain begin.
+func (k *keeper) start() { k.once.Do(func() { close(k.run) }) }
+
+// live is the domain's life, once it may begin.
+func (k *keeper) live() {
+	<-k.run
+	if len(k.order.Kernel) == 0 {
+		fmt.Fprintf(k.con, "%s: a domain without a program; its network works\r\n", k.order.Name)
+		return // until it is told to end
+	}
+	exit, err := k.execute()
+	if err != nil {
+		fmt.Fprintf(k.con, "%s: %v\r\n", k.order.Name, err)
+		exit = Exit{Reason: Crash, Text: err.Error()}
+	}
+	k.ended <- exit
+}
+
+// execute runs the program on the console.
+func (k *keeper) execute() (Exit, error) {
+	if err := checkProgram(k.order.Kernel[0]); err != nil {
+		return Exit{}, err
+	}
+	master, slave, err := openPTY()
+	if err != nil {
+		return Exit{}, err
+	}
+	cmd := exec.Command(k.order.Kernel[0], k.order.Kernel[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux", "HOME=/root"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	k.mu.Lock() // so that reap does not take one that ends at once for an orphan
+	err = cmd.Start()
+	k.program = cmd.Process
+	k.mu.Unlock()
+	slave.Close()
+	if err != nil {
+		master.Close()
+		return Exit{}, err
+	}
+	k.con.attach(master)
+	err = cmd.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.program = nil
+	k.con.drain()
+	switch {
+	case k.wanted != "":
+		return Exit{Reason: k.wanted}, nil
+	case err != nil:
+		return Exit{Reason: Crash, Text: err.Error()}, nil
+	}
+	return Exit{Reason: Poweroff}, nil
+}
+
+// wait ends the process, and with it the domain, when it has ended.
+func (k *keeper) wait(signals <-chan os.Signal) error {
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, unix.SIGCHLD)
+	for {
+		select {
+		case s := <-signals:
+			// What the program can ask its pid 1 for.
+			reason := Poweroff
+			if s == unix.SIGHUP {
+				reason = Reboot
+			}
+			k.shutdown(reason)
+		case <-children:
+			k.reap()
+		case exit := <-k.ended:
+			return k.end(exit)
+		}
+	}
+}
+
+// reap collects the orphans that every pid 1 inherits; the program itself is exec's.
+func (k *keeper) reap() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	own := 0
+	if k.program != nil {
+		own = k.program.Pid
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		p, err := identify(e.Name())
+		if err != nil || p.parent != 1 || p.pid == own || !p.dead {
+			continue
+		}
+		_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
+	}
+}
+
+// end leaves word of how it ended.
+func (k *keeper) end(e Exit) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(exitFile, b, 0o600)
+}
+
+// shutdown asks the program to end, and is the end of a sleeper.
+func (k *keeper) shutdown(reason string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wanted = reason
+	switch {
+	case k.program != nil && reason == Crash:
+		_ = k.program.Signal(unix.SIGABRT)
+	case k.program != nil:
+		_ = k.program.Signal(unix.SIGTERM)
+	case len(k.order.Kernel) == 0 || !k.started():
+		select {
+		case k.ended <- Exit{Reason: reason}:
+		default: // it has ended already
+		}
+	}
+}
+
+func (k *keeper) started() bool {
+	select {
+	case <-k.run:
+		return true
+	default:
+		return false
+	}
+}
+
+// orderTimeout bounds a conversation on the control socket.
+const orderTimeout = 10 * time.Second
+
+// serve takes orders: one a connection, one line, answered by a line.
+func (k *keeper) serve(l *net.UnixListener) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(orderTimeout))
+			line, err := bufio.NewReader(io.LimitReader(c, 4096)).ReadString('\n')
+			if err != nil {
+				return
+			}
+			answer := "ok"
+			if err := k.obey(strings.Fields(line)); err != nil {
+				answer = "error " + err.Error()
+			}
+			fmt.Fprintln(c, answer)
+		}()
+	}
+}
+
+func (k *keeper) obey(words []string) error {
+	switch {
+	case len(words) == 1 && words[0] == "run":
+		k.start()
+	case len(words) == 2 && words[0] == "shutdown" && (words[1] == Poweroff || words[1] == Reboot || words[1] == Crash):
+		k.shutdown(words[1])
+	case len(words) == 2 && words[0] == "sysrq":
+		fmt.Fprintf(k.con, "%s: SysRq : %s\r\n", k.order.Name, words[1])
+		switch words[1] {
+		case "c":
+			k.shutdown(Crash)
+		case "b":
+			k.shutdown(Reboot)
+		case "o":
+			k.shutdown(Poweroff)
+		}
+	default:
+		return fmt.Errorf("unknown order %q", strings.Join(words, " "))
+	}
+	return nil
+}
+
+// scrollback is how much of a console is kept for who looks at it later, in bytes.
+const scrollback = 64 << 10
+
+// console is a terminal that any number of people look at, and that nobody needs to.
+type console struct {
+	mu     sync.Mutex
+	kept   bytes.Buffer
+	people map[chan []byte]bool
+	master *os.File // nil: nothing reads what is typed
+	done   chan struct{}
+}
+
+func newConsole() *console { return &console{people: map[chan []byte]bool{}} }
+
+// Write shows something. Who does not read in time misses some.
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept.Write(p)
+	if extra := c.kept.Len() - scrollback; extra > 0 {
+		c.kept.Next(extra)
+	}
+	for ch := range c.people {
+		select {
+		case ch <- bytes.Clone(p):
+		default:
+		}
+	}
+	return len(p), nil
+}
+
+// attach shows what a pseudo-terminal's other end writes, until that is closed.
+func (c *console) attach(master *os.File) {
+	c.mu.Lock()
+	c.master, c.done = master, make(chan struct{})
+	c.mu.Unlock()
+	go func() {
+		defer close(c.done)
+		_, _ = io.Copy(c, master) // EIO at the end
+	}()
+}
+
+// drain waits until all that was written is shown, but not for children that hold the terminal.
+func (c *console) drain() {
+	select {
+	case <-c.done:
+	case <-time.After(time.Second):
+	}
+}
+
+func (c *console) serve(l *net.UnixListener) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go c.talk(conn)
+	}
+}
+
+// maxPeople bounds who looks at one console.
+const maxPeople = 16
+
+func (c *console) talk(conn *net.UnixConn) {
+	defer conn.Close()
+	ch := make(chan []byte, 64)
+	c.mu.Lock()
+	if len(c.people) >= maxPeople {
+		c.mu.Unlock()
+		return
+	}
+	ch <- bytes.Clone(c.kept.Bytes())
+	c.people[ch] = true
+	c.mu.Unlock()
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			c.mu.Lock()
+			master := c.master
+			c.mu.Unlock()
+			if master != nil {
+				_, _ = master.Write(buf[:n])
+			}
+		}
+	}()
+	defer func() {
+		c.mu.Lock()
+		delete(c.people, ch)
+		c.mu.Unlock()
+	}()
+	for {
+		select {
+		case b := <-ch:
+			_ = conn.SetWriteDeadline(time.Now().Add(orderTimeout))
+			if _, err := conn.Write(b); err != nil {
+				return
+			}
+		case <-left:
+			return
+		}
+	}
+}
+
+// openPTY makes a pseudo-terminal; pty(7).
+func openPTY() (master, slave *os.File, err error) {
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, &os.PathError{Op: "open", Path: "/dev/ptmx", Err: err}
+	}
+	master = os.NewFile(uintptr(fd), "/dev/ptmx")
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		master.Close()
+		return nil, nil, os.NewSyscallError("unlock terminal", err)
+	}
+	// By descriptor, whatever is mounted at /dev/pts; ioctl_tty(2).
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		master.Close()
+		return nil, nil, os.NewSyscallError("open terminal", errno)
+	}
+	return master, os.NewFile(peer, "terminal"), nil
+}
