@@ -203,7 +203,9 @@ func (t *Toolstack) scriptOf(v domain.Vif) string {
 }
 
 // step announces a step of an operation.
-func (t *Toolstack) step(format string, args ...any) error { return t.o.Before(fmt.Sprintf(format, args...)) }
+func (t *Toolstack) step(format string, args ...any) error {
+	return t.o.Before(fmt.Sprintf(format, args...))
+}
 
 func (e *embryo) make(ctx context.Context) error {
 	t := e.t
@@ -406,6 +408,9 @@ func (t *Toolstack) makeVif(ns *hostnet.Host, id, number int, v domain.Vif) (vif
 	return r, ns.SetUp(eth.Index)
 }
 
+// linkTimeout bounds what takes milliseconds.
+const linkTimeout = 5 * time.Second
+
 // connect runs the scripts, and configures the domain's network.
 func (e *embryo) connect(ctx context.Context, silent bool) error {
 	for i := range e.rec.Vifs {
@@ -447,6 +452,15 @@ func (t *Toolstack) connectVif(ctx context.Context, ns *hostnet.Host, rec *recor
 			return err
 		}
 	}
+	// The kernel starts the two ends, and lets the bridge forward, in the background; what is sent before, such as the first
+	// ARP request, is lost, and repeated after a second. A vif whose script did not bring it up is not waited for.
+	if l.Up() {
+		wait, cancel := context.WithTimeout(ctx, linkTimeout)
+		defer cancel()
+		if err := errors.Join(t.o.Host.AwaitRunning(wait, v.Index), ns.AwaitRunning(wait, eth.Index)); err != nil && ctx.Err() != nil {
+			return err
+		}
+	}
 	return t.xenstore().write(backendPath(rec.ID, v.Number)+"/state", "4")
 }
 
@@ -457,8 +471,10 @@ func (e *embryo) commit(paused bool) (*guest, error) {
 		return nil, err
 	}
 	g := t.newGuest(&e.rec)
-	if err := mark(e.dir, pausedFile); err != nil {
-		return nil, err
+	if paused {
+		if err := mark(e.dir, pausedFile); err != nil {
+			return nil, err
+		}
 	}
 	fd, err := unix.PidfdOpen(e.rec.PID, 0)
 	if err != nil {
@@ -518,6 +534,7 @@ func (e *embryo) abort() error {
 	if e.dir == "" {
 		return nil
 	}
+	e.rec.Token = "" // it never came
 	return e.t.clean(context.Background(), e.dir, &e.rec)
 }
 
@@ -543,6 +560,7 @@ func (t *Toolstack) destroy(ctx context.Context, g *guest) error {
 		return err
 	}
 	g.mu.Lock()
+	g.doomed = true
 	gone := g.gone
 	g.mu.Unlock()
 	if !gone {

@@ -77,6 +77,7 @@ type guest struct {
 	mu     sync.Mutex
 	rec    record // changed with turn and mu held
 	paused bool
+	doomed bool  // it is being destroyed
 	exit   *Exit // set when it has ended
 	gone   bool  // its pidfd is closed
 }
@@ -178,7 +179,11 @@ func (t *Toolstack) find(id int) error {
 		return t.clean(context.Background(), dir, &record{ID: id})
 	}
 	// Who was not told to be has never been acknowledged, and a doomed one was to go.
-	if !marked(dir, startedFile) || marked(dir, doomedFile) {
+	started := marked(dir, startedFile)
+	if !started || marked(dir, doomedFile) {
+		if !started { // nor does it from here on, whatever its keeper may do before it is killed
+			rec.Token = ""
+		}
 		t.o.Log.Info("the remains of a domain are removed", "domid", id, "name", rec.Name)
 		if fd, err := findProcess(rec.PID, rec.Start); err == nil {
 			err = end(fd)
@@ -208,8 +213,8 @@ func (t *Toolstack) find(id int) error {
 		t.done.Go(func() { t.settleFarewell(g) })
 		return nil
 	}
-	if !g.paused { // what a save or a migration did that was cut off
-		return errors.Join(g.freeze(false), g.silence(false))
+	if !g.paused { // what a save or a migration did that was cut off, or a start
+		return g.unpause(context.Background())
 	}
 	return nil
 }
@@ -360,6 +365,8 @@ func (g *guest) status() domain.Status {
 	}
 	running := !g.paused && g.exit == nil && len(r.Kernel) > 0
 	switch {
+	case g.doomed: // what its end looks like does not count
+		s.Flags = "-----d"
 	case g.exit != nil && g.exit.Reason == Crash:
 		s.Flags, s.Reason = "----c-", domain.Crash
 	case g.exit != nil:
@@ -393,7 +400,9 @@ func (g *guest) status() domain.Status {
 func (t *Toolstack) Info(context.Context) (map[string]string, error) { return nil, nil }
 
 // Dmesg is not there without a hypervisor.
-func (t *Toolstack) Dmesg(context.Context, bool) ([]byte, error) { return nil, t.unsupported("dmesg", "dmesg") }
+func (t *Toolstack) Dmesg(context.Context, bool) ([]byte, error) {
+	return nil, t.unsupported("dmesg", "dmesg")
+}
 
 func (t *Toolstack) unsupported(op, use string) error {
 	return &domain.UnsupportedError{Toolstack: t.Name(), Op: op, Use: use}

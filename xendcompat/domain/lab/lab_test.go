@@ -113,7 +113,7 @@ func (m *machine) vifs() []string {
 	require.NoError(m.t, err)
 	var names []string
 	for _, l := range links {
-		if l.Kind == "veth" {
+		if l.Kind == "veth" && l.Name != "cable" {
 			names = append(names, l.Name)
 		}
 	}
@@ -471,6 +471,14 @@ func crash(dir string) int {
 			select {}
 		}
 		return nil
+	}
+	switch op := os.Getenv("LAB_TEST_OP"); op {
+	case "leave", "serve":
+		if err := crashMigrate(dir, op, o.Before, func() { armed = true }); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	}
 	t, err := Open(o)
 	if err != nil {

@@ -69,7 +69,7 @@ func (t *Toolstack) Save(ctx context.Context, id int, c domain.Config, file stri
 		return &os.PathError{Op: "save", Path: file, Err: os.ErrExist}
 	}
 	was := g.paused
-	m, err := t.stop4(g, c)
+	m, err := t.still(g, c)
 	if err != nil {
 		return err
 	}
@@ -95,8 +95,8 @@ func (t *Toolstack) Save(ctx context.Context, id int, c domain.Config, file stri
 	return nil
 }
 
-// stop4 stops a domain, without a mark that would outlive xend, and reads what it is like.
-func (t *Toolstack) stop4(g *guest, c domain.Config) (image, error) {
+// still stops a domain, without a mark that would outlive xend, and reads what it is like.
+func (t *Toolstack) still(g *guest, c domain.Config) (image, error) {
 	ns, err := g.network()
 	if err != nil {
 		return image{}, err
@@ -112,7 +112,7 @@ func (t *Toolstack) stop4(g *guest, c domain.Config) (image, error) {
 	return image{Config: configText(c), Network: n}, nil
 }
 
-// resume takes stop4 back.
+// resume takes still back.
 func (g *guest) resume() error {
 	if g.paused {
 		return nil

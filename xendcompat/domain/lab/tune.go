@@ -135,7 +135,9 @@ func (t *Toolstack) DeviceAttach(ctx context.Context, id int, d domain.DeviceCon
 	}
 	defer ns.Close()
 	// On the record first, by its name: whatever happens now, it is taken away with the domain.
-	if err := g.update(func(r *record) { r.Vifs = append(r.Vifs, vifRecord{Number: number, Device: vifName(id, number), Script: t.scriptOf(v)}) }); err != nil {
+	if err := g.update(func(r *record) {
+		r.Vifs = append(r.Vifs, vifRecord{Number: number, Device: vifName(id, number), Script: t.scriptOf(v)})
+	}); err != nil {
 		return 0, err
 	}
 	made, err := t.makeVif(ns, id, number, v)
