@@ -14,9 +14,16 @@ import (
 	"github.com/xenvnet/xend/internal/daemon"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
+	"github.com/xenvnet/xend/xendcompat/domain/lab"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// The first process of a domain of the lab's, or a tool of its scripts.
+	if status, ok := lab.Main(os.Args); ok {
+		os.Exit(status)
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // notRunning is the exit status of status for a daemon that does not run, as init scripts have it.
 const notRunning = 3
