@@ -85,7 +85,10 @@ func (p *pair) serve(t *testing.T, r domain.Receiver) {
 }
 
 func listenOn(h *hostnet.Host) (ln net.Listener, err error) {
-	err = h.Do(func() (err error) { ln, err = net.Listen("tcp", fmt.Sprintf("%s:%d", addressB, DefaultPort)); return err })
+	err = h.Do(func() (err error) {
+		ln, err = net.Listen("tcp", fmt.Sprintf("%s:%d", addressB, DefaultPort))
+		return err
+	})
 	return ln, err
 }
 
