@@ -70,43 +70,33 @@ func (w *work) build() error {
 	return nil
 }
 
-// clear removes halves of pairs of ours.
+// clear removes what is ours and of no use.
 func (w *work) clear() error {
-	for _, index := range w.broken {
-		if err := w.host.Delete(index); err != nil {
+	for _, l := range w.broken {
+		if err := w.host.Delete(l.Index); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// makeBridge makes a bridge under a name of our own, or takes the one of an earlier try.
+// makeBridge makes a bridge under a name of our own and in our group, from its first moment on.
 func (w *work) makeBridge() error {
 	if w.spec.Bridge == "" || w.bridge.Index != 0 {
 		return nil
 	}
-	b, err := find(w.host, newBridgeName(w.spec.ID))
+	b, err := w.host.CreateBridge(hostnet.Bridge{Name: newBridgeName(w.spec.ID), MTU: w.spec.MTU, Group: Group})
 	if err != nil {
 		return err
 	}
-	if b.Index != 0 { // of a daemon that was killed here
-		if err := w.host.Delete(b.Index); err != nil {
-			return err
-		}
-	}
-	b, err = w.host.CreateBridge(hostnet.Bridge{Name: newBridgeName(w.spec.ID), MTU: w.spec.MTU})
-	if err != nil {
-		return err
-	}
-	w.bridge, w.newBridge = b, true
+	w.bridge, w.bridgeOurs, w.newBridge = b, true, true
 	w.undo = append(w.undo, func() error { return w.host.Delete(b.Index) })
 	return nil
 }
 
 // markBridge marks a bridge that we made, now or for a vnet that is no more. Others are not touched.
 func (w *work) markBridge() error {
-	_, marked := parseAlias(w.bridge.Alias)
-	if w.bridge.Index == 0 || !(marked || w.bridge.Name == newBridgeName(w.spec.ID)) {
+	if w.bridge.Index == 0 || !w.bridgeOurs {
 		return nil
 	}
 	return w.mark(&w.bridge)
@@ -158,7 +148,7 @@ func (w *work) makePair() error {
 	}
 	name, peer := newVnifName(w.spec.ID), PeerName(w.spec.ID)
 	err := w.host.CreateVeth(hostnet.Veth{
-		Name: name, Peer: peer, MAC: mac, PeerMAC: randomMAC(), MTU: w.spec.MTU, PeerGroup: Group,
+		Name: name, Peer: peer, MAC: mac, PeerMAC: randomMAC(), MTU: w.spec.MTU, Group: Group, PeerGroup: Group,
 	})
 	if err != nil {
 		return err
@@ -179,6 +169,12 @@ func (w *work) makePair() error {
 }
 
 func (w *work) mark(l *hostnet.Link) error {
+	if l.Group != Group {
+		if err := w.host.SetGroup(l.Index, Group); err != nil {
+			return err
+		}
+		l.Group = Group
+	}
 	if l.Alias == w.alias {
 		return nil
 	}
@@ -192,9 +188,6 @@ func (w *work) quietPeer() error {
 	var errs []error
 	if !p.NoARP {
 		errs = append(errs, w.host.SetNoARP(p.Index, true))
-	}
-	if p.Group != Group {
-		errs = append(errs, w.host.SetGroup(p.Index, Group))
 	}
 	if p.Master != 0 {
 		errs = append(errs, w.host.SetMaster(p.Index, 0))
@@ -217,7 +210,7 @@ func (w *work) quietVnif() error {
 func (w *work) setMTU() error {
 	// Beyond the MTU a packet socket leaves room for an 802.1Q tag, but for no other: packet_snd.
 	errs := []error{w.limit(&w.peer, w.spec.MTU+tagLen), w.limit(&w.vnif, w.spec.MTU)}
-	if w.bridge.Alias == w.alias { // made by us
+	if w.bridgeOurs {
 		errs = append(errs, w.limit(&w.bridge, w.spec.MTU))
 	}
 	return errors.Join(errs...)

@@ -1,6 +1,7 @@
 package port
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -41,18 +42,38 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("%s belongs to vnet %s", e.Device, e.By)
 }
 
+// Maker makes and removes devices of vnets in one namespace. Nobody else does.
+type Maker struct {
+	Host *hostnet.Host
+	// Step, if not nil, is called with the name of each step that has been taken; its error is the step's. It is
+	// for tests.
+	Step func(step string) error
+}
+
+// Look lists all devices.
+func (m *Maker) Look() (*Survey, error) { return Look(m.Host) }
+
+// LookFor lists those that matter to one vnet.
+func (m *Maker) LookFor(s Spec) (*Survey, error) { return LookFor(m.Host, s) }
+
+// Watch tells of changes of devices until ctx ends.
+func (m *Maker) Watch(ctx context.Context) (<-chan hostnet.Event, error) { return m.Host.Watch(ctx) }
+
+// Ensure is Maker.Ensure without steps.
+func Ensure(h *hostnet.Host, s Spec) (Devices, error) { return (&Maker{Host: h}).Ensure(s) }
+
+// Remove is Maker.Remove without steps.
+func Remove(h *hostnet.Host, s Spec) error { return (&Maker{Host: h}).Remove(s) }
+
 // Ensure makes a vnet's devices be as specified. It adopts what an earlier daemon left, puts right what
 // is not as it should be, and makes the rest; run twice it changes nothing. Before it changes
 // anything it refuses names that are taken by devices that xend did not make (hostnet.NotOursError) or
 // that belong to another vnet (ConflictError). On failure, what it made is taken away again.
-func Ensure(h *hostnet.Host, s Spec) (Devices, error) { return ensure(h, s, nil) }
-
-// ensure calls after, if any, with the name of each step that has been taken; its error is the step's.
-func ensure(h *hostnet.Host, s Spec, after func(step string) error) (Devices, error) {
+func (m *Maker) Ensure(s Spec) (Devices, error) {
 	if s.MTU == 0 {
 		s.MTU = DefaultMTU
 	}
-	w := &work{host: h, spec: s, alias: Alias(s.ID), after: after}
+	w := &work{host: m.Host, spec: s, alias: Alias(s.ID), after: m.Step}
 	err := w.survey()
 	if err == nil {
 		err = w.build()
@@ -70,11 +91,11 @@ func ensure(h *hostnet.Host, s Spec, after func(step string) error) (Devices, er
 	return Devices{
 		VnifIndex: w.vnif.Index, PeerIndex: w.peer.Index, BridgeIndex: bridge,
 		VnifName: w.vnif.Name, PeerName: w.peer.Name, Bridge: s.Bridge,
-		MAC: w.vnif.MAC, MTU: s.MTU, Created: w.created, host: h,
+		MAC: w.vnif.MAC, MTU: s.MTU, Created: w.created, host: m.Host,
 	}, nil
 }
 
-// work is one run of ensure. A Link whose Index is 0 does not exist.
+// work is one run of Ensure. A Link whose Index is 0 does not exist.
 type work struct {
 	host  *hostnet.Host
 	spec  Spec
@@ -82,10 +103,11 @@ type work struct {
 	after func(step string) error
 
 	vnif, peer, bridge hostnet.Link
+	bridgeOurs         bool             // xend made the bridge
 	created            bool             // the pair
 	newBridge          bool             // the bridge was made now
 	mac                net.HardwareAddr // of a vnif that must be made anew; nil: random
-	broken             []int            // halves of ours to be deleted
+	broken             []hostnet.Link   // what is ours and of no use, to be deleted
 	undo               []func() error   // the reverse of what was made, in order
 }
 
@@ -106,110 +128,32 @@ func find(h *hostnet.Host, name string) (hostnet.Link, error) {
 	return l, err
 }
 
+// findIndex is LinkByIndex in the same way.
+func findIndex(h *hostnet.Host, index int) (hostnet.Link, error) {
+	l, err := h.LinkByIndex(index)
+	if errors.Is(err, hostnet.ErrNotFound) {
+		return hostnet.Link{}, nil
+	}
+	return l, err
+}
+
 // survey finds what is there, and refuses what can't be; it changes nothing.
 func (w *work) survey() error {
 	if w.spec.Vnetif == "" || w.spec.Vnetif == w.spec.Bridge {
 		return fmt.Errorf("interface %q on bridge %q makes no sense", w.spec.Vnetif, w.spec.Bridge)
 	}
-	if err := w.surveyPair(); err != nil {
-		return err
-	}
-	if w.spec.Bridge == "" {
-		return nil
-	}
-	return w.surveyBridge()
-}
-
-// surveyPair finds the pair by its names and its alias.
-//
-// The two ends are one pair if each is the other's partner. They are ours if one of them bears our alias, or
-// both bear names that only ensure gives, which is how a killed daemon may leave them. What is ours but
-// has no other end here is of no use, and made anew.
-func (w *work) surveyPair() error {
-	vnif, err := find(w.host, w.spec.Vnetif)
+	s, err := LookFor(w.host, w.spec)
 	if err != nil {
 		return err
 	}
-	peer, err := find(w.host, PeerName(w.spec.ID))
-	if err != nil {
-		return err
+	f := s.Find(w.spec)
+	if f.Conflict != nil {
+		return f.Conflict
 	}
-	if peer.Index == 0 {
-		// Renamed, by udev for example, or never made.
-		if peer, err = w.partner(vnif); err != nil {
-			return err
-		}
+	w.vnif, w.peer, w.bridge, w.bridgeOurs, w.mac = f.Vnif, f.Peer, f.Bridge, f.bridgeOurs, f.mac
+	if w.broken = f.broken; f.unfinished.Index != 0 {
+		w.broken = append(w.broken, f.unfinished)
 	}
-	other, err := w.partner(peer) // the vnif, under whatever name
-	if err != nil {
-		return err
-	}
-	pairIsOurs := w.ours(peer) || w.ours(other) ||
-		(peer.Kind == "veth" && other.Name == newVnifName(w.spec.ID))
-
-	switch {
-	case peer.Index != 0 && !pairIsOurs:
-		if peer.Name != PeerName(w.spec.ID) { // reached from the vnif, which is the one in the way
-			return w.inTheWay(vnif)
-		}
-		return w.inTheWay(peer)
-	case vnif.Index != 0 && vnif.Index != other.Index && !w.ours(vnif):
-		return w.inTheWay(vnif)
-	case other.Index != 0 && (vnif.Index == 0 || vnif.Index == other.Index):
-		w.vnif, w.peer = other, peer
-		return nil
-	}
-	for _, half := range []hostnet.Link{vnif, peer} {
-		if half.Index != 0 {
-			w.broken = append(w.broken, half.Index)
-		}
-	}
-	w.mac = vnif.MAC
-	return nil
-}
-
-// ours says whether a device bears the vnet's alias and is what we make.
-func (w *work) ours(l hostnet.Link) bool { return l.Kind == "veth" && l.Alias == w.alias }
-
-// partner finds the other end of a pair; none for what is no pair or has its end elsewhere.
-func (w *work) partner(l hostnet.Link) (hostnet.Link, error) {
-	if l.Kind != "veth" || l.Partner == 0 {
-		return hostnet.Link{}, nil
-	}
-	p, err := w.host.LinkByIndex(l.Partner)
-	if errors.Is(err, hostnet.ErrNotFound) {
-		return hostnet.Link{}, nil
-	}
-	return p, err
-}
-
-func (w *work) inTheWay(l hostnet.Link) error {
-	if id, ok := parseAlias(l.Alias); ok && id != w.spec.ID {
-		return &ConflictError{Device: l, By: id}
-	}
-	return &hostnet.NotOursError{Device: l, Want: "a vnif of vnet " + w.spec.ID.String()}
-}
-
-// surveyBridge finds the bridge, which anybody may have made, and makes sure that it carries no other
-// vnet: that would join the two.
-func (w *work) surveyBridge() error {
-	b, err := find(w.host, w.spec.Bridge)
-	if err != nil || b.Index == 0 {
-		return err
-	}
-	if b.Kind != "bridge" {
-		return &hostnet.NotOursError{Device: b, Want: "a bridge"}
-	}
-	ports, err := w.host.Ports(b.Index)
-	if err != nil {
-		return err
-	}
-	for _, p := range ports {
-		if id, ok := parseAlias(p.Alias); ok && id != w.spec.ID {
-			return &ConflictError{Device: b, By: id}
-		}
-	}
-	w.bridge = b
 	return nil
 }
 

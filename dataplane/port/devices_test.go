@@ -27,7 +27,7 @@ func requireWhole(t *testing.T, h *hostnet.Host, d Devices) {
 	require.Equal(t, 1500, vnif.MTU)
 	require.True(t, vnif.Up())
 	require.Equal(t, br.Index, vnif.Master)
-	require.EqualValues(t, 0, vnif.Group)
+	require.EqualValues(t, Group, vnif.Group)
 
 	require.Equal(t, vnif.Index, peer.Partner)
 	require.Equal(t, alias, peer.Alias)
@@ -68,18 +68,31 @@ func TestEnsureAndRemove(t *testing.T) {
 	require.Equal(t, d.MAC, again.MAC)
 	require.Equal(t, d.PeerIndex, again.PeerIndex)
 
-	left, err := Leftovers(h)
-	require.NoError(t, err)
-	require.Equal(t, []Leftover{{ID: id(t, "97"), Vnetif: "vnif97", Bridge: "vnet97"}}, left)
-	require.Equal(t, spec97(t), left[0].Spec())
+	require.EqualValues(t, Group, link(t, h, "vnet97").Group)
+	left := leftovers(t, h)
+	require.Len(t, left, 1)
+	require.Equal(t, id(t, "97"), left[0].ID)
+	require.Len(t, left[0].Devices, 3)
+	require.Empty(t, leftovers(t, h, spec97(t)))
 
 	for range 2 {
 		require.NoError(t, Remove(h, spec97(t)))
 		require.Equal(t, []string{"lo"}, deviceNames(t, h))
 	}
-	left, err = Leftovers(h)
+	require.Empty(t, leftovers(t, h))
+}
+
+// leftovers are those of a look at everything.
+func leftovers(t *testing.T, h *hostnet.Host, wanted ...Spec) []Leftover {
+	t.Helper()
+	s, err := Look(h)
 	require.NoError(t, err)
-	require.Empty(t, left)
+	return s.Leftovers(wanted)
+}
+
+// ensure is Ensure with a word after each step.
+func ensure(h *hostnet.Host, s Spec, after func(step string) error) (Devices, error) {
+	return (&Maker{Host: h, Step: after}).Ensure(s)
 }
 
 // A second Ensure changes nothing, so that the reconciler, which watches, does not run after itself.
@@ -349,7 +362,8 @@ func TestEnsureRollsBack(t *testing.T) {
 	}
 }
 
-// A daemon that is killed after any step leaves what the next one completes, or removes.
+// A daemon that is killed after any step leaves what the next one completes, or removes, be it told of the vnet or
+// not.
 func TestEnsureAfterDeathAtAnyStep(t *testing.T) {
 	type death struct{}
 	die := func(h *hostnet.Host, s Spec, last string) {
@@ -365,6 +379,7 @@ func TestEnsureAfterDeathAtAnyStep(t *testing.T) {
 		t.Run(last, func(t *testing.T) {
 			h := newHost(t)
 			die(h, spec97(t), last)
+			require.Empty(t, leftovers(t, h, spec97(t)))
 			d, err := Ensure(h, spec97(t))
 			require.NoError(t, err)
 			requireWhole(t, h, d)
@@ -374,28 +389,80 @@ func TestEnsureAfterDeathAtAnyStep(t *testing.T) {
 			die(h, spec97(t), last)
 			require.NoError(t, Remove(h, spec97(t)))
 			require.Equal(t, []string{"lo"}, deviceNames(t, h))
+
+			die(h, spec97(t), last)
+			for _, l := range leftovers(t, h) {
+				require.Equal(t, id(t, "97"), l.ID)
+				require.NoError(t, (&Maker{Host: h}).RemoveLeftover(l))
+			}
+			require.Equal(t, []string{"lo"}, deviceNames(t, h))
 		})
 	}
 }
 
 func TestRemoveAfterDeathAtAnyStep(t *testing.T) {
-	for _, last := range []string{"pair", "bridge", "unfinished bridge"} {
+	for _, last := range []string{"delete veth", "delete bridge"} {
 		h := newHost(t)
 		_, err := Ensure(h, spec97(t))
 		require.NoError(t, err)
-		require.ErrorIs(t, remove(h, spec97(t), func(step string) error {
+		m := Maker{Host: h, Step: func(step string) error {
 			if step == last {
 				return errInjected
 			}
 			return nil
-		}), errInjected)
-		left, err := Leftovers(h) // all that the next daemon may know
-		require.NoError(t, err)
-		for _, l := range left {
-			require.NoError(t, Remove(h, l.Spec()))
+		}}
+		require.ErrorIs(t, m.Remove(spec97(t)), errInjected)
+		for _, l := range leftovers(t, h) { // all that the next daemon may know
+			require.NoError(t, (&Maker{Host: h}).RemoveLeftover(l))
 		}
 		require.Equal(t, []string{"lo"}, deviceNames(t, h))
 	}
+}
+
+// What somebody else made is never deleted, whatever it is called.
+func TestForeignDevicesOfOurNames(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{"vnb97", "vnn98"} {
+		_, _, err := h.EnsureBridge(name)
+		require.NoError(t, err)
+	}
+	require.NoError(t, h.SetAlias(link(t, h, "vnb97").Index, Alias(id(t, "97"))))
+	require.Empty(t, leftovers(t, h))
+	for _, text := range []string{"97", "98"} {
+		s := Spec{ID: id(t, text), Bridge: "vnet" + text, Vnetif: "vnif" + text}
+		_, err := Ensure(h, s)
+		var notOurs *hostnet.NotOursError
+		require.ErrorAs(t, err, &notOurs)
+		require.NoError(t, Remove(h, s))
+	}
+	require.Equal(t, []string{"lo", "vnb97", "vnn98"}, deviceNames(t, h))
+	// Where nothing need be made, they are in nobody's way.
+	require.NoError(t, h.Delete(link(t, h, "vnb97").Index))
+	_, err := Ensure(h, spec97(t))
+	require.NoError(t, err)
+	_, _, err = h.EnsureBridge("vnb97")
+	require.NoError(t, err)
+	_, err = Ensure(h, spec97(t))
+	require.NoError(t, err)
+	require.NoError(t, Remove(h, spec97(t)))
+	require.ElementsMatch(t, []string{"lo", "vnb97", "vnn98"}, deviceNames(t, h))
+}
+
+// What a release left that put only the peer into the group is adopted.
+func TestEnsureAdoptsOlderReleases(t *testing.T) {
+	h := newHost(t)
+	d, err := Ensure(h, spec97(t))
+	require.NoError(t, err)
+	require.NoError(t, h.SetGroup(d.VnifIndex, 0))
+	require.NoError(t, h.SetGroup(d.BridgeIndex, 0))
+	again, err := Ensure(h, spec97(t))
+	require.NoError(t, err)
+	require.Equal(t, d.PeerIndex, again.PeerIndex)
+	require.Equal(t, d.BridgeIndex, again.BridgeIndex)
+	requireWhole(t, h, again)
+	require.EqualValues(t, Group, link(t, h, "vnet97").Group)
+	require.NoError(t, Remove(h, spec97(t)))
+	require.Equal(t, []string{"lo"}, deviceNames(t, h))
 }
 
 func TestNames(t *testing.T) {

@@ -1,19 +1,20 @@
 // Package port is a vnif: a veth pair whose one end, the vnif, users see and put on a bridge, and whose
-// other end, the peer, is read and written here through a packet socket. Ensure and Remove look
-// after the devices, which outlive the daemon; a Port moves frames in batches.
+// other end, the peer, is read and written here through a packet socket. A Survey tells what there is of the
+// devices, a Maker looks after them; they outlive the daemon. A Port moves frames in batches.
 package port
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 
-	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
-// Group is the link group of every peer, so that `ip link show group 1798` lists them.
+// Group is the link group of everything that xend made, so that `ip link show group 1798` lists it.
 const Group = 1798
 
 // DefaultMTU is the MTU of vnif and bridge where none is configured: what domains expect.
@@ -50,25 +51,70 @@ func parseAlias(alias string) (vnet.ID, bool) {
 	return id, err == nil
 }
 
-// Owner tells which vnet a device belongs to that xend made for one.
-func Owner(l hostnet.Link) (vnet.ID, bool) { return parseAlias(l.Alias) }
+// The names that only xend gives: the peer's, and those under which devices are made, until they bear their alias
+// and may have their own. A device of such a name is a leftover of a daemon that was killed meanwhile.
+const (
+	peerPrefix   = "vnp"
+	vnifPrefix   = "vnn"
+	bridgePrefix = "vnb"
+)
 
 // PeerName is the name of the vnif's other end: "vnp97", or with a hash where the id is long. At most
 // 14 characters.
-func PeerName(id vnet.ID) string { return "vnp" + suffix(id) }
+func PeerName(id vnet.ID) string { return peerPrefix + suffix(id) }
 
-// The names under which devices are made, until they bear their alias and may have their own: a device
-// of such a name is a leftover of a daemon that was killed meanwhile.
-func newVnifName(id vnet.ID) string   { return "vnn" + suffix(id) }
-func newBridgeName(id vnet.ID) string { return "vnb" + suffix(id) }
+func newVnifName(id vnet.ID) string   { return vnifPrefix + suffix(id) }
+func newBridgeName(id vnet.ID) string { return bridgePrefix + suffix(id) }
+
+// Reserved says whether a name is one that only xend gives.
+func Reserved(name string) bool {
+	_, _, ok := cutName(name)
+	return ok
+}
+
+// OwnNames are the names that a vnet's devices bear, for ever or while they are made, besides those that its
+// configuration gives.
+func OwnNames(id vnet.ID) []string {
+	return []string{PeerName(id), newVnifName(id), newBridgeName(id)}
+}
+
+// digits is how many of an id's digits fit into a name.
+const digits = 10
 
 // suffix is the id's hexadecimal digits without leading zeros if those are at most ten, else a
 // hyphen and the first ten digits of its SHA-256.
 func suffix(id vnet.ID) string {
-	const digits = 10
 	if s := strings.TrimLeft(hex.EncodeToString(id[:]), "0"); len(s) <= digits {
 		return s
 	}
 	sum := sha256.Sum256([]byte(id.String()))
 	return "-" + hex.EncodeToString(sum[:])[:digits]
+}
+
+// cutName takes a name that only xend gives apart.
+func cutName(name string) (prefix, suffix string, ok bool) {
+	if len(name) <= len(peerPrefix) {
+		return "", "", false
+	}
+	prefix, suffix = name[:len(peerPrefix)], name[len(peerPrefix):]
+	switch prefix {
+	case peerPrefix, vnifPrefix, bridgePrefix:
+	default:
+		return "", "", false
+	}
+	text, hashed := strings.CutPrefix(suffix, "-")
+	if text == "" || len(text) > digits || hashed && len(text) != digits || !hashed && text[0] == '0' ||
+		strings.Trim(text, "0123456789abcdef") != "" {
+		return "", "", false
+	}
+	return prefix, suffix, true
+}
+
+// parseSuffix is the id whose suffix that is; zero of one that is hashed.
+func parseSuffix(suffix string) (id vnet.ID) {
+	if suffix[0] != '-' {
+		n, _ := strconv.ParseUint(suffix, 16, 64) // cutName has looked
+		binary.BigEndian.PutUint64(id[len(id)-8:], n)
+	}
+	return id
 }

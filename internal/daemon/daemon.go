@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
@@ -144,7 +145,7 @@ func (d *Daemon) build() error {
 	d.onClose(host.Close)
 	o := service.Options{
 		Registry: d.registry,
-		Host:     host,
+		Devices:  &port.Maker{Host: host},
 		Domains:  domain.NewManager(domain.Options{Log: d.log}),
 		Settings: settings(d.cfg, d.cfg.Carry),
 		LogFile:  d.logPath,

@@ -13,6 +13,8 @@ type Bridge struct {
 	Name string
 	MAC  net.HardwareAddr // nil: the kernel's choice, the lowest of its ports
 	MTU  int              // 0: the kernel's choice, the lowest of its ports
+	// Group is the link group, which it has from its first moment on; 0: the default group.
+	Group uint32
 	// Snooping leaves IGMP and MLD snooping as the kernel has it (on); false floods multicast to
 	// every port.
 	Snooping bool
@@ -23,6 +25,9 @@ func (h *Host) CreateBridge(b Bridge) (Link, error) {
 	parts := []nl.NetlinkRequestData{nl.NewIfInfomsg(unix.AF_UNSPEC), textAttribute(unix.IFLA_IFNAME, b.Name)}
 	if b.MAC != nil {
 		parts = append(parts, attribute(unix.IFLA_ADDRESS, b.MAC))
+	}
+	if b.Group != 0 {
+		parts = append(parts, numberAttribute(unix.IFLA_GROUP, b.Group))
 	}
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
@@ -86,17 +91,22 @@ type Veth struct {
 	Name, Peer   string
 	MAC, PeerMAC net.HardwareAddr // nil: random
 	MTU          int              // of both ends; 0: 1500
-	PeerGroup    uint32           // link group of the peer; 0: the default group
-	PeerHost     *Host            // the namespace that the peer is made in; nil: the same
-	NumQueues    int              // transmit and receive queues of both ends; 0: the kernel's choice
+	// Group and PeerGroup are the link groups, which the ends have from their first moment on; 0: the default
+	// group.
+	Group, PeerGroup uint32
+	PeerHost         *Host // the namespace that the peer is made in; nil: the same
+	NumQueues        int   // transmit and receive queues of both ends; 0: the kernel's choice
 }
 
 // CreateVeth makes a pair, down. ErrExists if a name is taken.
 func (h *Host) CreateVeth(v Veth) error {
-	end := func(name string, mac net.HardwareAddr) []nl.NetlinkRequestData {
+	end := func(name string, mac net.HardwareAddr, group uint32) []nl.NetlinkRequestData {
 		parts := []nl.NetlinkRequestData{textAttribute(unix.IFLA_IFNAME, name)}
 		if mac != nil {
 			parts = append(parts, attribute(unix.IFLA_ADDRESS, mac))
+		}
+		if group != 0 {
+			parts = append(parts, numberAttribute(unix.IFLA_GROUP, group))
 		}
 		if v.MTU != 0 {
 			parts = append(parts, numberAttribute(unix.IFLA_MTU, uint32(v.MTU)))
@@ -111,11 +121,8 @@ func (h *Host) CreateVeth(v Veth) error {
 	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(unix.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	peer.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	for _, p := range end(v.Peer, v.PeerMAC) {
+	for _, p := range end(v.Peer, v.PeerMAC, v.PeerGroup) {
 		peer.AddChild(p)
-	}
-	if v.PeerGroup != 0 {
-		peer.AddChild(numberAttribute(unix.IFLA_GROUP, v.PeerGroup))
 	}
 	if v.PeerHost != nil && v.PeerHost != h {
 		ns := v.PeerHost.ns
@@ -126,7 +133,7 @@ func (h *Host) CreateVeth(v Veth) error {
 		}
 		peer.AddChild(numberAttribute(unix.IFLA_NET_NS_FD, uint32(ns.file.Fd())))
 	}
-	parts := append([]nl.NetlinkRequestData{nl.NewIfInfomsg(unix.AF_UNSPEC)}, end(v.Name, v.MAC)...)
+	parts := append([]nl.NetlinkRequestData{nl.NewIfInfomsg(unix.AF_UNSPEC)}, end(v.Name, v.MAC, v.Group)...)
 	err := h.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, append(parts, info)...)
 	return needs(wrap("create veth", v.Name+" with peer "+v.Peer, err), "veth", "CONFIG_VETH (modprobe veth)")
 }

@@ -52,7 +52,7 @@ func TestEnsureBridgeRefusesOtherDevices(t *testing.T) {
 func TestEnsureVeth(t *testing.T) {
 	h := newHost(t)
 	mac, peerMAC := net.HardwareAddr{0xaa, 0xff, 1, 2, 3, 4}, net.HardwareAddr{0xaa, 0xff, 1, 2, 3, 5}
-	v := Veth{Name: "a", Peer: "b", MAC: mac, PeerMAC: peerMAC, MTU: 1400, PeerGroup: 1798}
+	v := Veth{Name: "a", Peer: "b", MAC: mac, PeerMAC: peerMAC, MTU: 1400, Group: 1797, PeerGroup: 1798}
 	created, err := h.EnsureVeth(v)
 	require.NoError(t, err)
 	require.True(t, created)
@@ -67,7 +67,7 @@ func TestEnsureVeth(t *testing.T) {
 	require.Equal(t, peerMAC, b.MAC)
 	require.Equal(t, 1400, a.MTU)
 	require.Equal(t, 1400, b.MTU)
-	require.EqualValues(t, 0, a.Group)
+	require.EqualValues(t, 1797, a.Group)
 	require.EqualValues(t, 1798, b.Group)
 
 	_, err = h.EnsureVeth(Veth{Name: "a", Peer: "c"})

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -68,7 +69,7 @@ func New(t testing.TB, carry bool) *Daemon {
 	t.Cleanup(func() { require.NoError(t, reg.Close()) })
 
 	logFile := filepath.Join(dir, "xend.log")
-	o := service.Options{Registry: reg, Host: host, Domains: domain.NewManager(domain.Options{Log: log}),
+	o := service.Options{Registry: reg, Devices: &port.Maker{Host: host}, Domains: domain.NewManager(domain.Options{Log: log}),
 		LogFile: func() string { return logFile }, Log: log}
 	if carry {
 		config := dataplane.DefaultConfig()

@@ -87,53 +87,55 @@ func (s *Service) checkID(c vnet.Config) error {
 	return nil
 }
 
-// checkNames compares with the devices of all other vnets, and with the one that every vnet has besides
-// those that it names. A device has one name among bridges and interfaces.
+// checkNames compares with the devices of all other vnets, and with those that every vnet has besides those that
+// it names. A device has one name among bridges and interfaces.
 func (s *Service) checkNames(c vnet.Config) error {
-	peer := port.PeerName(c.ID)
 	others := s.all()
 	for _, f := range []struct{ field, name string }{{"bridge", c.Bridge}, {"vnetif", c.Vnetif}} {
 		if f.name == "" {
 			continue
 		}
-		if f.name == peer {
-			return refuse(Invalid, f.field, "%s is how the other end of the vnet's interface is named", f.name)
+		if port.Reserved(f.name) {
+			return refuse(Invalid, f.field, "%s is a name that xend gives to devices of its own (vnn, vnb or vnp and an id)", f.name)
 		}
 		for _, o := range others {
-			if o.ID != c.ID && (f.name == o.Bridge || f.name == o.Vnetif || f.name == port.PeerName(o.ID)) {
+			if o.ID != c.ID && (f.name == o.Bridge || f.name == o.Vnetif) {
 				return refuse(Conflict, f.field, "%s belongs to vnet %s", f.name, o.IDText)
 			}
 		}
 	}
+	// Vnets of a time when such names were not refused.
 	for _, o := range others {
-		if o.ID != c.ID && (peer == o.Bridge || peer == o.Vnetif) {
-			return refuse(Conflict, "id", "vnet %s needs %s for the other end of its interface, and that belongs to vnet %s", c.IDText, peer, o.IDText)
+		for _, name := range port.OwnNames(c.ID) {
+			if o.ID != c.ID && (name == o.Bridge || name == o.Vnetif) {
+				return refuse(Conflict, "id", "vnet %s needs %s for a device of its own, and that belongs to vnet %s", c.IDText, name, o.IDText)
+			}
 		}
 	}
 	return nil
 }
 
-// checkDevices looks whether the names are taken by devices that xend did not make. A bridge that
+// checkDevices looks whether devices are in the way that xend did not make, or for another vnet. A bridge that
 // exists is used.
 func (s *Service) checkDevices(c vnet.Config) error {
-	for _, f := range []struct{ field, name string }{{"vnetif", c.Vnetif}, {"id", port.PeerName(c.ID)}} {
-		l, err := s.o.Host.LinkByName(f.name)
-		switch {
-		case err == nil && l.Alias != port.Alias(c.ID):
-			return refuse(Conflict, f.field, "%s is the name of a device that xend did not make for this vnet", l)
-		case err != nil && !errors.Is(err, hostnet.ErrNotFound):
-			return failed("look for "+f.name, err)
-		}
+	survey, err := s.o.Devices.LookFor(s.spec(c))
+	if err != nil {
+		return failed("look for the devices of vnet "+c.IDText, err)
 	}
-	if c.Bridge == "" {
+	conflict := survey.Find(s.spec(c)).Conflict
+	if conflict == nil {
 		return nil
 	}
-	l, err := s.o.Host.LinkByName(c.Bridge)
-	switch {
-	case err == nil && l.Kind != "bridge":
-		return refuse(Conflict, "bridge", "%s is no bridge", l)
-	case err != nil && !errors.Is(err, hostnet.ErrNotFound):
-		return failed("look for "+c.Bridge, err)
+	field := map[port.Role]string{port.RoleVnif: "vnetif", port.RoleBridge: "bridge"}[conflict.Role]
+	if field == "" {
+		field = "id"
 	}
-	return nil
+	var notOurs *hostnet.NotOursError
+	switch {
+	case !errors.As(conflict, &notOurs):
+		return refuse(Conflict, field, "%w", conflict)
+	case conflict.Role == port.RoleBridge:
+		return refuse(Conflict, field, "%s is no bridge", notOurs.Device)
+	}
+	return refuse(Conflict, field, "%s is the name of a device that xend did not make for this vnet", notOurs.Device)
 }

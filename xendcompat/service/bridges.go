@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
 )
@@ -25,8 +26,12 @@ var _ domain.Networks = Bridges{}
 // FindBridge implements [domain.Networks].
 func (b Bridges) FindBridge(name string) (domain.Network, bool) {
 	s := b.Service
-	l, err := s.o.Host.LinkByName(name)
-	if err != nil || l.Kind != "bridge" && l.Kind != "openvswitch" {
+	survey, err := s.o.Devices.LookFor(port.Spec{Bridge: name})
+	if err != nil {
+		return domain.Network{}, false
+	}
+	l, ok := survey.Link(name)
+	if !ok || l.Kind != "bridge" && l.Kind != "openvswitch" {
 		return domain.Network{}, false
 	}
 	n := domain.Network{Bridge: name, MTU: l.MTU}

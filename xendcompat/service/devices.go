@@ -7,8 +7,27 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
+
+// Devices is what the service needs to make and remove devices. Whose a device is, is the survey's word.
+type Devices interface {
+	// Look lists all devices, LookFor those that matter to one vnet.
+	Look() (*port.Survey, error)
+	LookFor(s port.Spec) (*port.Survey, error)
+	// Ensure makes a vnet's devices be as specified. What is there already is taken as it is, and what is missing
+	// is made; after an error nothing is left that was not there before.
+	Ensure(s port.Spec) (port.Devices, error)
+	// Remove takes a vnet's devices away; the bridge only if xend made it and nothing else is on it.
+	Remove(s port.Spec) error
+	// RemoveLeftover does the same with what a survey found and nobody wants.
+	RemoveLeftover(l port.Leftover) error
+	// Watch tells of changes until ctx ends.
+	Watch(ctx context.Context) (<-chan hostnet.Event, error)
+}
+
+var _ Devices = (*port.Maker)(nil)
 
 // Lifetime says for how long a vnet is there.
 type Lifetime uint8
@@ -85,14 +104,14 @@ func (s *Service) bringUp(c vnet.Config) error {
 func (s *Service) bringUpNew(c vnet.Config) error {
 	d, err := s.ensure(c)
 	if err != nil && d.Created {
-		err = errors.Join(err, port.Remove(s.o.Host, s.spec(c)))
+		err = errors.Join(err, s.o.Devices.Remove(s.spec(c)))
 	}
 	return err
 }
 
 // ensure returns the devices also if they are there and the engine does not take them.
 func (s *Service) ensure(c vnet.Config) (port.Devices, error) {
-	d, err := port.Ensure(s.o.Host, s.spec(c))
+	d, err := s.o.Devices.Ensure(s.spec(c))
 	if err != nil {
 		return port.Devices{}, err
 	}
@@ -111,7 +130,7 @@ func (s *Service) takeDown(c vnet.Config) error {
 	if err := s.step("detached"); err != nil {
 		return err
 	}
-	return port.Remove(s.o.Host, s.spec(c))
+	return s.o.Devices.Remove(s.spec(c))
 }
 
 // Settings are what the configuration says about vnets, and may change while the daemon runs.

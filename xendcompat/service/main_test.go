@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -77,7 +78,7 @@ func runDaemon(h *hostnet.Host, state string, o options) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	so := Options{Registry: reg, Host: h, Domains: domain.NewManager(domain.Options{}), Log: log, Step: o.step}
+	so := Options{Registry: reg, Devices: &port.Maker{Host: h, Step: o.step}, Domains: domain.NewManager(domain.Options{}), Log: log, Step: o.step}
 	var engine *dataplane.Engine
 	if o.enabled {
 		cfg := dataplane.DefaultConfig()

@@ -37,7 +37,7 @@ func (s *Service) Ready() <-chan struct{} { return s.ready }
 // brought up is tried again later, and keeps no other from coming up. Devices stay when it ends.
 func (s *Service) Run(ctx context.Context) error {
 	// What happens from here on is told, so nothing is missed between listing and listening.
-	events, err := s.o.Host.Watch(ctx)
+	events, err := s.o.Devices.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("reconciler: %w", err)
 	}
@@ -72,6 +72,7 @@ func (r *reconciler) start(ctx context.Context) error {
 		return nil //nolint:nilerr // the daemon is stopped already
 	}
 	defer end()
+	r.tellNames()
 	r.removeLeftovers()
 	for _, v := range r.all() {
 		if ctx.Err() != nil {
@@ -93,29 +94,42 @@ func explain(v Vnet, err error) error {
 	return err
 }
 
-// removeLeftovers takes away devices with xend's mark that belong to no vnet: what was being deleted
+// removeLeftovers takes away devices that xend made and that belong to no vnet: what was being made or deleted
 // when a daemon was killed, and what was there until the restart. Those of a vnet whose file could not be
 // read stay: domains may be using them, and the file may be mended.
 func (r *reconciler) removeLeftovers() {
-	left, err := port.Leftovers(r.o.Host)
+	survey, err := r.o.Devices.Look()
 	if err != nil {
 		r.log.Error("can't look for leftovers", "error", err)
 		return
 	}
-	wanted, corrupt := r.all(), r.o.Registry.Corrupt()
-	for _, l := range left {
-		if slices.ContainsFunc(wanted, func(v Vnet) bool { return v.ID == l.ID }) {
-			continue
-		}
+	var wanted []port.Spec
+	for _, v := range r.all() {
+		wanted = append(wanted, r.spec(v.Config))
+	}
+	corrupt := r.o.Registry.Corrupt()
+	for _, l := range survey.Leftovers(wanted) {
 		if slices.ContainsFunc(corrupt, func(name string) bool { return strings.HasPrefix(name, l.ID.FileName()) }) {
-			r.log.Warn("the devices of a vnet whose file can't be used stay", "vnet", l.ID, "vnetif", l.Vnetif, "bridge", l.Bridge)
+			r.log.Warn("the devices of a vnet whose file can't be used stay", "vnet", l.ID, "devices", l)
 			continue
 		}
-		if err := port.Remove(r.o.Host, l.Spec()); err != nil {
+		if err := r.o.Devices.RemoveLeftover(l); err != nil {
 			r.log.Error("can't remove what is left of a vnet that is no more", "vnet", l.ID, "error", err)
 			continue
 		}
-		r.log.Info("removed what was left of a vnet that is no more", "vnet", l.ID, "vnetif", l.Vnetif, "bridge", l.Bridge)
+		r.log.Info("removed what was left of a vnet that is no more", "vnet", l.ID, "devices", l)
+	}
+}
+
+// tellNames tells which stored vnets have names that new ones can't have.
+func (r *reconciler) tellNames() {
+	for _, v := range r.all() {
+		for _, name := range []string{v.Bridge, v.Vnetif} {
+			if port.Reserved(name) {
+				r.log.Warn("a vnet's device has a name that xend gives to devices of its own; it stays, but a vnet of that id can't be created",
+					"vnet", v.IDText, "device", name)
+			}
+		}
 	}
 }
 
@@ -183,16 +197,15 @@ func (r *reconciler) restore(ctx context.Context) {
 	}
 	defer end()
 	now := time.Now()
-	list, err := r.o.Host.Links()
+	survey, err := r.o.Devices.Look()
 	if err != nil {
 		r.log.Error("can't look at the devices of vnets", "error", err)
 		r.lookAt(now.Add(firstDelay))
 		return
 	}
 	maps.DeleteFunc(r.pauses, func(_ vnet.ID, p pause) bool { return now.After(p.until().Add(calm)) })
-	all := newDevices(list)
 	for _, v := range r.all() {
-		missing := all.missing(v.Config)
+		missing := survey.Find(r.spec(v.Config)).Missing
 		if missing == "" {
 			continue
 		}
@@ -212,42 +225,4 @@ func (r *reconciler) restore(ctx context.Context) {
 		}
 		r.log.Warn("vnet restored", "vnet", v.IDText, "because", missing)
 	}
-}
-
-// devices are all devices at one moment.
-type devices struct {
-	byName  map[string]hostnet.Link
-	byIndex map[int]hostnet.Link
-}
-
-func newDevices(list []hostnet.Link) devices {
-	d := devices{make(map[string]hostnet.Link, len(list)), make(map[int]hostnet.Link, len(list))}
-	for _, l := range list {
-		d.byName[l.Name], d.byIndex[l.Index] = l, l
-	}
-	return d
-}
-
-// missing says what of a vnet is not there; "" if all is.
-func (d devices) missing(c vnet.Config) string {
-	vnif, ok := d.byName[c.Vnetif]
-	if !ok || vnif.Alias != port.Alias(c.ID) {
-		return "interface " + c.Vnetif + " is gone"
-	}
-	if _, ok := d.byIndex[vnif.Partner]; !ok {
-		return "the other end of " + c.Vnetif + " is gone"
-	}
-	if c.Bridge == "" {
-		return ""
-	}
-	bridge, ok := d.byName[c.Bridge]
-	switch {
-	case !ok:
-		return "bridge " + c.Bridge + " is gone"
-	case vnif.Master == 0:
-		return c.Vnetif + " left its bridge " + c.Bridge
-	case vnif.Master != bridge.Index:
-		return c.Vnetif + " is on " + d.byIndex[vnif.Master].Name + " instead of " + c.Bridge
-	}
-	return ""
 }

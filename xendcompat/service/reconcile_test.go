@@ -102,7 +102,7 @@ func TestLeftovers(t *testing.T) {
 
 	d := startDaemon(t, h, t.TempDir(), options{})
 	require.Equal(t, "vnet67 vnif67", layout(t, h))
-	require.Contains(t, d.log.String(), "vnetif=vnif66 bridge=vnet66")
+	require.Contains(t, d.log.String(), `devices="vnet66, vnif66, vnp66"`)
 }
 
 func TestPauses(t *testing.T) {

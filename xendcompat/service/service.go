@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -22,8 +21,8 @@ type Options struct {
 	Registry *registry.Registry
 	// Engine carries frames; nil: vnets have devices only.
 	Engine Engine
-	// Host is the network that the devices and the engine are in.
-	Host     *hostnet.Host
+	// Devices makes and removes the devices that the engine carries frames through.
+	Devices  Devices
 	Domains  *domain.Manager
 	Settings Settings
 	// LogFile tells where the daemon's log is; "" if it goes to the journal.

@@ -18,6 +18,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/registry"
 )
 
 // refused requires an answer of that kind and text.
@@ -73,13 +74,18 @@ func TestCreateAndDelete(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	h := newHost(t)
-	d := startDaemon(t, h, t.TempDir(), options{enabled: true})
+	state := t.TempDir()
+	reg, err := registry.Open(registry.Options{Dir: state})
+	require.NoError(t, err)
+	require.NoError(t, reg.Put(config(t, "(vnet (id 60) (bridge vnb63))")), "of a time when that was not refused")
+	require.NoError(t, reg.Close())
+	d := startDaemon(t, h, state, options{enabled: true})
+	require.Contains(t, d.log.String(), "a vnet's device has a name that xend gives to devices of its own")
 	ctx := t.Context()
 	require.NoError(t, d.CreateVnet(ctx, simple(t, "97")))
 	transient := simple(t, "50")
 	transient.Bridge = ""
 	require.NoError(t, d.AddTransient(ctx, transient))
-	require.NoError(t, d.CreateVnet(ctx, config(t, "(vnet (id 60) (bridge vnp61))")))
 	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "eth7", Peer: "vnp62"}))
 	vnp62, err := h.LinkByName("vnp62")
 	require.NoError(t, err)
@@ -105,11 +111,10 @@ func TestRefusals(t *testing.T) {
 		{"(vnet (id 98) (vnetif vnet97))", Conflict, "invalid vnet config: vnetif: vnet97 belongs to vnet 97"},
 		{"(vnet (id 98) (vnetif vnif0003))", Conflict, "invalid vnet config: vnetif: vnif0003 belongs to vnet 0003"},
 		{"(vnet (id 98) (bridge vnif50))", Conflict, "invalid vnet config: bridge: vnif50 belongs to vnet 50"},
-		{"(vnet (id 98) (bridge vnp97))", Conflict, "invalid vnet config: bridge: vnp97 belongs to vnet 97"},
-		{"(vnet (id 98) (vnetif vnp2))", Conflict, "invalid vnet config: vnetif: vnp2 belongs to vnet 0002"},
-		{"(vnet (id 98) (vnetif vnp98))", Invalid, "invalid vnet config: vnetif: vnp98 is how the other end of the vnet's interface is named"},
-		{"(vnet (id 98) (bridge vnp98))", Invalid, "invalid vnet config: bridge: vnp98 is how the other end of the vnet's interface is named"},
-		{"(vnet (id 61))", Conflict, "invalid vnet config: id: vnet 61 needs vnp61 for the other end of its interface, and that belongs to vnet 60"},
+		{"(vnet (id 98) (bridge vnp97))", Invalid, "invalid vnet config: bridge: vnp97 is a name that xend gives to devices of its own (vnn, vnb or vnp and an id)"},
+		{"(vnet (id 98) (vnetif vnn2))", Invalid, "invalid vnet config: vnetif: vnn2 is a name that xend gives to devices of its own (vnn, vnb or vnp and an id)"},
+		{"(vnet (id 98) (bridge vnb98))", Invalid, "invalid vnet config: bridge: vnb98 is a name that xend gives to devices of its own (vnn, vnb or vnp and an id)"},
+		{"(vnet (id 63))", Conflict, "invalid vnet config: id: vnet 63 needs vnb63 for a device of its own, and that belongs to vnet 60"},
 		{"(vnet (id 62))", Conflict, "invalid vnet config: id: " + vnp62.String() + " is the name of a device that xend did not make for this vnet"},
 		{"(vnet (id 98) (vnetif eth7))", Conflict, "invalid vnet config: vnetif: " + eth7.String() + " is the name of a device that xend did not make for this vnet"},
 		{"(vnet (id 98) (vnetif br7))", Conflict, "invalid vnet config: vnetif: " + br7.String() + " is the name of a device that xend did not make for this vnet"},
@@ -122,7 +127,7 @@ func TestRefusals(t *testing.T) {
 		}
 		refused(t, d.AddTransient(ctx, config(t, c.text)), c.kind, c.error)
 	}
-	require.Equal(t, "97 60", vnets(d.Service))
+	require.Equal(t, "60 97", vnets(d.Service))
 	require.Equal(t, before, layout(t, h))
 
 	gone, cancel := context.WithCancel(ctx)

@@ -1,0 +1,254 @@
+// Package porttest has fakes of package port, for tests that need no kernel.
+package porttest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+// Devices is a port.Maker whose devices are in a list. Whose they are is decided by port.Survey, as with the kernel.
+type Devices struct {
+	// Fail, if not nil, is asked before each operation ("ensure", "remove", "look"); its error is the operation's.
+	Fail func(op string, s port.Spec) error
+
+	mu     sync.Mutex
+	last   int
+	links  map[int]hostnet.Link
+	events []chan hostnet.Event
+}
+
+// Add adds a device, and returns it with its index.
+func (d *Devices) Add(l hostnet.Link) hostnet.Link {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.add(l)
+}
+
+func (d *Devices) add(l hostnet.Link) hostnet.Link {
+	if d.links == nil {
+		d.links = map[int]hostnet.Link{}
+	}
+	d.last++
+	l.Index = d.last
+	d.links[l.Index] = l
+	return l
+}
+
+// pair adds two devices, each the other's partner.
+func (d *Devices) pair(a, b hostnet.Link) (hostnet.Link, hostnet.Link) {
+	a.Kind, b.Kind, a.Partner = "veth", "veth", d.last+2
+	a = d.add(a)
+	b.Partner = a.Index
+	return a, d.add(b)
+}
+
+// Delete removes the device of that name, with the other end of a pair, and tells those who watch.
+func (d *Devices) Delete(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.links {
+		if l.Name == name {
+			d.delete(l)
+		}
+	}
+}
+
+func (d *Devices) delete(l hostnet.Link) {
+	for index, other := range d.links {
+		if index == l.Index || other.Index == l.Partner {
+			delete(d.links, index)
+			d.tell(hostnet.LinkEvent{Link: other, Gone: true})
+		} else if other.Master == l.Index {
+			other.Master = 0
+			d.links[index] = other
+		}
+	}
+}
+
+// Change has f change the device of that name, and tells those who watch.
+func (d *Devices) Change(name string, f func(*hostnet.Link)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for index, l := range d.links {
+		if l.Name == name {
+			f(&l)
+			d.links[index] = l
+			d.tell(hostnet.LinkEvent{Link: l})
+		}
+	}
+}
+
+// tell gives an event to those who watch.
+func (d *Devices) tell(ev hostnet.Event) {
+	for _, c := range d.events {
+		select {
+		case c <- ev:
+		default: // a resync is not needed: readers look at everything
+		}
+	}
+}
+
+// String describes all devices but peers, sorted by name: "vnet97 vnif97@vnet97".
+func (d *Devices) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []string
+	for _, l := range d.links {
+		switch {
+		case strings.HasPrefix(l.Name, "vnp"):
+		case l.Master != 0:
+			all = append(all, l.Name+"@"+d.links[l.Master].Name)
+		default:
+			all = append(all, l.Name)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// Link returns the device of that name; Index 0: there is none.
+func (d *Devices) Link(name string) hostnet.Link {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.links {
+		if l.Name == name {
+			return l
+		}
+	}
+	return hostnet.Link{}
+}
+
+func (d *Devices) fail(op string, s port.Spec) error {
+	if d.Fail == nil {
+		return nil
+	}
+	return d.Fail(op, s)
+}
+
+// Look lists all devices.
+func (d *Devices) Look() (*port.Survey, error) { return d.LookFor(port.Spec{}) }
+
+// LookFor lists all devices, too.
+func (d *Devices) LookFor(s port.Spec) (*port.Survey, error) {
+	if err := d.fail("look", s); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.survey(), nil
+}
+
+func (d *Devices) survey() *port.Survey {
+	return port.NewSurvey(slices.SortedFunc(maps.Values(d.links), func(a, b hostnet.Link) int { return a.Index - b.Index }))
+}
+
+// Ensure makes a vnet's devices be as specified.
+func (d *Devices) Ensure(s port.Spec) (port.Devices, error) {
+	if err := d.fail("ensure", s); err != nil {
+		return port.Devices{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.survey().Find(s)
+	if f.Conflict != nil {
+		return port.Devices{}, fmt.Errorf("devices of vnet %s: %w", s.ID, f.Conflict)
+	}
+	if s.MTU == 0 {
+		s.MTU = port.DefaultMTU
+	}
+	mark := func(name string, l hostnet.Link) hostnet.Link {
+		l.Name, l.Group, l.Alias, l.MTU, l.Flags = name, port.Group, port.Alias(s.ID), s.MTU, net.FlagUp
+		return l
+	}
+	created := f.Vnif.Index == 0
+	if created {
+		for _, name := range append([]string{s.Vnetif}, port.OwnNames(s.ID)...) { // halves
+			for _, l := range d.links {
+				if l.Name == name {
+					d.delete(l)
+				}
+			}
+		}
+		f.Vnif, f.Peer = d.pair(mark(s.Vnetif, hostnet.Link{}), mark(port.PeerName(s.ID), hostnet.Link{}))
+	}
+	vnif, peer := mark(s.Vnetif, f.Vnif), mark(port.PeerName(s.ID), f.Peer)
+	if s.Bridge != "" {
+		b := f.Bridge
+		if b.Index == 0 || b.Name != s.Bridge {
+			b = d.add(mark(s.Bridge, hostnet.Link{Kind: "bridge"}))
+		} else if b.Group == port.Group {
+			b = mark(s.Bridge, b)
+			d.links[b.Index] = b
+		}
+		vnif.Master = b.Index
+	}
+	d.links[vnif.Index], d.links[peer.Index] = vnif, peer
+	d.tell(hostnet.LinkEvent{Link: vnif})
+	return port.Devices{
+		VnifIndex: vnif.Index, PeerIndex: peer.Index, BridgeIndex: vnif.Master, VnifName: vnif.Name, PeerName: peer.Name,
+		Bridge: s.Bridge, MTU: s.MTU, Created: created,
+	}, nil
+}
+
+// Remove takes a vnet's devices away.
+func (d *Devices) Remove(s port.Spec) error {
+	if err := d.fail("remove", s); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []hostnet.Link
+	for _, l := range d.links {
+		if id, ok := port.Owner(l); ok && id == s.ID {
+			list = append(list, l)
+		}
+	}
+	d.remove(list)
+	return nil
+}
+
+// RemoveLeftover takes away what nobody wants.
+func (d *Devices) RemoveLeftover(l port.Leftover) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.remove(l.Devices)
+	return nil
+}
+
+// remove deletes pairs, and then bridges that nothing is on.
+func (d *Devices) remove(list []hostnet.Link) {
+	for _, kind := range []string{"veth", "bridge"} {
+		for _, l := range list {
+			used := false
+			for _, p := range d.links {
+				used = used || kind == "bridge" && p.Master == l.Index
+			}
+			if l.Kind == kind && !used {
+				d.delete(l)
+			}
+		}
+	}
+}
+
+// Watch tells of changes until ctx ends.
+func (d *Devices) Watch(ctx context.Context) (<-chan hostnet.Event, error) {
+	c := make(chan hostnet.Event, 64)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.events = append(d.events, c)
+	context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.events = slices.DeleteFunc(d.events, func(e chan hostnet.Event) bool { return e == c })
+		close(c)
+	})
+	return c, nil
+}
