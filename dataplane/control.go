@@ -99,6 +99,9 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 			e.mu.Lock()
 			e.noticeLocked(n)
 			e.mu.Unlock()
+			if n.kind == noticeMoved && !n.addr.IsValid() {
+				e.notBehindVnif(n.network, n.mac)
+			}
 		case <-ticker.C:
 			e.mu.Lock()
 			e.tickLocked()

@@ -336,19 +336,33 @@ func (e *Engine) AddVif(id vnet.ID, mac net.HardwareAddr) error {
 		return err
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	n, err := e.networkLocked(id)
+	if err == nil {
+		switch e.table.AddVif(varp.Key{Vnet: id, MAC: m}, e.now()).Kind {
+		case varp.Full:
+			err = fmt.Errorf("vif %s: the vif table is full (%d MACs)", mac, e.config.MaxMACs)
+		case varp.Ignored, varp.Damped:
+			err = fmt.Errorf("vif %s: the MAC moved to and fro too often, and stays where it is for a while", mac)
+		default:
+			e.sayLocked(func(s *speaker) { s.announce(n, m) })
+		}
+	}
+	e.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	switch e.table.AddVif(varp.Key{Vnet: id, MAC: m}, e.now()).Kind {
-	case varp.Full:
-		return fmt.Errorf("vif %s: the vif table is full (%d MACs)", mac, e.config.MaxMACs)
-	case varp.Ignored, varp.Damped:
-		return fmt.Errorf("vif %s: the MAC moved to and fro too often, and stays where it is for a while", mac)
-	}
-	e.sayLocked(func(s *speaker) { s.announce(n, m) })
+	e.notBehindVnif(n, m)
 	return nil
+}
+
+// notBehindVnif makes a vnet's bridge forget that a MAC is behind the vnif, since it is on this host: else the bridge
+// goes on sending its frames into the tunnel until the domain speaks. The lock is not held.
+func (e *Engine) notBehindVnif(n *network, mac wire.MAC) {
+	err := e.host.DeleteFDB(hostnet.FDBEntry{MAC: mac, Port: n.devices.VnifIndex})
+	// A vnif that is on no bridge, or gone.
+	if err != nil && !errors.Is(err, hostnet.ErrNotFound) {
+		e.log.Debug("entry of a MAC behind the vnif cannot be removed from the bridge's table", "vnet", n.config.IDText, "mac", mac, "err", err)
+	}
 }
 
 // RemoveVif undoes AddVif; it also forgets a MAC that was learned. ErrUnknownVif if it is not known.

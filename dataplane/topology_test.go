@@ -227,6 +227,38 @@ func TestHoldDown(t *testing.T) {
 	require.True(t, here())
 }
 
+// A domain that migrates without a word is reached by its neighbours once the vif script has told of it: the bridge,
+// too, forgets that it was behind the tunnel.
+func TestSilentMove(t *testing.T) {
+	_, _, hosts := newLab(t, 2, testConfig())
+	a, b := hosts[0], hosts[1]
+	add(t, "97", a, b)
+	d1, d2 := a.domain(1, "97"), b.domain(2, "97")
+	for _, d := range []*lab.Domain{d1, d2} {
+		require.NoError(t, d.Net.DisableIPv6(deviceOf(t, &lab.Host{Node: d.Node}, "eth0").Index)) // says nothing of its own accord
+	}
+	vnif, bridge := deviceOf(t, a.Host, "vnif97"), deviceOf(t, a.Host, "vnet97")
+	behindVnif := func() bool {
+		list, err := a.Net.FDB(bridge.Index)
+		require.NoError(t, err)
+		return slices.ContainsFunc(list, func(e hostnet.FDBEntry) bool {
+			return wire.MAC(e.MAC) == wire.MAC(domainMAC(2)) && e.Port == vnif.Index
+		})
+	}
+	ping(t, d1, d2.Addr())
+	require.True(t, behindVnif())
+	require.NoError(t, d2.MoveTo(a.Host, "vif2.0", "vnet97"))
+	a.forwarding("vnet97")
+	require.True(t, behindVnif(), "the domain is silent")
+	require.NoError(t, a.AddVif(idOf(t, "97"), domainMAC(2)))
+	require.False(t, behindVnif())
+	// The first one arrives: nothing but the bridge's table stood between.
+	got := capture(t, d2)
+	frame := testFrame(domainMAC(2), domainMAC(1), "to the silent one")
+	require.NoError(t, d1.Send("eth0", frame))
+	expect(t, got, frame)
+}
+
 // hasVif reports whether a host holds a MAC for its own.
 func hasVif(h *testHost, mac net.HardwareAddr) bool {
 	return slices.ContainsFunc(h.Snapshot().Vifs, func(v Vif) bool { return v.MAC == wire.MAC(mac) })
