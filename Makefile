@@ -64,7 +64,7 @@ test-install: need-root deb ## install the package into a fresh Debian tree and 
 	@scripts/need debootstrap:debootstrap ip:iproute2 systemd-analyze:systemd setpriv:util-linux
 	@scripts/test-install
 
-test-vm: need-root build ## the network scripts' tests on Debian's 6.1 kernel, under emulation
+test-vm: need-root build ## the data plane's and the network scripts' tests on Debian's 6.1 kernel, under emulation
 	@scripts/need qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio
 	@test/vm/run
 
