@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
@@ -441,12 +442,12 @@ func TestGuardsOf(t *testing.T) {
 	open := &hostnet.Guard{Ports: ports, Protocols: guardedProtocols}
 	links := []hostnet.Link{
 		{Index: 1, Name: "eth0"},
-		{Index: 2, Name: "vnet97", Kind: "bridge", Alias: alias},
-		{Index: 3, Name: "vnif97", Kind: "veth", Alias: alias, Master: 2},
-		{Index: 4, Name: "vnp97", Kind: "veth", Alias: alias},
+		{Index: 2, Name: "vnet97", Kind: "bridge", Group: port.Group, Alias: alias},
+		{Index: 3, Name: "vnif97", Kind: "veth", Group: port.Group, Alias: alias, Master: 2},
+		{Index: 4, Name: "vnp97", Kind: "veth", Group: port.Group, Alias: alias},
 		{Index: 5, Name: "vif1.0", Master: 2},
 		{Index: 6, Name: "xenbr0", Kind: "bridge"},
-		{Index: 7, Name: "vnif0002", Kind: "veth", Alias: alias},
+		{Index: 7, Name: "vnif0002", Kind: "veth", Group: port.Group, Alias: alias},
 	}
 	guards := func(addressed ...int) map[int]*hostnet.Guard {
 		var list []hostnet.Address
