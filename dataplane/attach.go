@@ -215,7 +215,6 @@ func (e *Engine) lost(id vnet.ID, peer int) {
 	if a.problem == "" {
 		e.log.Warn("the devices of a vnet vanished", "vnet", a.config.IDText, "vnif", a.config.Vnetif)
 	}
-	e.emit(Event{Kind: VnetLost, Vnet: id, Text: fmt.Sprintf("the devices of vnet %s vanished", a.config.IDText)})
 }
 
 // linkEvent acts on a device that changed. It reports whether that can concern an underlay: devices of
@@ -263,7 +262,6 @@ func (e *Engine) joinedLocked(a *attachment, bridge int) bool {
 	}
 	if a.problem = ""; bridge != a.devices.BridgeIndex {
 		a.problem = fmt.Sprintf("%s is not on bridge %s", a.config.Vnetif, a.config.Bridge)
-		e.emit(Event{Kind: VnetLost, Vnet: a.config.ID, Text: a.problem})
 	}
 	return a.problem == ""
 }

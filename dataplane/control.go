@@ -2,11 +2,11 @@ package dataplane
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -36,6 +36,8 @@ const (
 	noticeSpeech
 	noticeSendError
 	noticeCrossed
+	noticeAnswer
+	noticeGroupWanted
 	noticeStranger
 )
 
@@ -56,14 +58,6 @@ const (
 func (e *Engine) notify(n notice) {
 	select {
 	case e.notices <- n:
-	default:
-	}
-}
-
-// emit gives an event to whoever reads them.
-func (e *Engine) emit(ev Event) {
-	select {
-	case e.events <- ev:
 	default:
 	}
 }
@@ -132,6 +126,7 @@ func (e *Engine) tickLocked() {
 	}
 	e.sweepHostsLocked(now)
 	for _, f := range e.underlays {
+		e.obligeLocked(f, now)
 		e.listenLocked(f, now)
 	}
 	e.queueDropsLocked()
@@ -146,30 +141,6 @@ func (e *Engine) sweepHostsLocked(now int64) {
 	}
 	if e.hosts.Sweep(now) {
 		e.publishLocked()
-	}
-}
-
-// listenLocked notices that a group has gone silent: nothing comes from it, though it did before, or
-// though hosts are there that send to this one directly.
-func (e *Engine) listenLocked(f *family, now int64) {
-	limit := int64(e.config.GroupSilence)
-	if f.link == nil || limit == 0 {
-		return
-	}
-	last, unicast := f.heard.group.Load(), f.heard.unicast.Load()
-	silentFor := now - max(last, f.since)
-	// With replication, what others send comes by unicast in any case.
-	switch expected := last > 0 || unicast > 0 && now-unicast < limit && len(e.replicas) == 0 && !e.hosts.AnyReplicates(now); {
-	case f.silent && last > f.since && now-last < limit:
-		f.silent = false
-		e.log.Info("the group is heard again", "group", f.choice.group, "device", f.choice.device)
-		e.emit(Event{Kind: GroupHeard, Addr: f.choice.group, Text: fmt.Sprintf("group %s is heard again", f.choice.group)})
-	case !f.silent && expected && silentFor > limit:
-		f.silent = true
-		text := "nothing comes from the group any more; if other hosts run, look at multicast between them: " +
-			"IGMP snooping without a querier, a firewall, a router"
-		e.log.Warn(text, "group", f.choice.group, "device", f.choice.device, "silent", time.Duration(silentFor).Round(time.Second))
-		e.emit(Event{Kind: GroupSilent, Addr: f.choice.group, Text: text})
 	}
 }
 
@@ -197,7 +168,6 @@ func (e *Engine) noticeLocked(n notice) {
 		if !n.addr.IsValid() {
 			to = "this host"
 		}
-		text := fmt.Sprintf("MAC %s of vnet %s moved from %s to %s", n.mac, n.network.config.IDText, from, to)
 		level := e.log.Info
 		if n.change.Moves > 1 || n.addr.Is4() != n.change.From.Is4() && n.addr.IsValid() && n.change.From.IsValid() {
 			// The first move is a migration; more are flapping, of which more is said. From one address family
@@ -205,18 +175,12 @@ func (e *Engine) noticeLocked(n notice) {
 			level = e.log.Debug
 		}
 		level("MAC moved", "vnet", n.network.config.IDText, "mac", n.mac, "from", from, "to", to)
-		e.emit(Event{Kind: MACMoved, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
 	case noticeFlapping:
-		text := fmt.Sprintf("MAC %s of vnet %s moves to and fro: two domains with one MAC, or a loop", n.mac, n.network.config.IDText)
-		e.emit(Event{Kind: MACFlapping, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
 		if e.tellLocked("flapping " + n.network.config.IDText + n.mac.String()) {
 			e.log.Warn("MAC moves to and fro: two domains with one MAC, or a loop; it stays where it was before for a while",
 				"vnet", n.network.config.IDText, "mac", n.mac, "other", n.addr, "moves", n.change.Moves)
 		}
 	case noticeLoop:
-		text := fmt.Sprintf("a frame of vnet %s came back from %s: the vnet's bridges are joined by another way, too",
-			n.network.config.IDText, n.addr)
-		e.emit(Event{Kind: LoopSeen, Vnet: n.network.config.ID, MAC: n.mac, Addr: n.addr, Text: text})
 		if e.tellLocked("loop " + n.network.config.IDText) {
 			e.log.Warn("loop: a frame that this host sent came back; the vnet's bridges are joined by another way, too",
 				"vnet", n.network.config.IDText, "mac", n.mac, "from", n.addr)
@@ -228,6 +192,14 @@ func (e *Engine) noticeLocked(n notice) {
 		} else {
 			e.log.Info("host speaks VUDP after all", "host", n.addr)
 		}
+	case noticeAnswer:
+		for _, f := range e.underlays {
+			if f.family == underlay.Of(n.addr) {
+				f.watch.answered = e.now()
+			}
+		}
+	case noticeGroupWanted:
+		e.groupWantedLocked(n.addr)
 	case noticeCrossed:
 		if e.tellLocked("crossed") {
 			e.log.Warn("more than one host forwards for one segment: let one host of each segment have peers, and delete those of the others",

@@ -19,6 +19,7 @@ const (
 	DropFlapping                  // the source MAC is being damped
 	DropSource                    // a source MAC that no interface has
 	DropEtherIP                   // EtherIP without UDP, which is configured off
+	DropAnswer                    // an answer to a probe that was not sent
 	DropTooLong                   // longer than the vnif takes
 	DropTruncated                 // larger than any packet can be
 	DropPort                      // the vnif did not take it
@@ -57,6 +58,7 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropLoop:        {"loop", "frames that this host sent and that came back, or go round in a bridge loop"},
 	DropFlapping:    {"flapping", "frames whose source MAC moves to and fro too often"},
 	DropEtherIP:     {"etherip_off", "packets of EtherIP without UDP, which the configuration turns off (etherip = \"off\")"},
+	DropAnswer:      {"stray_answer", "answers to probes that this host did not send, or not lately"},
 	DropSource:      {"bad_source_mac", "frames whose source MAC is multicast or zero"},
 	DropTooLong:     {"too_long", "frames from the underlay that are longer than the vnif's MTU allows"},
 	DropTruncated:   {"truncated", "packets that were larger than the receive buffer"},

@@ -12,7 +12,7 @@
 //	vnif <──port.Send── coalesce <── validate, learn <──underlay.Recv── other hosts, group, peers
 //
 //	Attach, Detach, AddPeer, Reload, network events ──> Engine.mu ──> publish ──> view
-//	workers ──notice──> control (logs, events, hosts that speak only EtherIP)
+//	workers ──notice──> control (the log, hosts that speak only EtherIP)
 package dataplane
 
 import (
@@ -56,7 +56,6 @@ type Engine struct {
 	host    *hostnet.Host
 	log     *slog.Logger
 	ready   chan struct{}
-	events  chan Event
 	notices chan notice
 	// kick makes the resolver look up names at once.
 	kick   chan struct{}
@@ -70,9 +69,12 @@ type Engine struct {
 	deviceNames   deviceNames
 	guards        *Guards
 	hosts         *hosts.Store
-	pending       *varp.Pending
-	view          atomic.Pointer[view]
-	workers       []*worker
+	answers       *answerer
+	// nonce is that of this host's last probe; nil before the first.
+	nonce   atomic.Pointer[[16]byte]
+	pending *varp.Pending
+	view    atomic.Pointer[view]
+	workers []*worker
 
 	// attaching serialises what opens and closes sockets of vnets: Attach, Detach, open, close. It is taken
 	// before mu, under which no socket is opened or closed.
@@ -115,7 +117,6 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	e := &Engine{
 		host: h, log: log,
 		ready:    make(chan struct{}),
-		events:   make(chan Event, eventQueue),
 		notices:  make(chan notice, noticeQueue),
 		kick:     make(chan struct{}, 1),
 		closing:  make(chan struct{}, closers),
@@ -124,6 +125,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		table:    varp.New(tableOptions(cfg)),
 		recent:   dedup.New(),
 		hosts:    hosts.New(),
+		answers:  newAnswerer(),
 		pending:  varp.NewPending(),
 		config:   cfg,
 		networks: map[vnet.ID]*attachment{},
@@ -157,9 +159,6 @@ func (e *Engine) String() string { return "data plane" }
 // Ready is closed when Run has opened its sockets. An underlay device that is missing does not delay it: it
 // may come later.
 func (e *Engine) Ready() <-chan struct{} { return e.ready }
-
-// Events reports what happens. Events that nobody reads are dropped. The channel is never closed.
-func (e *Engine) Events() <-chan Event { return e.events }
 
 // Run moves frames until ctx ends, and returns nil then. Devices stay as they are, for the next daemon.
 func (e *Engine) Run(ctx context.Context) error {
@@ -276,6 +275,8 @@ func (e *Engine) publishLocked() {
 		deaf:    c.EtherIPHosts == EtherIPOff,
 		pmtu:    c.MTUMode == MTUPath,
 		clamp:   c.ClampMSS,
+
+		groupSilence: int64(c.GroupSilence),
 	}
 	for id, a := range e.networks {
 		if len(a.ports) > 0 {

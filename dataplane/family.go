@@ -27,11 +27,9 @@ type family struct {
 	// known is the address under which other hosts know the MACs on this one.
 	known netip.Addr
 	// told says that the operator knows about the choice.
-	told bool
-	// silent says that the operator was told that the group is.
-	silent bool
-	since  int64 // when the group was joined
-	drops  uint64
+	told  bool
+	watch groupWatch
+	drops uint64
 }
 
 // choice is an underlay device with an address, or why there is none.
@@ -230,7 +228,7 @@ func (e *Engine) chooseLocked(f *family) bool {
 			c.problem = err.Error()
 			f.choice.problem = c.problem
 		}
-		f.since, f.silent = e.now(), false
+		f.watch = groupWatch{since: e.now()}
 	}
 	echo := f.sockets.Echo()
 	if c.problem != "" {
@@ -255,7 +253,6 @@ func (e *Engine) chooseLocked(f *family) bool {
 	f.told = true
 	e.log.Info("underlay", "family", f.family, "device", c.device, "reason", c.reason,
 		"address", c.addr, "group", c.group, "mtu", c.mtu)
-	e.emit(Event{Kind: UnderlayUp, Addr: c.addr, Text: fmt.Sprintf("underlay %s over %s: %s", c.device, f.family, c.reason)})
 	return true
 }
 
@@ -270,7 +267,6 @@ func (e *Engine) tellDownLocked(f *family) {
 	} else {
 		e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", f.choice.problem)
 	}
-	e.emit(Event{Kind: UnderlayDown, Text: fmt.Sprintf("no %s underlay: %s", f.family, f.choice.problem)})
 }
 
 // choose finds the underlay device and this host's address on it.

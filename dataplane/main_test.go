@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,19 +30,32 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
-// testLog prints what an engine logs into the test's log.
+// testLog prints what an engine logs into the test's log, and keeps it.
 type testLog struct {
 	t    testing.TB
 	name string
+	mu   sync.Mutex
+	all  strings.Builder
 }
 
-func (l testLog) Write(b []byte) (int, error) {
+func (l *testLog) Write(b []byte) (int, error) {
 	l.t.Logf("%s: %s", l.name, b)
-	return len(b), nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
 }
 
-func logger(t testing.TB, name string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(testLog{t, name}, &slog.HandlerOptions{Level: slog.LevelDebug,
+// count is how often a text was logged.
+func (l *testLog) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.all.String(), text)
+}
+
+func logger(t testing.TB, name string) *slog.Logger { return loggerTo(&testLog{t: t, name: name}) }
+
+func loggerTo(l *testLog) *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}
@@ -61,6 +75,7 @@ func testConfig() Config {
 type testHost struct {
 	*lab.Host
 	*Engine
+	log  *testLog
 	t    testing.TB
 	stop func()
 }
@@ -68,13 +83,14 @@ type testHost struct {
 // startEngine runs an engine on a host until the test ends or stop is called.
 func startEngine(t testing.TB, h *lab.Host, cfg Config) *testHost {
 	t.Helper()
-	e, err := New(cfg, h.Net, logger(t, h.Name))
+	log := &testLog{t: t, name: h.Name}
+	e, err := New(cfg, h.Net, loggerTo(log))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
 	stopped := false
-	th := &testHost{Host: h, Engine: e, t: t, stop: func() {
+	th := &testHost{Host: h, Engine: e, log: log, t: t, stop: func() {
 		if stopped {
 			return
 		}

@@ -384,6 +384,10 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropDuplicate)
 		return false
 	}
+	if m.IsProbe(b) {
+		w.probe(b, a)
+		return pass
+	}
 	n := w.view.vnets[m.Vnet]
 	if n == nil {
 		w.drop(DropUnknownVnet)

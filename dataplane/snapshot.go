@@ -314,7 +314,7 @@ func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 		Family: f.family.String(), Up: f.link != nil, Problem: f.choice.problem,
 		Device: f.choice.device, Index: f.choice.index, Reason: f.choice.reason,
 		Address: f.choice.addr, Group: f.choice.group, Port: e.config.Port, MTU: f.choice.mtu,
-		Heard: -1, Silent: f.silent,
+		Heard: -1, Silent: f.watch.silent,
 	}
 	if at := f.heard.group.Load(); at > 0 {
 		u.Heard = time.Duration(now - at)

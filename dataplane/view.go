@@ -41,6 +41,8 @@ type view struct {
 	deaf  bool
 	pmtu  bool
 	clamp bool // the MSS of SYNs is lowered to what fits
+	// groupSilence is Config.GroupSilence in nanoseconds.
+	groupSilence int64
 }
 
 // source is a descriptor with packets for a worker: a vnif or a socket of an underlay.

@@ -14,7 +14,7 @@ import (
 //
 //	43  4   XVP1
 //	47  1   1: question, 2: answer
-//	48  1   flags, 0
+//	48  1   flags of a question: 1 say something by the group, 2 no answer is wanted
 //	49  2   0
 //	51  16  nonce; an answer has that of its question
 //	question: zeros up to the wanted size
@@ -32,6 +32,9 @@ type Probe struct {
 	CareOf netip.Addr
 	// Size is the length of a question in bytes, zeros included.
 	Size int
+
+	// WantsGroup asks who gets a question by the group to say something there, too, NoAnswer not to answer.
+	WantsGroup, NoAnswer bool
 
 	// The rest is of answers.
 
@@ -67,7 +70,8 @@ const (
 	fieldCount   = 5
 	fieldFlags   = 6
 
-	flagHears, flagReplicates = 1, 2
+	flagWants, flagNoAnswer   = 1, 2 // of questions
+	flagHears, flagReplicates = 1, 2 // of answers
 )
 
 // IsProbe reports whether a VARP message is a probe.
@@ -76,17 +80,30 @@ func (m VARP) IsProbe(b []byte) bool {
 		len(b) >= probeBase && string(b[VARPLen:VARPLen+4]) == probeMagic
 }
 
+// IsAnswer reports whether a probe is an answer, and ProbeNonce is its nonce.
+func IsAnswer(probe []byte) bool           { return probe[47] == 2 }
+func ProbeNonce(probe []byte) (n [16]byte) { return [16]byte(probe[51:67]) }
+
 // Append appends the message: a question of Size bytes, at least its headers; an answer of at most Received bytes,
 // without the fields that do not fit.
 func (p Probe) Append(dst []byte) []byte {
 	at := len(dst)
+	if p.Answer {
+		p.WantsGroup, p.NoAnswer = false, false
+	}
 	dst = VARP{Opcode: Request, Vnet: probeVnet, MAC: probeMAC, CareOf: p.CareOf}.Append(dst)
 	dst = append(dst, probeMagic...)
-	kind := byte(1)
+	kind, flags := byte(1), byte(0)
 	if p.Answer {
 		kind = 2
 	}
-	dst = append(dst, kind, 0, 0, 0)
+	if p.WantsGroup {
+		flags |= flagWants
+	}
+	if p.NoAnswer {
+		flags |= flagNoAnswer
+	}
+	dst = append(dst, kind, flags, 0, 0)
 	dst = append(dst, p.Nonce[:]...)
 	if !p.Answer {
 		return append(dst, make([]byte, max(0, p.Size-probeBase))...)
@@ -108,7 +125,7 @@ func (p Probe) Append(dst []byte) []byte {
 			dst = append(dst, value...)
 		}
 	}
-	var flags byte
+	flags = 0
 	if p.HearsGroup {
 		flags |= flagHears
 	}
@@ -149,7 +166,7 @@ func DecodeProbe(b []byte) (Probe, error) {
 	p := Probe{Nonce: [16]byte(b[51:67]), CareOf: m.CareOf}
 	switch b[47] {
 	case 1:
-		p.Size = len(b)
+		p.Size, p.WantsGroup, p.NoAnswer = len(b), b[48]&flagWants != 0, b[48]&flagNoAnswer != 0
 		return p, nil
 	case 2:
 		p.Answer = true

@@ -20,10 +20,10 @@ var answer = wire.Probe{
 
 // The bytes of a question, which must stay as they are.
 func TestProbeOnTheWire(t *testing.T) {
-	q := wire.Probe{Nonce: [16]byte{0xaa, 15: 0xbb}, CareOf: netip.MustParseAddr("192.0.2.1"), Size: 70}
+	q := wire.Probe{Nonce: [16]byte{0xaa, 15: 0xbb}, CareOf: netip.MustParseAddr("192.0.2.1"), Size: 70, WantsGroup: true}
 	b := q.Append(nil)
 	require.Equal(t, "00010001"+"00000000000000000000000000000001"+"0278656e6401"+"02"+"c0000201000000000000000000000000"+
-		"58565031"+"01"+"00"+"0000"+"aa0000000000000000000000000000bb"+"000000", hex.EncodeToString(b))
+		"58565031"+"01"+"01"+"0000"+"aa0000000000000000000000000000bb"+"000000", hex.EncodeToString(b))
 	m, err := wire.DecodeVARP(b)
 	require.NoError(t, err)
 	require.True(t, m.IsProbe(b))
