@@ -54,9 +54,169 @@ _xm()
     vnet-delete)
         ((argument)) || kind=vnet
         ;;
+    create)
+        options='-f --defconfig -F --config -n --dryrun -p --paused -c --console -q --quiet -s --skipdtd'
+        kind=file
+        ;;
     list)
-        options='-l --long'
+        options='-l --long --state'
         kind=domain
+        ;;
+    destroy)
+        ((argument)) || kind=domain
+        ;;
+    shutdown)
+        options='-a --all -w --wait -H --halt -R --reboot'
+        kind=domain
+        ;;
+    reboot)
+        options='-a --all -w --wait'
+        kind=domain
+        ;;
+    pause)
+        ((argument)) || kind=domain
+        ;;
+    unpause)
+        ((argument)) || kind=domain
+        ;;
+    rename)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    console)
+        ((argument)) || kind=domain
+        ;;
+    save)
+        case $argument in
+        0) kind=domain ;;
+        1) kind=file ;;
+        esac
+        ;;
+    restore)
+        options='-p --paused'
+        ((argument)) || kind=file
+        ;;
+    migrate)
+        options='-l --live -p --port -s --ssl'
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    domid)
+        ((argument)) || kind=domain
+        ;;
+    domname)
+        ;;
+    mem-set)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    mem-max)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    vcpu-list)
+        kind=domain
+        ;;
+    vcpu-pin)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    vcpu-set)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    sysrq)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    dump-core)
+        options='-L --live -C --crash'
+        case $argument in
+        0) kind=domain ;;
+        1) kind=file ;;
+        esac
+        ;;
+    top)
+        options='-d --delay -n --iterations -b --batch'
+        ;;
+    block-attach)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    block-detach)
+        options='-f --force'
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    block-list)
+        options='-l --long'
+        ((argument)) || kind=domain
+        ;;
+    network-attach)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    network-detach)
+        options='-f --force'
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    network-list)
+        options='-l --long'
+        ((argument)) || kind=domain
+        ;;
+    new)
+        options='-f --defconfig -F --config -n --dryrun -q --quiet'
+        kind=file
+        ;;
+    start)
+        options='-p --paused -c --console'
+        ((argument)) || kind=domain
+        ;;
+    delete)
+        ((argument)) || kind=domain
+        ;;
+    suspend)
+        ((argument)) || kind=domain
+        ;;
+    resume)
+        options='-p --paused'
+        ((argument)) || kind=domain
+        ;;
+    trigger)
+        case $argument in
+        0) kind=domain ;;
+        1) kind= ;;
+        esac
+        ;;
+    uptime)
+        options='-s --short'
+        kind=domain
+        ;;
+    sched-credit)
+        options='-d --domain -w --weight -c --cap'
         ;;
     info)
         ;;
@@ -85,7 +245,7 @@ _xm()
         COMPREPLY=($(compgen -f -- "$cur"))
         return ;;
     command)
-        candidates='vnet-create vnet-list vnet-delete list info log dmesg help' ;;
+        candidates='vnet-create vnet-list vnet-delete create list destroy shutdown reboot pause unpause rename console save restore migrate domid domname mem-set mem-max vcpu-list vcpu-pin vcpu-set sysrq dump-core top block-attach block-detach block-list network-attach network-detach network-list new start delete suspend resume trigger uptime sched-credit info log dmesg help' ;;
     vnet)
         candidates=$(_xm_vnet "${program[@]}" 2>/dev/null) ;;
     domain)

@@ -21,6 +21,7 @@ type app struct {
 	stderr io.Writer
 	table  *cli.Table
 	xend   client.Xend // set before a command runs
+	paths  paths.Paths // likewise
 }
 
 func newApp(stdout, stderr io.Writer) *app {
@@ -86,6 +87,7 @@ func (a *app) do(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	a.paths = p
 	if a.xend, err = client.Open(p); err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ func newHost(t *testing.T) *host {
 	}
 	t.Chdir(h.prefix)
 	require.NoError(t, os.WriteFile("vnet97.sxp", []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))\n"), 0o644))
+	require.NoError(t, os.WriteFile("vm1.cfg", []byte("name = 'vm1'\nmemory = 64\nkernel = '/boot/vmlinuz-2.6-xenU'\nvif = ['bridge=vnet97']\n"), 0o644))
 	return h
 }
 
@@ -89,6 +90,10 @@ func TestRecorded(t *testing.T) {
 		{output: "17_list_--long", args: "list --long", replies: recorded(t, "018")},
 		{output: "19_info", args: "info", replies: recorded(t, "021")},
 		{output: "23_list", args: "list", replies: [][]byte{ok(sxpType, two)}},
+		{output: "21_create_vm1.cfg", args: "create vm1.cfg vcpus=1", replies: recorded(t, "022", "023", "024")},
+		{output: "25_network-attach_vm1", args: "network-attach vm1 bridge=vnet97 mac=00:16:3e:11:22:33", replies: recorded(t, "027")},
+		{output: "27_network-list_vm1", args: "network-list vm1", replies: recorded(t, "030")},
+		{output: "29_network-list_-l_vm1", args: "network-list -l vm1", replies: recorded(t, "030")},
 		{output: "31_vnet-delete_97", args: "vnet-delete 97", replies: recorded(t, "034")},
 		{output: "33_vnet-delete_404", args: "vnet-delete 404", replies: recorded(t, "035"), status: 1},
 		{output: "35_vnet-list", args: "vnet-list", replies: [][]byte{ok(sxpType, "(98)")}},
@@ -105,12 +110,20 @@ func TestRecorded(t *testing.T) {
 			if tt.output == "13_vnet-list_97_404" { // what is not there is no part of the list
 				want[0], want[1] = bytes.TrimSuffix(want[0], []byte("404 Not found\n")), []byte("404 Not found\n")
 			}
-			require.Equal(t, string(want[0]), stdout)
+			require.Equal(t, strings.ReplaceAll(string(want[0]), `"/etc/xen/vnets/`, `"`+workingDir(t)), stdout)
 			// What is missing is a vnet, and the message says so.
 			require.Equal(t, strings.Replace(string(want[1]), "Domain '404'", "Vnet '404'", 1), stderr)
 			require.Equal(t, tt.status, status)
 		})
 	}
+}
+
+// workingDir is where relative names are looked for, with a slash at its end.
+func workingDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	return dir + "/"
 }
 
 // TestRequests looks at what is sent.
@@ -125,8 +138,39 @@ func TestRequests(t *testing.T) {
 		{args: "vnet-list 97 98", lines: "GET /xend/vnet/97|GET /xend/vnet/98"},
 		{args: "vnet-del 97", lines: "POST /xend/vnet/97", body: "op=delete"},
 		{args: "vnet-create vnet97.sxp", lines: "POST /xend/vnet"},
-		{args: "list", lines: "GET /xend/domain/?detail=1"},
+		{args: "list", lines: "GET /xend/domain/?detail=1&state=all"},
+		{args: "list --state halted", lines: "GET /xend/domain/?detail=1&state=halted"},
 		{args: "list -l a b", lines: "GET /xend/domain/a|GET /xend/domain/b"},
+		{args: "destroy vm1", lines: "POST /xend/domain/vm1", body: "op=destroy"},
+		{args: "shutdown vm1", lines: "POST /xend/domain/vm1", body: "op=shutdown&reason=poweroff"},
+		{args: "shutdown -R vm1", lines: "POST /xend/domain/vm1", body: "op=shutdown&reason=reboot"},
+		{args: "shutdown -H vm1", lines: "POST /xend/domain/vm1", body: "op=shutdown&reason=halt"},
+		{args: "reboot a b", lines: "POST /xend/domain/a|POST /xend/domain/b", body: "op=shutdown&reason=reboot"},
+		{args: "pause vm1", lines: "POST /xend/domain/vm1", body: "op=pause"},
+		{args: "unpause vm1", lines: "POST /xend/domain/vm1", body: "op=unpause"},
+		{args: "rename vm1 vm2", lines: "POST /xend/domain/vm1", body: "name=vm2&op=rename"},
+		{args: "start -p vm1", lines: "POST /xend/domain/vm1", body: "op=start&paused=1"},
+		{args: "delete vm1", lines: "POST /xend/domain/vm1", body: "op=delete"},
+		{args: "suspend vm1", lines: "POST /xend/domain/vm1", body: "op=suspend"},
+		{args: "resume vm1", lines: "POST /xend/domain/vm1", body: "op=resume"},
+		{args: "save vm1 /x/vm1.save", lines: "POST /xend/domain/vm1", body: "file=%2Fx%2Fvm1.save&op=save"},
+		{args: "restore /x/vm1.save", lines: "POST /xend/domain", body: "file=%2Fx%2Fvm1.save&op=restore"},
+		{args: "migrate -l -p 8003 vm1 hostb", lines: "POST /xend/domain/vm1", body: "destination=hostb&live=1&op=migrate&port=8003"},
+		{args: "mem-set vm1 1g", lines: "POST /xend/domain/vm1", body: "op=mem_target_set&target=1024"},
+		{args: "balloon vm1 64", lines: "POST /xend/domain/vm1", body: "op=mem_target_set&target=64"},
+		{args: "mem-max vm1 128m", lines: "POST /xend/domain/vm1", body: "memory=128&op=maxmem_set"},
+		{args: "vcpu-set vm1 2", lines: "POST /xend/domain/vm1", body: "op=set_vcpus&vcpus=2"},
+		{args: "vcpu-pin vm1 all 0-1", lines: "POST /xend/domain/vm1", body: "cpumap=0-1&op=pincpu&vcpu=all"},
+		{args: "sched-credit -d vm1 -w 512", lines: "POST /xend/domain/vm1", body: "op=domain_sched_credit_set&weight=512"},
+		{args: "sysrq vm1 h", lines: "POST /xend/domain/vm1", body: "key=h&op=sysrq"},
+		{args: "trigger vm1 nmi 1", lines: "POST /xend/domain/vm1", body: "op=send_trigger&trigger=nmi&vcpu=1"},
+		{args: "dump-core -L vm1 /x/core", lines: "POST /xend/domain/vm1", body: "file=%2Fx%2Fcore&live=1&op=dump"},
+		{args: "network-attach vm1 bridge=vnet97", lines: "POST /xend/domain/vm1", body: "config=%28vif+%28bridge+vnet97%29%29&op=device_create"},
+		{args: "network-detach vm1 1", lines: "POST /xend/domain/vm1", body: "dev=1&op=device_destroy&type=vif"},
+		{args: "block-attach vm1 phy:/dev/b xvdb w", lines: "POST /xend/domain/vm1", body: "config=%28vbd+%28uname+phy%3A%2Fdev%2Fb%29+%28dev+xvdb%29+%28mode+w%29%29&op=device_create"},
+		{args: "block-detach -f vm1 xvdb", lines: "POST /xend/domain/vm1", body: "dev=xvdb&force=1&op=device_destroy&type=vbd"},
+		{args: "block-list vm1", lines: "POST /xend/domain/vm1", body: "op=devices&type=vbd"},
+		{args: "new -q vm1.cfg", lines: "POST /xend/domain", body: "config=%28vm+%28name+vm1%29+%28memory+64%29+%28image+%28linux+%28kernel+%2Fboot%2Fvmlinuz-2.6-xenU%29%29%29+%28device+%28vif+%28bridge+vnet97%29%29%29%29&op=new"},
 		{args: "info", lines: "GET /xend/node/"},
 		{args: "log", lines: "GET /xend/node/log"},
 		{args: "dm", lines: "GET /xend/node/dmesg"},
@@ -278,11 +322,18 @@ func TestUsage(t *testing.T) {
 		{args: "list --what", stderr: "Error: option --what not recognized\n", status: 1},
 		{args: "-x list", stderr: "Error: option -x not recognized\n", status: 1},
 		{args: "--prefix", stderr: "Error: option --prefix requires argument\n", status: 1},
-		{args: "create vm.cfg -c", stderr: "Error: 'xm create' (start a domain from its configuration) is known, but not supported by this version: use 'xl create'\n", status: 1},
-		{args: "network-a", stderr: "Error: 'xm network-attach' (attach a network interface to a domain) is known, but not supported by this version: use 'xl network-attach'\n", status: 1},
-		{args: "sched-credit", stderr: "Error: 'xm sched-credit' (set parameters of the credit scheduler) is known, but not supported by this version: use 'xl sched-credit'\n", status: 1},
-		{args: "block-attach 1 a b w", stderr: "Error: 'xm block-attach' (attach a block device to a domain) is known, but not supported by this version: use 'xl block-attach'\n", status: 1},
-		{args: "balloon 1 64", stderr: "Error: 'xm mem-set' (set a domain's memory) is known, but not supported by this version: use 'xl mem-set'\n", status: 1},
+		{args: "create nosuch.cfg -c", stderr: "Error: Unable to open config file: nosuch.cfg\n", status: 1},
+		{args: "create", stdout: "Usage: xm create ", stderr: "Error: 'xm create' requires at least 1 argument.\n\n", status: 1},
+		{args: "create vm1.cfg memory", stderr: "Error: memory is not NAME=VALUE\n", status: 1},
+		{args: "shutdown", stdout: "Usage: xm shutdown ", stderr: "Error: 'xm shutdown' requires at least 1 argument.\n\n", status: 1},
+		{args: "mem-set 1 lots", stderr: "Error: lots is no amount of memory: write a number of MiB, or one with k, m or g\n", status: 1},
+		{args: "network-attach 1 brigde=vnet97", stderr: "Error: Invalid vif option: brigde\n", status: 1},
+		{args: "network-attach 1 vnet97", stderr: "Error: Invalid argument: vnet97; write KEY=VALUE, such as bridge=vnet97\n", status: 1},
+		{args: "sched-credit -w 5", stderr: "Error: which domain? Name it with -d\n", status: 1},
+		{args: "list --state dead", stderr: "Error: the state is running, halted or all, not dead\n", status: 1},
+		{args: "create -n vm1.cfg", stdout: "Using config file \""},
+		{args: "pci-a 1 a", stderr: "Error: 'xm pci-attach' (pass a PCI device to a domain) is known, but not supported by this version: use 'xl pci-attach'\n", status: 1},
+		{args: "sched-sedf", stderr: "Error: 'xm sched-sedf' (set parameters of the SEDF scheduler) is known, but not supported by this version: xl has no such command either\n", status: 1},
 		{args: "serve", stderr: "Error: 'xm serve' (answer the management protocol on standard input) is known, but not supported by this version: xl has no such command either\n", status: 1},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

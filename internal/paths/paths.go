@@ -88,6 +88,9 @@ func (p Paths) XMLRPCSocket() string { return p.under("/run/xend/xmlrpc.sock") }
 // ControlSocket is the low-level control socket that vn talks to.
 func (p Paths) ControlSocket() string { return p.under("/run/xend/vnetd.sock") }
 
+// ConsoleSocket is where the consoles of domains are served.
+func (p Paths) ConsoleSocket() string { return p.under("/run/xend/console.sock") }
+
 // LegacyControlSocket is where the original daemon listened; only used when asked for.
 func (p Paths) LegacyControlSocket() string { return p.under("/tmp/vnetd") }
 

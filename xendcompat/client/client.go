@@ -52,6 +52,13 @@ type Xend interface {
 	// Domain returns the (domain …) form of one, by name or id.
 	Domain(ctx context.Context, name string) (sxp.Value, error)
 
+	// DomainsIn is Domains for a state: "running", "halted" or "all".
+	DomainsIn(ctx context.Context, state string) ([]sxp.Value, error)
+	// MakeDomain does one of the operations that make a domain, create, new, restore, and returns its form.
+	MakeDomain(ctx context.Context, op string, params ...Param) (sxp.Value, error)
+	// DomainOp does an operation on a domain, by name or id, and returns its result, which is mostly the empty atom.
+	DomainOp(ctx context.Context, name, op string, params ...Param) (sxp.Value, error)
+
 	// Node returns the (node (key value)…) form.
 	Node(ctx context.Context) (sxp.Value, error)
 	// Log returns the daemon's log.
