@@ -72,7 +72,7 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 		path, ip, udp, header := number(p, "mtu"), number(p, "ip"), number(p, "udp"), number(p, "header")
 		fits := path - ip - udp - header - ethernetHeader
 		fmt.Fprintf(a.stdout, "%s %s over %s\n", p.ChildValue("to", ""), p.ChildValue("addr", ""), p.ChildValue("device", "-"))
-		fmt.Fprintf(a.stdout, "    %6d  MTU of the path\n", path)
+		fmt.Fprintf(a.stdout, "    %6d  MTU of %s; what lies behind it may carry less\n", path, p.ChildValue("device", "it"))
 		fmt.Fprintf(a.stdout, "  - %6d  IP header\n", ip)
 		if udp != 0 {
 			fmt.Fprintf(a.stdout, "  - %6d  UDP header\n", udp)

@@ -198,7 +198,7 @@ func TestMTU(t *testing.T) {
 	require.Empty(t, stderr)
 	require.Equal(t, 0, status)
 	require.Equal(t, `group 224.10.0.1 over eth0
-      1500  MTU of the path
+      1500  MTU of eth0; what lies behind it may carry less
   -     20  IP header
   -      8  UDP header
   -     22  vnet header
@@ -206,7 +206,7 @@ func TestMTU(t *testing.T) {
   =   1436  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)
 
 host 192.0.2.7 over eth0
-      9000  MTU of the path
+      9000  MTU of eth0; what lies behind it may carry less
   -     20  IP header
   -     18  vnet header
   -     14  Ethernet header of the frame inside

@@ -29,6 +29,7 @@ func main() {
 const notRunning = 3
 
 const usage = `usage: xend [--prefix DIR] [--config FILE] start|stop|restart|reload|status|help
+       xend [--prefix DIR] [--config FILE] status [--check] [--json]
        xend [--prefix DIR] [--config FILE] --foreground
 `
 
@@ -38,6 +39,8 @@ type command struct {
 	foreground bool
 	prefix     string
 	config     string // absolute, or empty
+	check      bool   // status: the exit status is for monitoring
+	json       bool   // status: as JSON
 }
 
 // parse reads the command line. Flags may stand before and after the command.
@@ -49,6 +52,8 @@ func parse(args []string) (command, error) {
 	f.StringVar(&c.prefix, "prefix", "", "")
 	f.StringVar(&c.config, "config", "", "")
 	f.BoolVar(&c.foreground, "foreground", false, "")
+	f.BoolVar(&c.check, "check", false, "")
+	f.BoolVar(&c.json, "json", false, "")
 	f.BoolVar(&showVersion, "version", false, "")
 	for first := true; first || len(args) > 0; first = false {
 		if err := f.Parse(args); err != nil {
@@ -63,6 +68,9 @@ func parse(args []string) (command, error) {
 	}
 	if showVersion {
 		c.name = "version"
+	}
+	if (c.check || c.json) && c.name != "status" {
+		return c, errors.New("--check and --json belong to status")
 	}
 	if c.config == "" {
 		return c, absolute("XEND_CONFIG")
@@ -134,11 +142,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		err = commands[c.name](c, o, stdout)
 	}
+	var level exitStatus
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, daemon.ErrNotRunning) && c.name == "status":
-		return notRunning
+	case errors.As(err, &level):
+		return int(level)
 	case err == daemon.ErrNotReady: //nolint:errorlint // wrapped, it has something to say
 		return 1
 	}
@@ -150,10 +159,38 @@ var commands = map[string]func(c command, o daemon.Options, stdout io.Writer) er
 	"start":  func(c command, o daemon.Options, _ io.Writer) error { return daemon.Start(o, c.foregroundArgs(o)) },
 	"stop":   func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Stop(o) },
 	"reload": func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Reload(o) },
-	"status": func(_ command, o daemon.Options, stdout io.Writer) error { return daemon.Status(o, stdout) },
+	"status": status,
 	"restart": func(c command, o daemon.Options, _ io.Writer) error {
 		return daemon.Restart(o, c.foregroundArgs(o))
 	},
+}
+
+// exitStatus ends the program without a word.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// status prints how the daemon is. The exit status is that of init systems, to which 1 and 2 mean a dead
+// daemon, or with --check that of monitoring: 0 well, 1 degraded, 2 broken.
+func status(c command, o daemon.Options, stdout io.Writer) error {
+	r, err := daemon.Status(context.Background(), o)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		if err := r.WriteJSON(stdout); err != nil {
+			return err
+		}
+	} else {
+		r.WriteText(stdout)
+	}
+	switch {
+	case c.check && r.Level() > 0:
+		return exitStatus(r.Level())
+	case !c.check && r.PID == 0:
+		return exitStatus(notRunning)
+	}
+	return nil
 }
 
 // foregroundArgs are the arguments by which this program is the daemon.

@@ -3,13 +3,9 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io"
-	"path/filepath"
 	"syscall"
 
-	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/xendcompat/config"
-	"github.com/xenvnet/xend/xendcompat/registry"
 )
 
 // ErrNotRunning means that there is no daemon to talk to.
@@ -87,46 +83,4 @@ func Reload(o Options) error {
 	defer p.close()
 	_, mistake := config.Load(o.Paths, o.Config)
 	return errors.Join(p.signal(syscall.SIGHUP), mistake)
-}
-
-// Status prints whether the daemon runs, and what should be looked at. It returns ErrNotRunning if it does
-// not.
-func Status(o Options, w io.Writer) error {
-	pid, err := runningPID(o.Paths.PidFile())
-	if err != nil {
-		return err
-	}
-	cfg, err := config.Load(o.Paths, o.Config)
-	if err != nil {
-		fmt.Fprintf(w, "the configuration has a mistake: %v\n", err)
-		c := config.Default(o.Paths)
-		cfg = &c
-	}
-	if pid == 0 {
-		fmt.Fprintln(w, ErrNotRunning)
-	} else {
-		vnets, err := filepath.Glob(filepath.Join(cfg.StateDir, "[0-9a-f]*.sxp"))
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(w, "xend is running, pid %d, version %s, %s\n", pid, version.Version, count(len(vnets), "vnet"))
-	}
-	corrupt, err := registry.CorruptFiles(cfg.StateDir)
-	if err != nil {
-		return err
-	}
-	for _, name := range corrupt {
-		fmt.Fprintf(w, "cannot be read and was set aside, the log says why: %s\n", filepath.Join(cfg.StateDir, name))
-	}
-	if pid == 0 {
-		return ErrNotRunning
-	}
-	return nil
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

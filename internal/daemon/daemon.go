@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/firewall"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
@@ -148,6 +149,7 @@ func (d *Daemon) build() error {
 		Devices:  &port.Maker{Host: host},
 		Domains:  domain.NewManager(domain.Options{Log: d.log}),
 		Settings: settings(d.cfg, d.cfg.Carry),
+		Blocked:  func(bridges ...string) []firewall.Blocked { return blocked(host, bridges) },
 		LogFile:  d.logPath,
 		Log:      d.log,
 	}
@@ -162,6 +164,15 @@ func (d *Daemon) build() error {
 	}
 	d.svc = service.New(o)
 	return nil
+}
+
+// blocked asks the firewall of the host's network namespace, which is that of the thread that asks.
+func blocked(host *hostnet.Host, bridges []string) (list []firewall.Blocked) {
+	_ = host.Do(func() error {
+		list = (&firewall.Firewall{}).Blocked(bridges...)
+		return nil
+	})
+	return list
 }
 
 func (d *Daemon) logPath() string {

@@ -30,8 +30,9 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"peer.list":  prints(writePeers),
 	"varp.print": prints(writeVnets, writeVifs, writeVARP),
 
-	"vn.stats": prints(writeStats),
-	"vn.mtu":   prints(writeMTU),
+	"vn.stats":  prints(writeStats),
+	"vn.status": status,
+	"vn.mtu":    prints(writeMTU),
 }
 
 // silent makes a command of something that prints nothing.

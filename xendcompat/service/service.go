@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/xenvnet/xend/internal/firewall"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -25,6 +26,8 @@ type Options struct {
 	Devices  Devices
 	Domains  *domain.Manager
 	Settings Settings
+	// Blocked tells which of the bridges have their frames dropped by the host's firewall; nil: nobody looks.
+	Blocked func(bridges ...string) []firewall.Blocked
 	// LogFile tells where the daemon's log is; "" if it goes to the journal.
 	LogFile func() string
 	Log     *slog.Logger

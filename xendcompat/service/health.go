@@ -1,0 +1,185 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/firewall"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Severity says how bad a trouble is.
+type Severity int
+
+// The severities.
+const (
+	Well     Severity = iota
+	Degraded          // something does not work as it should
+	Broken            // vnets are cut off
+)
+
+// String is the severity in a word.
+func (s Severity) String() string { return [...]string{"well", "degraded", "broken"}[s] }
+
+// Trouble is something that an operator should know of, and do something about.
+type Trouble struct {
+	Severity Severity
+	Of       string // what has it: "vnet 97", "underlay", "group 224.10.0.1"
+	Text     string // what is wrong, with its evidence
+	Cure     string // a command, or where to look; "" where Text says it
+}
+
+// Health says how a host is.
+type Health struct {
+	// Vnets is the number of persistent vnets, Up that of those whose frames are carried.
+	Vnets, Up int
+	// Off is true where the configuration turns the data plane off.
+	Off bool
+	// Underlays are as in dataplane.Snapshot.
+	Underlays []dataplane.Underlay
+	// Troubles are sorted, the worst first.
+	Troubles []Trouble
+}
+
+// Severity is that of the worst trouble.
+func (h Health) Severity() Severity {
+	if len(h.Troubles) == 0 {
+		return Well
+	}
+	return h.Troubles[0].Severity
+}
+
+// Health looks at the data plane, the devices, the state directory and the host's firewall.
+func (s *Service) Health(context.Context) Health {
+	f := findings{snapshot: s.Dataplane().Snapshot(), corrupt: s.o.Registry.Corrupt()}
+	s.mu.RLock()
+	f.wanted = s.all()
+	s.mu.RUnlock()
+	f.survey, f.surveyErr = s.o.Devices.Look()
+	_, f.off = s.o.Engine.(*off)
+	if s.o.Blocked != nil {
+		f.blocked = s.o.Blocked(bridgesOf(f.wanted)...)
+	}
+	return f.health()
+}
+
+func bridgesOf(vnets []Vnet) []string {
+	var names []string
+	for _, v := range vnets {
+		if v.Bridge != "" {
+			names = append(names, v.Bridge)
+		}
+	}
+	return names
+}
+
+// findings are what Health judges by.
+type findings struct {
+	snapshot  dataplane.Snapshot
+	wanted    []Vnet
+	survey    *port.Survey
+	surveyErr error
+	corrupt   []string // names of files that were set aside
+	blocked   []firewall.Blocked
+	off       bool
+}
+
+func (f *findings) health() Health {
+	h := Health{Off: f.off, Underlays: f.snapshot.Underlays}
+	add := func(s Severity, of, cure, format string, args ...any) {
+		h.Troubles = append(h.Troubles, Trouble{s, of, fmt.Sprintf(format, args...), cure})
+	}
+	f.underlays(add)
+	carried := map[vnet.ID]dataplane.Vnet{}
+	for _, v := range f.snapshot.Vnets {
+		carried[v.ID] = v
+	}
+	var down []Trouble
+	for _, v := range f.wanted {
+		reason := ""
+		if c, ok := carried[v.ID]; !ok {
+			reason = "it could not be brought up; it is tried again"
+		} else if !c.Up && !f.off {
+			reason = c.Problem
+		}
+		if reason == "" && f.surveyErr == nil {
+			reason = misplaced(f.survey.Find(port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif}))
+		}
+		if v.Lifetime == Persistent {
+			h.Vnets++
+			if reason == "" {
+				h.Up++
+			}
+		}
+		if reason != "" {
+			down = append(down, Trouble{Degraded, "vnet " + v.IDText, "down: " + reason, "grep 'vnet=" + v.IDText + " ' in the log"})
+		}
+	}
+	if len(down) > 0 && len(down) == len(f.wanted) {
+		for i := range down {
+			down[i].Severity = Broken
+		}
+	}
+	h.Troubles = append(h.Troubles, down...)
+	for _, name := range f.corrupt {
+		add(Degraded, "file "+name, "it is in the state directory; the log says why", "cannot be read and was set aside")
+	}
+	for _, b := range f.blocked {
+		add(Degraded, "bridge "+b.Bridge, b.Cure, "%s", b)
+	}
+	for _, r := range f.snapshot.Replicate {
+		if r.Problem != "" {
+			add(Degraded, "replica "+r.Name, "", "gets nothing: %s", r.Problem)
+		}
+	}
+	for _, e := range f.snapshot.Entries {
+		if e.Damped > 0 {
+			add(Degraded, "MAC "+e.MAC.String(), "look for a second domain with this MAC, or a loop",
+				"moves to and fro in vnet %s; it stays behind %s for %s", e.Vnet, e.Addr, e.Damped.Round(time.Second))
+		}
+	}
+	slices.SortStableFunc(h.Troubles, func(a, b Trouble) int { return int(b.Severity - a.Severity) })
+	return h
+}
+
+// underlays judges the ways to other hosts. A host that has only one address family is well.
+func (f *findings) underlays(add func(s Severity, of, cure, format string, args ...any)) {
+	var problems []string
+	up := false
+	for _, u := range f.snapshot.Underlays {
+		up = up || u.Up
+		if !u.Up && !slices.Contains(problems, u.Problem) {
+			problems = append(problems, u.Problem)
+		}
+		if u.Silent {
+			add(Degraded, "group "+u.Group.String(), "IGMP snooping without a querier? docs/troubleshooting.md, Hosts don't see each other",
+				"nothing comes from it by %s although other hosts are there: broadcasts and new MACs do not arrive", u.Device)
+		}
+	}
+	if f.surveyErr != nil {
+		add(Degraded, "devices", "", "they can't be listed: %v", f.surveyErr)
+	}
+	if len(problems) > 0 && !up {
+		add(Broken, "underlay", "vn varp", "vnets are cut off from other hosts: %s", strings.Join(problems, "; "))
+	}
+}
+
+// misplaced says what is wrong with a vnet's devices as the kernel has them.
+func misplaced(f port.Finding) string {
+	switch {
+	case f.Conflict != nil:
+		return f.Conflict.Error()
+	case f.Missing != "":
+		return f.Missing
+	case !f.Vnif.Up():
+		return fmt.Sprintf("interface %s is down", f.Vnif.Name)
+	case f.Bridge.Index != 0 && !f.Bridge.Up():
+		return fmt.Sprintf("bridge %s is down", f.Bridge.Name)
+	}
+	return ""
+}
