@@ -12,8 +12,9 @@ import (
 const (
 	// batchLen is how many packets (with UDP_GRO: runs of packets) one call receives.
 	batchLen = 32
-	// bufferLen holds the largest IP packet.
+	// bufferLen holds the largest IP packet, and roomLen is free in front of it: see Packet.Buf.
 	bufferLen = 65536
+	roomLen   = 64
 	// controlLen holds the control messages that we ask for: packet info and the GRO segment size.
 	controlLen = 96
 )
@@ -38,10 +39,11 @@ type Batch struct {
 // NewBatch allocates a batch, of about 2 MiB.
 func NewBatch() *Batch {
 	b := new(Batch)
-	memory := make([]byte, batchLen*bufferLen)
+	const stride = roomLen + bufferLen
+	memory := make([]byte, batchLen*stride)
 	for i := range b.msgs {
-		b.bufs[i] = memory[i*bufferLen : (i+1)*bufferLen : (i+1)*bufferLen]
-		b.iovs[i].Base = &b.bufs[i][0]
+		b.bufs[i] = memory[i*stride : (i+1)*stride : (i+1)*stride]
+		b.iovs[i].Base = &b.bufs[i][roomLen]
 		b.iovs[i].SetLen(bufferLen)
 		h := &b.msgs[i].hdr
 		h.Name = &b.names[i][0]
@@ -88,7 +90,10 @@ func (s *Socket) Recv(b *Batch) (int, error) {
 // parse makes p of the i-th message. It reports false for what is no packet.
 func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 	m := &b.msgs[i]
-	*p = Packet{Data: b.bufs[i][:m.len], SegSize: int(m.len), Truncated: m.hdr.Flags&unix.MSG_TRUNC != 0}
+	*p = Packet{
+		Data: b.bufs[i][roomLen : roomLen+m.len], Buf: b.bufs[i][:roomLen+m.len], SegSize: int(m.len),
+		Truncated: m.hdr.Flags&unix.MSG_TRUNC != 0,
+	}
 	name := &b.names[i]
 	port := binary.BigEndian.Uint16(name[2:])
 	if s.family == IPv4 {

@@ -129,13 +129,14 @@ func openUDP(o Options, group netip.Addr, share bool) (*Socket, error) {
 	return &Socket{fd: fd, family: o.Family}, nil
 }
 
-// openRaw opens a raw IPv4 socket for a protocol.
+// openRaw opens a raw socket for a protocol. IPv4 ones give the IP header with what is received, IPv6 ones don't;
+// raw(7), RFC 3542, section 3.
 func openRaw(o Options, protocol int) (*Socket, error) {
-	fd, err := openSocket(IPv4, unix.SOCK_RAW, protocol, o.TTL)
+	fd, err := openSocket(o.Family, unix.SOCK_RAW, protocol, o.TTL)
 	if err != nil {
 		return nil, err
 	}
-	return &Socket{fd: fd, family: IPv4, raw: true}, nil
+	return &Socket{fd: fd, family: o.Family, raw: o.Family == IPv4}, nil
 }
 
 // openRelay opens the socket that multicasts with another host's source address; raw(7): IPPROTO_RAW

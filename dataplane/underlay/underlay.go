@@ -66,12 +66,17 @@ type Options struct {
 	// Sockets is the number of UDP sockets that share the port for unicast, at least 1. The kernel chooses
 	// one by the addresses, so that what one host sends stays in order.
 	Sockets int
+	// Secured makes the sockets those of vnets with security: the raw one takes ESP instead of EtherIP and is there
+	// over IPv6, too, nobody answers echo, and there is one more socket per UDP socket, with a port of its own, to send by.
+	Secured bool
 }
 
 // Underlay is the set of sockets of one address family.
 type Underlay struct {
 	options Options
 	udp     []*Socket
+	// spread are sockets to send by, each from another port: receivers and cards tell flows apart by it.
+	spread []*Socket
 	// listener is the socket that gets what is sent to the group; nil before Listen. The kernel dropped lost
 	// packets for those before it.
 	listener *Socket
@@ -105,6 +110,9 @@ func Open(o Options) (_ *Underlay, err error) {
 		}
 		u.udp = append(u.udp, s)
 	}
+	if o.Secured {
+		return u, u.openSecured()
+	}
 	if o.Family == IPv6 {
 		return u, nil
 	}
@@ -120,6 +128,24 @@ func Open(o Options) (_ *Underlay, err error) {
 	return u, nil
 }
 
+// openSecured opens what only vnets with security have.
+func (u *Underlay) openSecured() (err error) {
+	o := u.options
+	if u.etherip, err = openRaw(o, wire.ProtocolESP); err != nil {
+		return fmt.Errorf("raw socket for ESP: %w", err)
+	}
+	any := o
+	any.Port = 0
+	for range u.udp {
+		s, err := openUDP(any, netip.Addr{}, false)
+		if err != nil {
+			return fmt.Errorf("%s socket to send by: %w", o.Family, err)
+		}
+		u.spread = append(u.spread, s)
+	}
+	return nil
+}
+
 // Close closes all sockets. It must not be called while others use them.
 func (u *Underlay) Close() {
 	if u.listener != nil && u.listener != u.udp[0] {
@@ -128,7 +154,10 @@ func (u *Underlay) Close() {
 	for _, s := range u.udp {
 		s.Close()
 	}
-	u.udp, u.listener = nil, nil
+	for _, s := range u.spread {
+		s.Close()
+	}
+	u.udp, u.spread, u.listener = nil, nil, nil
 	if u.etherip != nil {
 		u.etherip.Close()
 		u.etherip = nil
@@ -174,6 +203,12 @@ func (u *Underlay) UDP() []*Socket { return u.udp }
 // EtherIP returns the socket for EtherIP without UDP, nil over IPv6. Its packets carry the payload of
 // the IP packet; they have no ports.
 func (u *Underlay) EtherIP() *Socket { return u.etherip }
+
+// ESP returns the socket for ESP without UDP of a secured underlay, as EtherIP does.
+func (u *Underlay) ESP() *Socket { return u.etherip }
+
+// Spread returns sockets to send by from different ports, as many as UDP has; none but of a secured underlay.
+func (u *Underlay) Spread() []*Socket { return u.spread }
 
 // Echo returns the answerer of multicast echo, nil over IPv6.
 func (u *Underlay) Echo() *Echo { return u.echo }
@@ -273,6 +308,8 @@ type Msg struct {
 type Packet struct {
 	// Data is a view into the batch, valid until the next Recv.
 	Data []byte
+	// Buf ends with Data; what is in front of it, 64 bytes or more, is anybody's to write on.
+	Buf []byte
 	// SegSize is the payload of each packet but the last, which may be shorter; never 0.
 	SegSize int
 	From    netip.AddrPort
