@@ -14,6 +14,7 @@ type attachment struct {
 	*network
 	bridge  int    // index of the bridge that the vnif is on; 0: on none
 	problem string // what is wrong, for a person; "": nothing is
+	waits   bool   // the vnif is not read yet: others could not open what comes from it
 }
 
 // attached is a port that a worker reads.
@@ -34,17 +35,26 @@ func (e *Engine) Attach(c vnet.Config, d port.Devices) error {
 
 // attach is Attach with attaching held.
 func (e *Engine) attach(c vnet.Config, d port.Devices) error {
+	if err := e.readKeys(c); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	state, workers, before := e.state, e.workers, e.networks[c.ID]
 	e.mu.Unlock()
 	if state == stateClosed {
 		return ErrClosed
 	}
+	protection, err := e.protect(c, state)
+	if err != nil {
+		return fmt.Errorf("vnet %s: security %s: %w", c.IDText, c.Security, err)
+	}
 	same := before != nil && len(before.ports) > 0 && before.devices.PeerIndex == d.PeerIndex
 	var opened []*port.Port
 	if state == stateRunning && !same {
-		var err error
 		if opened, err = port.OpenShared(d, port.Options{}, len(workers)); err != nil {
+			if before == nil {
+				e.unprotect(c.ID, "")
+			}
 			return fmt.Errorf("vnet %s: %w", c.IDText, err)
 		}
 	}
@@ -52,15 +62,19 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 	if before != nil && len(before.shares) == len(workers) {
 		m = before.meter
 	}
-	retired, err := e.replace(c, d, m, before, opened)
+	retired, err := e.replace(c, d, m, before, opened, protection)
 	quiesce(workers)
 	e.retire(retired)
 	if err != nil {
+		if before == nil {
+			e.unprotect(c.ID, "")
+		}
 		return fmt.Errorf("vnet %s: %w", c.IDText, err)
 	}
 	if state == stateRunning && !same {
 		e.log.Info("vnet is up", "vnet", c.IDText, "vnif", d.VnifName, "bridge", d.Bridge, "adopted", !d.Created)
 	}
+	e.kickSecurity()
 	e.claimLearned(c.ID)
 	return nil
 }
@@ -68,7 +82,7 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 // replace puts a network in the place of the one before, if any, and has the workers read the ports that were
 // opened for it; with none opened it goes on with those there are. It returns the ports that are not read any
 // more, to be closed when no worker uses them: the old ones, or after an error the new ones.
-func (e *Engine) replace(c vnet.Config, d port.Devices, m *meter, before *attachment, opened []*port.Port) ([]*port.Port, error) {
+func (e *Engine) replace(c vnet.Config, d port.Devices, m *meter, before *attachment, opened []*port.Port, s *seal) ([]*port.Port, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ports []attached
@@ -81,14 +95,25 @@ func (e *Engine) replace(c vnet.Config, d port.Devices, m *meter, before *attach
 	if before != nil {
 		n = *before.network
 	}
-	n.config, n.devices, n.ports, n.meter = c, d, ports, m
+	n.config, n.devices, n.ports, n.meter, n.seal = c, d, ports, m, nil
+	if s != nil {
+		n.seal = s
+	}
 	a := &attachment{network: newNetwork(n, e.config.BUMRate), bridge: d.BridgeIndex}
+	if len(opened) > 0 {
+		a.waits = s != nil && !s.vnet.Open()
+	} else if before != nil {
+		a.waits = before.waits
+	}
 	e.networks[c.ID] = a
 	e.publishLocked()
 	if len(opened) == 0 {
 		return nil, nil
 	}
 	for i, p := range ports {
+		if a.waits {
+			break // securityLocked does it when it is time
+		}
 		err := e.workers[p.worker].watch(p.FD(), p.token)
 		if err == nil {
 			continue
@@ -162,6 +187,7 @@ func (e *Engine) Detach(id vnet.ID) error {
 	e.mu.Unlock()
 	quiesce(workers)
 	e.retire(ports)
+	e.unprotect(id, "")
 	e.table.ForgetVnet(id)
 	e.log.Info("vnet is down", "vnet", a.config.IDText)
 	return nil

@@ -106,6 +106,9 @@ type Config struct {
 	// BUMRate is how many frames per second a vnet may flood (broadcast, unknown, multicast); ARP,
 	// neighbour discovery and DHCP are exempt. 0 means no limit.
 	BUMRate int
+
+	// Security is for vnets with security auth or conf.
+	Security Security
 }
 
 // DefaultGroup6 is the IPv6 group by default: site-local, the port in the last field.
@@ -128,6 +131,7 @@ func DefaultConfig() Config {
 		HoldDown:        10 * time.Second,
 		GroupSilence:    5 * time.Minute,
 		MaxMACs:         100_000,
+		Security:        Security{Port: wire.SecurityPort, Encapsulation: ESPInUDP},
 	}
 }
 
@@ -165,6 +169,10 @@ func (c Config) Validate() error {
 	check(c.MaxMACs > 0, "the number of MACs %d is not positive", c.MaxMACs)
 	check(c.Workers >= 0 && c.Workers <= maxWorkers, "workers %d is not between 0 and %d", c.Workers, maxWorkers)
 	check(c.BUMRate >= 0, "bum_rate %d is negative", c.BUMRate)
+	check(c.Security.Port != 0 && c.Security.Port != c.Port, "security port %d is 0 or the port of vnets without security", c.Security.Port)
+	check(c.Security.Encapsulation == ESPInUDP || c.Security.Encapsulation == ESP,
+		"security encapsulation %q is neither %q nor %q", c.Security.Encapsulation, ESPInUDP, ESP)
+	check(!c.Security.NAT || c.Security.Encapsulation == ESPInUDP, "security encapsulation %q does not pass NAT", c.Security.Encapsulation)
 	for _, list := range []struct {
 		name  string
 		peers []Peer

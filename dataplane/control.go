@@ -22,6 +22,7 @@ type notice struct {
 	mac     wire.MAC
 	addr    netip.Addr
 	other   netip.Addr
+	vnet    vnet.ID
 	change  varp.Change
 	index   int
 	err     error
@@ -35,6 +36,7 @@ const (
 	noticeLoop
 	noticeSpeech
 	noticeSendError
+	noticeLevel
 	noticeCrossed
 	noticeAnswer
 	noticeGroupWanted
@@ -68,6 +70,8 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 	defer ticker.Stop()
 	changed := time.NewTimer(0)
 	defer changed.Stop()
+	security := time.NewTimer(time.Hour)
+	defer security.Stop()
 	waiting, pause := true, time.Duration(0)
 	for {
 		select {
@@ -96,6 +100,12 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 			if n.kind == noticeMoved && !n.addr.IsValid() {
 				e.notBehindVnif(n.network, n.mac)
 			}
+		case <-e.securityKick:
+			security.Reset(0)
+		case <-security.C:
+			e.mu.Lock()
+			security.Reset(e.securityLocked())
+			e.mu.Unlock()
 		case <-ticker.C:
 			e.mu.Lock()
 			e.tickLocked()
@@ -211,6 +221,10 @@ func (e *Engine) noticeLocked(n notice) {
 			e.log.Warn("packets for vnets come by a device that does not lead to other hosts, and are dropped: a domain attacks, "+
 				"or other hosts are routed by another device than answers to them (name it in vnet.toml: devices)",
 				"device", device, "from", n.addr)
+		}
+	case noticeLevel:
+		if e.tellLocked("level " + n.vnet.String() + n.addr.String()) {
+			e.log.Warn("a host has the vnet at another security level; nothing of it is taken", "vnet", n.vnet, "host", n.addr)
 		}
 	case noticeSendError:
 		if e.tellLocked("send") {

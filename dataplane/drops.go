@@ -26,6 +26,23 @@ const (
 	DropSocketQueue               // the kernel's receive queue was full
 	DropNotUnderlay               // came by a device that is no underlay's
 
+	// From the underlay, of vnets with security; docs/security.md.
+	DropESPMalformed
+	DropESPUnknownSPI
+	DropESPReplay
+	DropESPAuth
+	DropESPInner
+	DropESPVnet
+	DropKeyMalformed
+	DropKeyUnknown
+	DropKeyMAC
+	DropKeyLevel
+	DropKeyUnconfirmed
+	DropKeyOld
+	DropSendersFull
+	DropKeyRate
+	DropForwardSecured
+
 	// From the vnif.
 	DropFrame       // too short, or offload data that contradict the frame
 	DropNoUnderlay  // no underlay of the family, or no address on it
@@ -76,6 +93,22 @@ var reasonTable = [reasons]struct{ name, help string }{
 	DropReply:       {"reply_rate", "VARP requests not answered because too many came at once"},
 	DropCopy:        {"etherip_copies", "copies of flooded packets for hosts that speak only EtherIP, above their limit"},
 	DropRelay:       {"relay_rate", "forwarded packets (VFWD) not multicast again because too many came at once: peers in a circle"},
+
+	DropESPMalformed:   {"esp_malformed", "ESP packets that are too short or make no sense"},
+	DropESPUnknownSPI:  {"esp_unknown_spi", "ESP packets of senders whose key message has not come yet, or of nobody's"},
+	DropESPReplay:      {"esp_replay", "ESP packets that came before, by whatever way, or are too old"},
+	DropESPAuth:        {"esp_auth", "ESP packets that were forged or damaged, or sealed with another key"},
+	DropESPInner:       {"esp_inner", "ESP packets that hold what does not belong there"},
+	DropESPVnet:        {"esp_vnet", "ESP packets with a frame of another vnet inside"},
+	DropKeyMalformed:   {"key_malformed", "key messages that make no sense"},
+	DropKeyUnknown:     {"key_unknown", "key messages under keys, or of vnets, that this host does not have"},
+	DropKeyMAC:         {"key_mac", "key messages that were forged or damaged"},
+	DropKeyLevel:       {"key_level", "key messages of hosts where the vnet has another security level"},
+	DropKeyUnconfirmed: {"key_unconfirmed", "key messages of senders that have not proved yet that they live"},
+	DropKeyOld:         {"key_old", "key messages that are older than what is known"},
+	DropSendersFull:    {"senders_full", "key messages for which there was no room"},
+	DropKeyRate:        {"key_rate", "questions for keys above the limit"},
+	DropForwardSecured: {"forward_secured", "forwarded packets of vnets with security that this host is not in"},
 }
 
 // String is the reason's name, as vn stats and metrics show it.

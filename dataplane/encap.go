@@ -14,9 +14,11 @@ type form uint8
 
 // The forms.
 const (
-	inUDP   form = iota // EtherIP in UDP (VUDP): what hosts since Xen 3.0.2 speak
-	etherIP             // EtherIP without UDP, IPv4 only
-	sealed              // VUDP in ESP: vnets with security auth or conf, and nothing else of them
+	inUDP      form = iota // EtherIP in UDP (VUDP): what hosts since Xen 3.0.2 speak
+	etherIP                // EtherIP without UDP, IPv4 only
+	sealed                 // VUDP in ESP in UDP: vnets with security auth or conf, and nothing else of them
+	sealedHome             // the same from the security port itself: to hosts behind NAT
+	inESP                  // VUDP in ESP without UDP
 	forms
 )
 
@@ -33,6 +35,8 @@ type Seal interface {
 	Fit(room int) int
 	// Port is the UDP port that sealed packets go to.
 	Port() uint16
+	// Hidden are the hosts behind NAT, which get everything at a port of their own, and what is flooded by unicast.
+	Hidden() []netip.AddrPort
 }
 
 // Lane is one sequence of sealed packets: of one sending thread, flooded ones apart from the others, so that
@@ -63,12 +67,35 @@ type encap struct {
 // secured reports whether a vnet's packets must be sealed.
 func (n *network) secured() bool { return n.config.Security != vnet.None }
 
-// udpForm is the form that every host of a vnet takes.
-func (n *network) udpForm() form {
-	if n.secured() {
+// usualForm is the form that every host of a vnet takes.
+func (v *view) usualForm(n *network) form {
+	switch {
+	case n.secured() && v.esp:
+		return inESP
+	case n.secured():
 		return sealed
 	}
 	return inUDP
+}
+
+// sealedTo is where sealed packets of a form go, to a host or group.
+func (n *network) sealedTo(f form, addr netip.Addr) netip.AddrPort {
+	if f == inESP {
+		return netip.AddrPortFrom(addr, 0)
+	}
+	return netip.AddrPortFrom(addr, n.seal.Port())
+}
+
+// hidden is where a host behind NAT is reached.
+func (n *network) hidden(addr netip.Addr) (netip.AddrPort, bool) {
+	if n.seal != nil {
+		for _, h := range n.seal.Hidden() {
+			if h.Addr() == addr {
+				return h, true
+			}
+		}
+	}
+	return netip.AddrPort{}, false
 }
 
 // sends reports whether frames of a vnet may leave: in the clear if its security is none, else under its seal.
@@ -87,7 +114,7 @@ func (n *network) takes(a arrival) bool {
 func (v *view) formFor(n *network, l *link, to netip.Addr) form {
 	switch {
 	case n.secured():
-		return sealed
+		return v.usualForm(n)
 	case l.EtherIP() == nil:
 		return inUDP
 	case v.etherip:
@@ -107,6 +134,11 @@ func (v *view) encap(n *network, to netip.Addr) (encap, bool) {
 	if l == nil || !n.sends() {
 		return encap{}, false
 	}
+	if h, ok := n.hidden(to); ok {
+		e := v.wrap(n, l, sealedHome)
+		e.port = h.Port()
+		return e, true
+	}
 	return v.wrap(n, l, v.formFor(n, l, to)), true
 }
 
@@ -119,10 +151,14 @@ func (v *view) wrap(n *network, l *link, f form) encap {
 	switch f {
 	case etherIP:
 		e.prefix, e.port, e.overhead = n.header[wire.MessageLen:], 0, offload.EtherIPv4
-	case sealed:
+	case sealed, sealedHome, inESP:
 		e.seal, e.port = n.seal, n.seal.Port()
+		room := l.path.MTU - l.Family().HeaderLen()
 		e.overhead += offload.Overhead(n.seal.Growth())
-		e.maxFrame = n.seal.Fit(l.path.MTU-l.Family().HeaderLen()) - len(e.prefix)
+		if f == inESP {
+			e.port, room, e.overhead = 0, room+wire.UDPLen, e.overhead-wire.UDPLen
+		}
+		e.maxFrame = n.seal.Fit(room) - len(e.prefix)
 		return e
 	}
 	e.maxFrame = e.overhead.MaxFrame(l.path.MTU)
@@ -135,15 +171,25 @@ func (e *encap) way() uint32 { return uint32(e.form) }
 
 // socket is the socket by which a thread sends packets of a form.
 func (l *link) socket(f form, number int) *underlay.Socket {
-	if f == etherIP {
+	switch f {
+	case etherIP:
 		return l.EtherIP()
+	case inESP:
+		return l.secure.ESP()
+	case sealedHome:
+		return l.secure.UDP()[number]
+	case sealed:
+		if l.home {
+			return l.secure.UDP()[number]
+		}
+		return l.secure.Spread()[number]
 	}
 	return l.UDP()[number]
 }
 
 // udpLen is the length of the outer UDP header.
 func (e *encap) udpLen() int {
-	if e.form == etherIP {
+	if e.form == etherIP || e.form == inESP {
 		return 0
 	}
 	return wire.UDPLen
@@ -151,7 +197,7 @@ func (e *encap) udpLen() int {
 
 // path is offload's view of an encapsulation: frames of at most limit bytes, to an address.
 func (e *encap) path(to netip.AddrPort, limit int) offload.Path {
-	p := offload.Path{To: to, Way: e.way(), Prefix: e.prefix, MaxFrame: limit, Alone: e.form == etherIP}
+	p := offload.Path{To: to, Way: e.way(), Prefix: e.prefix, MaxFrame: limit, Alone: e.form == etherIP || e.form == inESP}
 	if e.seal != nil {
 		p.Growth = e.seal.Growth()
 	}
@@ -174,6 +220,9 @@ type audience struct {
 // openVnet stands for all vnets without security where what is asked for is the same for all of them.
 var openVnet = &network{header: wire.AppendVUDP(nil, vnet.ID{})}
 
+// securedVnet stands for all vnets with security.
+var securedVnet = &network{config: vnet.Config{Security: vnet.Conf}}
+
 // everybody lists who gets what is flooded in vnets without security, or (their ports replaced by the seal's) in those
 // with.
 func (v *view) everybody(secured bool) *audience {
@@ -184,7 +233,7 @@ func (v *view) everybody(secured bool) *audience {
 	}
 	udp := inUDP
 	if secured {
-		udp = sealed
+		udp = v.usualForm(securedVnet)
 	}
 	for _, l := range v.links {
 		if l == nil {

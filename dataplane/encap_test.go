@@ -45,6 +45,9 @@ func (f *fakeSeal) Growth() int      { return 2 + len(sealMark) + 3 }
 func (f *fakeSeal) Fit(room int) int { return (room - 2 - len(sealMark)) &^ 3 }
 func (f *fakeSeal) Port() uint16     { return f.port }
 
+// Hidden are none.
+func (f *fakeSeal) Hidden() []netip.AddrPort { return nil }
+
 // linkOf is a usable underlay without sockets, of an MTU.
 func linkOf(t *testing.T, mtu int, group string) *link {
 	t.Helper()
@@ -194,13 +197,13 @@ func TestVARPIsSealed(t *testing.T) {
 	s := speaker{view: &view{port: 1798}, lane: 9}
 	n := bareNetwork(vnet.Config{ID: vnet.ID{15: 0x97}, Security: vnet.Auth}, 1)
 	m := wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: wire.MAC{2}, CareOf: netip.MustParseAddr("192.0.2.1")}
-	_, _, ok := s.pack(n, m, Lane{Sender: 9})
+	_, ok := s.pack(n, m, Lane{Sender: 9})
 	require.False(t, ok)
 	require.EqualValues(t, 1, s.drops[DropUnprotected].Load())
 	n.seal = &fakeSeal{port: 4500}
-	b, port, ok := s.pack(n, m, Lane{Sender: 9, Flooded: true})
+	b, ok := s.pack(n, m, Lane{Sender: 9, Flooded: true})
 	require.True(t, ok)
-	require.EqualValues(t, 4500, port)
+	require.EqualValues(t, 4500, s.place(n, sealed, m.CareOf).Port())
 	require.Equal(t, append([]byte{9, 1}, m.Append(nil)...), b[:2+wire.VARPLen])
 	require.True(t, bytes.HasSuffix(b, []byte(sealMark)))
 }

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/xenvnet/xend/dataplane/dedup"
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
@@ -98,6 +99,14 @@ type Engine struct {
 	nextSweep int64
 	mouth     speaker // of the cold side
 	limits    map[string]int64
+	// keys are those of the vnets with security, as they were read last; spoken is scratch memory.
+	keys   map[vnet.ID]KeySet
+	spoken []esp.Message
+
+	// secured are the vnets with security; securityKick makes the cold side look at their timers.
+	secured      *esp.Table
+	securityKick chan struct{}
+	keySource    KeySource
 }
 
 // state is what Run has done.
@@ -132,6 +141,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		own:      map[netip.Addr]struct{}{},
 		limits:   map[string]int64{},
 	}
+	e.keys, e.secured, e.securityKick = map[vnet.ID]KeySet{}, esp.NewTable(nil), make(chan struct{}, 1)
 	e.mouth = newSpeaker(e, 0, cfg.workers())
 	e.guards = newGuards(h, log, cfg.Port, &e.deviceNames, func() map[int]struct{} { return e.view.Load().devices })
 	e.peers.configure(cfg.Peers, cfg.Port)
@@ -209,7 +219,13 @@ func (e *Engine) open() error {
 		return err
 	}
 	for _, a := range before {
-		if err := e.attach(a.config, a.devices); err != nil {
+		err := e.attach(a.config, a.devices)
+		if err != nil && a.secured() {
+			// The others live on.
+			e.log.Error("a vnet with security does not come up", "vnet", a.config.IDText, "err", err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -251,6 +267,9 @@ func (e *Engine) close() {
 	}
 	for _, f := range e.underlays {
 		f.sockets.Close()
+		if f.secure != nil {
+			f.secure.Close()
+		}
 	}
 	for _, w := range e.workers {
 		w.close()
@@ -277,6 +296,9 @@ func (e *Engine) publishLocked() {
 		clamp:   c.ClampMSS,
 
 		groupSilence: int64(c.GroupSilence),
+		secure:       c.Security.Port,
+		esp:          c.Security.Encapsulation == ESP,
+		nat:          c.Security.NAT,
 	}
 	for id, a := range e.networks {
 		if len(a.ports) > 0 {
@@ -293,6 +315,9 @@ func (e *Engine) publishLocked() {
 		v.links[f.family] = f.link
 		for token, s := range f.tokens {
 			v.sources[token] = source{link: f.link, socket: s}
+		}
+		for token, s := range f.secureTokens {
+			v.sources[token] = source{link: f.link, socket: s, secured: true}
 		}
 	}
 	if !v.deaf {

@@ -18,6 +18,12 @@ type family struct {
 	sockets *underlay.Underlay
 	tokens  map[int32]*underlay.Socket
 	heard   *heard
+	// secure are the sockets of vnets with security, nil without such a vnet; secureGroup is what they listen to, and
+	// secureIndex where they have joined it.
+	secure       *underlay.Underlay
+	secureTokens map[int32]*underlay.Socket
+	secureGroup  netip.Addr
+	secureIndex  int
 
 	// listening is the group whose packets a socket gets.
 	listening netip.Addr
@@ -119,11 +125,12 @@ func (e *Engine) refreshLocked() {
 		}
 		changed = e.chooseLocked(f) || before != nil || changed
 	}
+	retired = append(retired, e.followLocked()...)
 	for _, f := range e.underlays {
 		e.tellDownLocked(f)
 	}
 	changed = e.findDevicesLocked() || changed
-	if changed {
+	if changed || len(retired) > 0 {
 		e.publishLocked()
 		e.renumberLocked()
 	}
@@ -245,7 +252,7 @@ func (e *Engine) chooseLocked(f *family) bool {
 	}
 	path := &underlay.Path{Source: c.addr, Index: c.index, MTU: c.mtu}
 	f.link = &link{
-		Underlay: f.sockets, path: path, heard: f.heard, group: netip.AddrPortFrom(c.group, e.config.Port),
+		Underlay: f.sockets, secure: f.secure, home: e.config.Security.NAT, path: path, heard: f.heard, group: netip.AddrPortFrom(c.group, e.config.Port),
 	}
 	if echo != nil {
 		echo.SetPath(path, c.group)

@@ -59,6 +59,7 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 		if !ok {
 			continue
 		}
+		w.heard(&a, (len(p.Data)+p.SegSize-1)/p.SegSize, len(p.Data))
 		for data := p.Data; len(data) > 0; {
 			n := min(p.SegSize, len(data))
 			w.fromHost(data[:n:n], a)
@@ -85,6 +86,7 @@ func (w *worker) fromEtherIP(l *link, s *underlay.Socket) {
 			w.drop(DropEtherIP)
 			continue
 		}
+		w.heard(&a, (len(p.Data)+p.SegSize-1)/p.SegSize, len(p.Data))
 		id, frame, err := wire.DecodeEtherIP(p.Data)
 		if err != nil {
 			w.refuse(err)
@@ -131,26 +133,31 @@ func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
 		w.drops[reason].Add(packets(p))
 		return a, false
 	}
+	if p.Multicast {
+		a.by = dedup.Group
+	}
+	return a, true
+}
+
+// heard notes from whom something came, and by what way.
+func (w *worker) heard(a *arrival, packets, bytes int) {
 	if a.host = w.lastHost; a.host == nil || a.host.Addr() != a.from {
 		a.host = w.engine.hosts.Find(a.from)
 		w.lastHost = a.host
 	}
-	if p.Multicast {
-		a.by = dedup.Group
-		note(&l.heard.group, w.now)
+	if a.by == dedup.Group {
+		note(&a.link.heard.group, w.now)
 	} else {
-		note(&l.heard.unicast, w.now)
+		note(&a.link.heard.unicast, w.now)
 	}
-	if a.host == nil {
-		return a, true
-	}
-	if p.Multicast {
+	switch {
+	case a.host == nil:
+	case a.by == dedup.Group:
 		a.host.HeardByGroup(w.now)
-	} else {
+	default:
 		a.host.HeardByUnicast(w.now)
-		a.host.Rx.Add((len(p.Data)+p.SegSize-1)/p.SegSize, len(p.Data))
+		a.host.Rx.Add(packets, bytes)
 	}
-	return a, true
 }
 
 // fromHost handles a UDP payload.
@@ -226,6 +233,10 @@ func (w *worker) forwarded(b []byte, a arrival) {
 	}
 	if _, own := w.view.own[a.from]; own {
 		w.drop(DropOwn)
+		return
+	}
+	if f.Port == w.view.secure && w.view.secure != w.view.port {
+		w.protectedForward(b, f, a)
 		return
 	}
 	id, _, err := wire.DecodeMessage(f.Payload)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
 )
@@ -75,30 +76,49 @@ func (s *speaker) sendFailed(packets int, err error) {
 
 // message queues a VARP message of a vnet for one address.
 func (s *speaker) message(n *network, m wire.VARP, l *link, to netip.Addr) {
-	payload, port, ok := s.pack(n, m, Lane{Sender: s.lane})
-	if ok {
-		s.queue = append(s.queue, spoken{link: l, form: n.udpForm(), to: netip.AddrPortFrom(to, port), parts: [2][]byte{payload}})
+	payload, ok := s.pack(n, m, Lane{Sender: s.lane})
+	if !ok {
+		return
 	}
+	q := spoken{link: l, form: s.view.usualForm(n), parts: [2][]byte{payload}}
+	q.to = s.place(n, q.form, to)
+	if h, ok := n.hidden(to); ok {
+		q.form, q.to = sealedHome, h
+	}
+	s.queue = append(s.queue, q)
 }
 
-// pack writes a VARP message of a vnet, sealed if the vnet's packets must be, and returns the UDP port that it goes to.
-// It is false if there is no key.
-func (s *speaker) pack(n *network, m wire.VARP, lane Lane) (payload []byte, port uint16, ok bool) {
+// place is where packets of a vnet and form go, to a host or group.
+func (s *speaker) place(n *network, f form, to netip.Addr) netip.AddrPort {
+	if n.seal != nil {
+		return n.sealedTo(f, to)
+	}
+	return netip.AddrPortFrom(to, s.view.port)
+}
+
+// pack writes a VARP message of a vnet, sealed if the vnet's packets must be. It is false if there is no key.
+func (s *speaker) pack(n *network, m wire.VARP, lane Lane) (payload []byte, ok bool) {
 	if !n.sends() {
 		s.drop(DropUnprotected)
-		return nil, 0, false
+		return nil, false
+	}
+	if n.seal != nil {
+		s.arena = append(s.arena, make([]byte, esp.Headroom)...)
+		if s.view.nat {
+			m.CareOf = netip.Addr{} // it is not known
+		}
 	}
 	at := len(s.arena)
 	s.arena = m.Append(s.arena)
 	if n.seal == nil {
-		return s.arena[at:], s.view.port, true
+		return s.arena[at:], true
 	}
 	s.clear[0] = append(s.clearBuf[:0], s.arena[at:]...)
 	s.arena, ok = n.seal.Seal(s.arena[:at], lane, s.clear[:])
 	if !ok {
 		s.drop(DropUnprotected)
 	}
-	return s.arena[at:], n.seal.Port(), ok
+	return s.arena[at:], ok
 }
 
 // reply answers a VARP request for a MAC that lives here.
@@ -143,21 +163,36 @@ func (s *speaker) everybody(n *network, m wire.VARP) {
 			continue
 		}
 		m.CareOf = l.path.Source
-		payload, port, ok := s.pack(n, m, Lane{Sender: s.lane, Flooded: true})
+		payload, ok := s.pack(n, m, Lane{Sender: s.lane, Flooded: true})
 		if !ok {
 			return
 		}
-		q := spoken{link: l, form: n.udpForm(), to: netip.AddrPortFrom(l.group.Addr(), port), parts: [2][]byte{payload}}
-		s.queue = append(s.queue, q)
-		for _, to := range s.view.replicas {
+		s.flooded(n, l, s.view.usualForm(n), payload)
+	}
+}
+
+// flooded queues a packet of a vnet to everybody that a link reaches.
+func (s *speaker) flooded(n *network, l *link, f form, payload []byte) {
+	q := spoken{link: l, form: f, to: s.place(n, f, l.group.Addr()), parts: [2][]byte{payload}}
+	s.queue = append(s.queue, q)
+	for _, to := range s.view.replicas {
+		if underlay.Of(to.Addr()) == l.Family() {
+			q.to = s.place(n, f, to.Addr())
+			s.queue = append(s.queue, q)
+		}
+	}
+	port := s.view.port
+	if n.seal != nil {
+		port, q.form = n.seal.Port(), sealedHome
+		for _, to := range n.seal.Hidden() {
 			if underlay.Of(to.Addr()) == l.Family() {
-				q.to = netip.AddrPortFrom(to.Addr(), port)
+				q.to = to
 				s.queue = append(s.queue, q)
 			}
 		}
-		if l.Family() == underlay.IPv4 && len(s.view.peers) > 0 {
-			s.forward(l, netip.AddrPortFrom(l.path.Source, port), payload)
-		}
+	}
+	if l.Family() == underlay.IPv4 && len(s.view.peers) > 0 {
+		s.forward(l, netip.AddrPortFrom(l.path.Source, port), payload)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
@@ -166,7 +167,8 @@ func (w *worker) transmit(n *network) {
 // load makes messages of trains, without addresses: sealed if the vnet's packets must be. Those that could not be
 // sealed are empty.
 func (w *worker) load(n *network, trains []offload.Train, lane Lane) []underlay.Msg {
-	w.loaded, w.sealedArena, w.sealedBufs = w.loaded[:0], w.sealedArena[:0], w.sealedBufs[:0]
+	w.loaded, w.sealedBufs = w.loaded[:0], w.sealedBufs[:0]
+	w.sealedArena = append(w.sealedArena[:0], make([]byte, esp.Headroom)...)
 	for i := range trains {
 		t := &trains[i]
 		m := underlay.Msg{To: t.To, Bufs: t.Bufs, SegSize: t.SegSize}
@@ -212,7 +214,7 @@ func (w *worker) sendFlood(n *network) int {
 		w.msgs = w.msgs[:0]
 		for i, d := range to {
 			if n.seal != nil {
-				d.addr = netip.AddrPortFrom(d.addr.Addr(), n.seal.Port())
+				d.addr = n.sealedTo(form(f), d.addr.Addr())
 			}
 			copies := form(f) == etherIP && !w.view.etherip
 			for j := range loaded {
@@ -231,8 +233,32 @@ func (w *worker) sendFlood(n *network) int {
 			}
 		}
 	}
+	packets += w.sendHidden(n, loaded)
 	if len(w.view.peers) > 0 {
 		w.forwardFlood(n, trains, loaded)
+	}
+	return packets
+}
+
+// sendHidden sends flooded packets to the hosts behind NAT, and returns how many went.
+func (w *worker) sendHidden(n *network, loaded []underlay.Msg) int {
+	if n.seal == nil {
+		return 0
+	}
+	packets := 0
+	for _, to := range n.seal.Hidden() {
+		l := w.view.links[underlay.Of(to.Addr())]
+		if l == nil {
+			continue
+		}
+		w.msgs = w.msgs[:0]
+		for i := range loaded {
+			if m := loaded[i]; len(m.Bufs) > 0 {
+				m.To = to
+				w.msgs = append(w.msgs, m)
+			}
+		}
+		packets += w.sendMsgs(l, sealedHome)
 	}
 	return packets
 }
@@ -289,7 +315,7 @@ func (w *worker) forwardFlood(n *network, trains []offload.Train, loaded []under
 		return
 	}
 	for i := range trains {
-		if form(trains[i].Way) != n.udpForm() {
+		if form(trains[i].Way) != w.view.usualForm(n) {
 			continue
 		}
 		if n.seal == nil {

@@ -35,12 +35,15 @@ type view struct {
 	sources map[int32]source
 
 	port    uint16
+	secure  uint16 // the UDP port of vnets with security
 	ttl     uint8
 	etherip bool // frames are sent as EtherIP without UDP
 	// deaf: EtherIP without UDP is not received.
 	deaf  bool
 	pmtu  bool
 	clamp bool // the MSS of SYNs is lowered to what fits
+	esp   bool // frames of vnets with security are sent as ESP without UDP
+	nat   bool // this host is behind NAT, as vnets with security see it
 	// groupSilence is Config.GroupSilence in nanoseconds.
 	groupSilence int64
 }
@@ -51,14 +54,20 @@ type source struct {
 	port    *port.Port
 	link    *link
 	socket  *underlay.Socket
+	// secured is true of the sockets of vnets with security.
+	secured bool
 }
 
 // link is a usable underlay.
 type link struct {
 	*underlay.Underlay
-	path  *underlay.Path
-	group netip.AddrPort
-	heard *heard
+	// secure has the sockets of vnets with security; nil without such a vnet. With home, all is sent from the
+	// security port.
+	secure *underlay.Underlay
+	home   bool
+	path   *underlay.Path
+	group  netip.AddrPort
+	heard  *heard
 }
 
 // heard tells when something last came from the group; 0: never.

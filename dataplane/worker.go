@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/port"
@@ -60,6 +61,11 @@ type worker struct {
 
 	strangers   strangers // used by others, too
 	strangeTold int64     // until when the cold side was told of strangers
+	// opener, asks and relayed are for packets of vnets with security: to open them, to ask and answer, and a copy
+	// of one that is to be passed on.
+	opener  esp.Opener
+	asks    []esp.Message
+	relayed []byte
 
 	// lastHost is who sent the packet before; the next is often the same's.
 	lastHost    *hosts.Host
@@ -188,6 +194,8 @@ func (w *worker) serve(s source) {
 	switch {
 	case s.network != nil:
 		w.fromVnif(s.network, s.port)
+	case s.secured:
+		w.fromSecured(s.link, s.socket)
 	case s.socket == s.link.EtherIP():
 		w.fromEtherIP(s.link, s.socket)
 	default:

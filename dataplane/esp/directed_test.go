@@ -217,7 +217,10 @@ func TestSharedSPI(t *testing.T) {
 				require.NoError(t, err)
 				opened, refusal := r.table.Open(&r.opener, b, Headroom)
 				require.Equal(t, Taken, refusal)
+				require.Equal(t, append(wire.AppendVUDP(nil, testID), make([]byte, 22)...), opened.Message)
+				r.opener.buffer = append(r.opener.buffer[:0], 1, 2, 3)
 				require.Len(t, opened.Message, wire.VUDPLen+22)
+				require.Equal(t, b[Headroom+24:][:len(opened.Message)], opened.Message, "in the packet's own buffer")
 			}
 		}
 	}
@@ -237,6 +240,26 @@ func TestCareOf(t *testing.T) {
 		require.NoError(t, err)
 		_, refusal := b.table.Open(&b.opener, p, Headroom)
 		require.Equal(t, c.want, refusal, c.addr)
+	}
+}
+
+// TestGrowingBuffer: packets that were sealed stay whole when the buffer behind them has to grow.
+func TestGrowingBuffer(t *testing.T) {
+	w := newWorld(t, 12, vnet.Auth, 2)
+	w.pass(time.Second, true)
+	a, b := w.hosts[0], w.hosts[1]
+	buf := make([]byte, Headroom)
+	var packets [][]byte
+	for i := range 100 {
+		at := len(buf)
+		var err error
+		buf, err = a.vnet.Sending(a.clock()).Unicast(0).Append(buf, wire.AppendVUDP(nil, testID), make([]byte, 60+i))
+		require.NoError(t, err)
+		packets = append(packets, buf[at:len(buf):len(buf)])
+	}
+	for _, p := range packets {
+		_, refusal := b.table.Open(&b.opener, p, 0)
+		require.Equal(t, Taken, refusal)
 	}
 }
 

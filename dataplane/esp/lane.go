@@ -2,6 +2,7 @@ package esp
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync/atomic"
 
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -37,6 +38,9 @@ func (l *Lane) Append(dst []byte, pieces ...[]byte) ([]byte, error) {
 		n += len(p)
 	}
 	l.bytes.Store(l.bytes.Load() + uint64(wire.ESPLen(n)))
+	// Now or not at all: packets before this one may be views of the memory that is left behind, and what is done in front
+	// of it is undone in the new one only.
+	dst = slices.Grow(dst, wire.ESPLen(n))
 	at := len(dst)
 	var header [wire.ESPHeaderLen + wire.UDPLen]byte
 	wire.PutESPDatagram(header[wire.ESPHeaderLen:], n)

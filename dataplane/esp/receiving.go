@@ -45,7 +45,7 @@ type Opener struct {
 type Opened struct {
 	Vnet *Vnet
 	// Message is the VUDP or VARP message, a view into the packet's buffer, or, of auth without headroom, into the
-	// Opener's; valid until the next Open.
+	// Opener's, where it is valid until the next Open.
 	Message []byte
 	// ID is its id.
 	ID wire.MessageID
@@ -83,6 +83,9 @@ func (sa *receiving) open(o *Opener, lane uint8, low uint32, buf []byte, at int,
 			sealed = o.buffer
 		}
 		content, err = key.aead.Open(sealed[:0], o.nonce[:], sealed, o.aad[:])
+		if keep && err == nil {
+			content = packet[wire.ESPHeaderLen : wire.ESPHeaderLen+copy(packet[wire.ESPHeaderLen:], content)]
+		}
 	} else {
 		room := buf[max(0, at-Headroom) : len(buf)-wire.ICVLen]
 		if at < Headroom {

@@ -22,6 +22,8 @@ type Vnet struct {
 	refused [Refusals]atomic.Uint64
 	sending atomic.Pointer[Sending]
 	open    atomic.Bool
+	// hidden are the senders behind NAT; the list is replaced, never changed.
+	hidden atomic.Pointer[[]netip.AddrPort]
 
 	mu      sync.Mutex // guards what follows
 	now     int64
@@ -120,6 +122,26 @@ func (v *Vnet) Sending(now int64) *Sending {
 		return nil
 	}
 	return s
+}
+
+// Hidden returns where the hosts behind NAT are reached, which no group reaches: everything for them goes there, from
+// the security port. The list must not be changed.
+func (v *Vnet) Hidden() []netip.AddrPort {
+	if l := v.hidden.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+// hideLocked lists them anew.
+func (v *Vnet) hideLocked() {
+	var list []netip.AddrPort
+	for _, s := range v.senders {
+		if a := s.addresses.Load(); a.NAT.IsValid() && !slices.Contains(list, a.NAT) {
+			list = append(list, a.NAT)
+		}
+	}
+	v.hidden.Store(&list)
 }
 
 // clockLocked is the time, which never goes back.
@@ -395,6 +417,7 @@ func (v *Vnet) hearLocked(sa *receiving, m *wire.Key, id senderID, echo bool, a 
 		return Taken, false
 	}
 	s.addresses.Store(after)
+	v.hideLocked()
 	return Taken, true
 }
 
@@ -432,6 +455,7 @@ func (v *Vnet) createLocked(k *vnetKey, s *sender, m *wire.Key, id senderID, ech
 	}
 	s.sas = append(s.sas, sa)
 	v.sas[m.Nonce], v.senders[id] = sa, s
+	v.hideLocked()
 	return Taken
 }
 
@@ -456,6 +480,7 @@ func (v *Vnet) dropLocked(drop func(*receiving) bool) {
 		}
 	}
 	v.table.change(func(w *tableView) { w.remove(gone) })
+	v.hideLocked()
 }
 
 func (v *Vnet) dropSendersLocked(drop func(*sender) bool) {

@@ -1,6 +1,9 @@
 package wire
 
-import "net/netip"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 // Forward is a multicast packet that a peer carried to us in a VFWD message.
 type Forward struct {
@@ -8,6 +11,8 @@ type Forward struct {
 	Source netip.Addr
 	// Destination is the group that it was sent to, of the peer's segment.
 	Destination netip.Addr
+	// Port is the UDP port that it was sent to; what original relays write there is not known.
+	Port uint16
 	// Payload is a view of the UDP payload: a VUDP or VARP message.
 	Payload []byte
 }
@@ -40,6 +45,7 @@ func DecodeVFWD(b []byte) (Forward, error) {
 	return Forward{
 		Source:      netip.AddrFrom4([4]byte(ip[12:16])),
 		Destination: netip.AddrFrom4([4]byte(ip[16:20])),
+		Port:        binary.BigEndian.Uint16(ip[IPv4Len+2:]),
 		Payload:     b[VFWDLen:],
 	}, nil
 }

@@ -164,7 +164,7 @@ func TestVFWDFromRelay(t *testing.T) {
 	b := append(unhex(t, "0003 0000 00000000 00000000 00110000 c0000201 e00a0001 0706 0706 0000 0000"), payload...)
 	f, err := wire.DecodeVFWD(b)
 	require.NoError(t, err)
-	require.Equal(t, wire.Forward{Source: hostA, Destination: wire.Group, Payload: payload}, f)
+	require.Equal(t, wire.Forward{Source: hostA, Destination: wire.Group, Port: wire.Port, Payload: payload}, f)
 
 	b[4+9] = 6
 	_, err = wire.DecodeVFWD(b)

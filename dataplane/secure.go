@@ -1,0 +1,541 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane/dedup"
+	"github.com/xenvnet/xend/dataplane/esp"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Vnets with security auth or conf: their keys, the sockets that only they have, and the way of their packets. What
+// protects them is in package esp.
+
+// KeySet are the keys of a vnet: all open, Secrets[Send] seals.
+type KeySet struct {
+	Secrets []esp.Secret
+	Send    int
+}
+
+// ErrNoKey is what a KeySource returns if a vnet has no key.
+var ErrNoKey = errors.New("no key")
+
+// KeySource finds the keys of a vnet; it may read files.
+type KeySource func(id vnet.ID) (KeySet, error)
+
+// SecurityEncapsulation is how the packets of vnets with security travel.
+type SecurityEncapsulation string
+
+// The encapsulations. Both are always received.
+const (
+	// ESPInUDP is UDP to the security port.
+	ESPInUDP SecurityEncapsulation = "esp_in_udp"
+	// ESP is IP protocol 50.
+	ESP SecurityEncapsulation = "esp"
+)
+
+// Security is what can be said about vnets with security.
+type Security struct {
+	// Port is the UDP port of ESP in UDP and of key messages, of all hosts.
+	Port uint16
+	// Encapsulation is how packets are sent.
+	Encapsulation SecurityEncapsulation
+	// NAT is true of a host whose address others do not see.
+	NAT bool
+}
+
+// seal seals the packets of one vnet.
+type seal struct {
+	engine *Engine
+	vnet   *esp.Vnet
+	port   uint16
+}
+
+var _ Seal = (*seal)(nil)
+
+func (s *seal) Seal(dst []byte, lane Lane, payload [][]byte) ([]byte, bool) {
+	sa := s.vnet.Sending(s.engine.now())
+	if sa == nil {
+		return dst, false
+	}
+	l := sa.Unicast(lane.Sender)
+	if lane.Flooded {
+		l = sa.Flooded(lane.Sender)
+	}
+	out, err := l.Append(dst, payload...)
+	return out, err == nil
+}
+
+// espGrowth is what ESP and the UDP header inside add, without padding.
+const espGrowth = wire.ESPHeaderLen + wire.UDPLen + wire.ESPTrailerLen + wire.ICVLen
+
+// Growth counts the most padding that there may be.
+func (s *seal) Growth() int { return espGrowth + 3 }
+
+func (s *seal) Fit(room int) int {
+	n := room - espGrowth
+	for n > 0 && wire.ESPLen(n) > room {
+		n--
+	}
+	return n
+}
+
+func (s *seal) Port() uint16 { return s.port }
+
+func (s *seal) Hidden() []netip.AddrPort { return s.vnet.Hidden() }
+
+// refusals are the reasons of package esp here.
+var refusals = [esp.Refusals]Reason{
+	esp.Malformed: DropESPMalformed, esp.UnknownSPI: DropESPUnknownSPI, esp.Replay: DropESPReplay, esp.WrongICV: DropESPAuth,
+	esp.WrongInner: DropESPInner, esp.WrongVnet: DropESPVnet, esp.KeyMalformed: DropKeyMalformed, esp.KeyUnknown: DropKeyUnknown,
+	esp.KeyMAC: DropKeyMAC, esp.KeyLevel: DropKeyLevel, esp.KeyUnconfirmed: DropKeyUnconfirmed, esp.KeyOld: DropKeyOld,
+	esp.SendersFull: DropSendersFull, esp.KeyRate: DropKeyRate, esp.Own: DropOwn,
+}
+
+// SetKeySource says where the keys of vnets come from. It must be called before Run and Add; without one, vnets with
+// security are refused.
+func (e *Engine) SetKeySource(source KeySource) { e.keySource = source }
+
+// readKeys reads the keys of a vnet that needs some. No lock is held.
+func (e *Engine) readKeys(c vnet.Config) error {
+	if c.Security == vnet.None {
+		return nil
+	}
+	if e.keySource == nil {
+		return fmt.Errorf("vnet %s: security %s: %w", c.IDText, c.Security, ErrNoKey)
+	}
+	set, err := e.keySource(c.ID)
+	if err != nil {
+		return fmt.Errorf("vnet %s: security %s: %w", c.IDText, c.Security, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.keys[c.ID] = set
+	return nil
+}
+
+// ReloadKeys reads all keys again. Where that fails, what is in use stays; but where a vnet has no key any more, it
+// is cut off.
+func (e *Engine) ReloadKeys() error {
+	e.attaching.Lock()
+	defer e.attaching.Unlock()
+	e.mu.Lock()
+	var list []*attachment
+	for _, a := range e.networks {
+		if a.secured() {
+			list = append(list, a)
+		}
+	}
+	e.mu.Unlock()
+	var errs []error
+	for _, a := range list {
+		id := a.config.ID
+		err := e.readKeys(a.config)
+		v := e.secured.Vnet(id)
+		switch {
+		case err != nil && v != nil && errors.Is(err, ErrNoKey):
+			e.unprotect(id, "it has no key any more")
+		case err != nil:
+		case v == nil:
+			err = e.attach(a.config, a.devices)
+		default:
+			set := e.keySet(id)
+			err = v.SetKeys(set.Secrets, set.Send, e.now())
+			e.kickSecurity()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// keySet returns the keys that were read last.
+func (e *Engine) keySet(id vnet.ID) KeySet {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.keys[id]
+}
+
+// unprotect stops sealing and opening for a vnet; nothing of it is carried then. problem says why, if it stays.
+// attaching is held.
+func (e *Engine) unprotect(id vnet.ID, problem string) {
+	v := e.secured.Vnet(id)
+	if v == nil {
+		return
+	}
+	e.secured.Remove(v)
+	e.mu.Lock()
+	delete(e.keys, id)
+	if a := e.networks[id]; a != nil {
+		n := *a.network
+		n.seal = nil
+		e.networks[id] = &attachment{network: newNetwork(n, e.config.BUMRate), bridge: a.bridge, problem: problem, waits: a.waits}
+		e.publishLocked()
+	}
+	workers := e.workers
+	e.mu.Unlock()
+	quiesce(workers)
+}
+
+// protect returns the seal of a vnet with security, nil for others and as long as the engine does not run. Of a vnet that
+// has one already, it goes on. attaching is held.
+func (e *Engine) protect(c vnet.Config, state state) (*seal, error) {
+	v := e.secured.Vnet(c.ID)
+	if v != nil && v.Level() != c.Security {
+		set := e.keySet(c.ID)
+		e.unprotect(c.ID, "")
+		e.mu.Lock()
+		e.keys[c.ID] = set
+		e.mu.Unlock()
+		v = nil
+	}
+	if c.Security == vnet.None || state != stateRunning {
+		return nil, nil
+	}
+	if v == nil {
+		if err := e.openSecure(); err != nil {
+			return nil, err
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		set := e.keys[c.ID]
+		var err error
+		v, err = e.secured.Add(esp.Config{
+			ID: c.ID, Level: c.Security, Keys: set.Secrets, Send: set.Send, Threads: len(e.workers) + 1,
+			NAT: e.config.Security.NAT, Addresses: e.addressesLocked(),
+		}, e.now())
+		if err != nil {
+			return nil, err
+		}
+	}
+	return &seal{engine: e, vnet: v, port: e.view.Load().secure}, nil
+}
+
+// addressesLocked are the addresses under which other hosts reach this one.
+func (e *Engine) addressesLocked() esp.Addresses {
+	var a esp.Addresses
+	for _, f := range e.underlays {
+		switch {
+		case f.link == nil:
+		case f.family == underlay.IPv6:
+			a.Addr6 = f.link.path.Source
+		default:
+			a.Addr4 = f.link.path.Source
+		}
+	}
+	return a
+}
+
+// openSecure opens the sockets of vnets with security, of all families that there are, and listens. attaching is held.
+func (e *Engine) openSecure() error {
+	e.mu.Lock()
+	families, port, o := slices.Clone(e.underlays), e.config.Security.Port, underlay.Options{TTL: e.config.TTL, Sockets: len(e.workers)}
+	e.mu.Unlock()
+	for _, f := range families {
+		if f.secure != nil {
+			continue // only ever set here
+		}
+		o.Family, o.Port, o.Secured = f.family, port, true
+		var u *underlay.Underlay
+		err := e.host.Do(func() (err error) {
+			u, err = underlay.Open(o)
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return fmt.Errorf("%w: %s holds it; stop that, or set another port in the table [security] of vnet.toml, on all hosts",
+					err, underlay.Holder(port))
+			}
+			return err
+		})
+		if err == nil {
+			err = e.useSecure(f, u)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// useSecure has the workers read the sockets of vnets with security of a family.
+func (e *Engine) useSecure(f *family, u *underlay.Underlay) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f.secure, f.secureTokens = u, map[int32]*underlay.Socket{}
+	for i, s := range u.UDP() {
+		if err := e.watchSecureLocked(f, s, i); err != nil {
+			return err
+		}
+	}
+	if err := e.watchSecureLocked(f, u.ESP(), 0); err != nil {
+		return err
+	}
+	e.followLocked()
+	e.publishLocked()
+	return nil
+}
+
+func (e *Engine) watchSecureLocked(f *family, s *underlay.Socket, worker int) error {
+	token := e.tokenLocked()
+	f.secureTokens[token] = s
+	return e.workers[worker].watch(s.FD(), token)
+}
+
+// followLocked makes the sockets of vnets with security follow the choice of device and group, tells the vnets what this
+// host's addresses are, and returns sockets that are to be closed when no worker uses them.
+func (e *Engine) followLocked() (retired []*underlay.Socket) {
+	for _, f := range e.underlays {
+		if f.secure == nil {
+			continue
+		}
+		if f.secureGroup != f.listening {
+			var now, before *underlay.Socket
+			err := e.host.Do(func() (err error) {
+				now, before, err = f.secure.Listen(f.listening)
+				return err
+			})
+			if err != nil {
+				e.log.Error("the group of vnets with security cannot be listened to", "err", err)
+				continue
+			}
+			f.secureGroup, f.secureIndex = f.listening, 0
+			for token, s := range f.secureTokens {
+				if s == before && before != nil {
+					delete(f.secureTokens, token)
+					e.workers[0].unwatch(s.FD())
+					retired = append(retired, before)
+				}
+			}
+			if !slices.Contains(f.secure.UDP(), now) {
+				if err := e.watchSecureLocked(f, now, 0); err != nil {
+					e.log.Error("the group of vnets with security cannot be listened to", "err", err)
+				}
+			}
+		}
+		index := 0
+		if f.link != nil {
+			index = f.link.path.Index
+		}
+		if index != f.secureIndex {
+			if err := f.secure.Join(index, f.secureGroup); err != nil {
+				e.log.Error("the group of vnets with security cannot be joined", "err", err)
+				continue
+			}
+			f.secureIndex = index
+		}
+		if f.link != nil && f.link.secure != f.secure {
+			l := *f.link
+			l.secure, l.home = f.secure, e.config.Security.NAT
+			f.link = &l
+		}
+	}
+	own := e.addressesLocked()
+	e.secured.Vnets(func(v *esp.Vnet) {
+		e.spoken = v.SetAddresses(own, e.now(), e.spoken[:0])
+		e.sayMessagesLocked(v, e.spoken)
+	})
+	return retired
+}
+
+// sayMessagesLocked sends key messages from the cold side.
+func (e *Engine) sayMessagesLocked(v *esp.Vnet, list []esp.Message) {
+	if len(list) == 0 {
+		return
+	}
+	if a := e.networks[v.ID()]; a != nil && a.seal != nil {
+		e.sayLocked(func(s *speaker) { s.messages(a.network, list) })
+	}
+}
+
+// kickSecurity makes the cold side look at the timers of vnets with security.
+func (e *Engine) kickSecurity() {
+	select {
+	case e.securityKick <- struct{}{}:
+	default:
+	}
+}
+
+// securityLocked runs the timers of vnets with security, and returns the time to the next one.
+func (e *Engine) securityLocked() time.Duration {
+	next := e.now() + int64(time.Hour)
+	e.secured.Vnets(func(v *esp.Vnet) {
+		a := e.networks[v.ID()]
+		if a == nil || a.seal == nil {
+			return // not yet
+		}
+		e.spoken = v.Tick(e.now(), e.spoken[:0])
+		e.sayMessagesLocked(v, e.spoken)
+		next = min(next, v.Next())
+		if a.waits && v.Open() {
+			a.waits = false
+			for _, p := range a.ports {
+				if err := e.workers[p.worker].watch(p.FD(), p.token); err != nil {
+					e.log.Error("a vnif cannot be read", "vnet", a.config.IDText, "err", err)
+				}
+			}
+		}
+	})
+	return time.Duration(max(next-e.now(), int64(time.Millisecond)))
+}
+
+// messages queues key messages of a vnet.
+func (s *speaker) messages(n *network, list []esp.Message) {
+	for _, m := range list {
+		if !m.To.IsValid() {
+			for _, l := range s.view.links {
+				if l != nil && l.secure != nil {
+					s.flooded(n, l, sealedHome, m.Data)
+				}
+			}
+			continue
+		}
+		l := s.view.links[underlay.Of(m.To.Addr())]
+		if l == nil || l.secure == nil {
+			s.drop(DropNoUnderlay)
+			continue
+		}
+		to := m.To
+		if to.Port() == 0 {
+			to = netip.AddrPortFrom(to.Addr(), n.seal.Port())
+		}
+		s.queue = append(s.queue, spoken{link: l, form: sealedHome, to: to, parts: [2][]byte{m.Data}})
+	}
+}
+
+// fromSecured moves a batch of packets of vnets with security to vnifs.
+func (w *worker) fromSecured(l *link, s *underlay.Socket) {
+	count, err := s.Recv(w.packets)
+	if err != nil {
+		return
+	}
+	raw := s == l.secure.ESP()
+	for i := range count {
+		p := w.packets.Packet(i)
+		if p.Misdirected && s != l.secure.UDP()[0] && !raw {
+			continue // all sockets get a copy of a broadcast
+		}
+		a, ok := w.admit(l, p)
+		if !ok {
+			continue
+		}
+		for at := len(p.Buf) - len(p.Data); at < len(p.Buf); {
+			end := min(at+p.SegSize, len(p.Buf))
+			w.protected(p.Buf[:end:end], at, p.From, a, raw)
+			at = end
+		}
+	}
+	w.flush()
+	w.deliver()
+}
+
+// protected handles the UDP payload of the security port, or, raw, the payload of ESP, that begins at buf[at].
+func (w *worker) protected(buf []byte, at int, from netip.AddrPort, a arrival, raw bool) {
+	b := buf[at:]
+	if !raw {
+		switch wire.DecodeSecured(b) {
+		case wire.SecuredKeepalive:
+			return
+		case wire.SecuredMessage:
+			w.keyMessage(b, from, a)
+			return
+		}
+	}
+	// What is opened is not what came any more.
+	relays := len(w.view.peers) > 0 && a.by != dedup.Unicast && a.link.Family() == underlay.IPv4
+	if relays {
+		w.relayed = append(w.relayed[:0], b...)
+	}
+	opened, refusal := w.engine.secured.Open(&w.opener, buf, at)
+	if refusal != esp.Taken {
+		w.drop(refusals[refusal])
+		if refusal == esp.UnknownSPI && a.by != dedup.Forwarded {
+			w.asks = w.engine.secured.AskSender(binary.BigEndian.Uint32(b), len(b), esp.Arrival{From: from}, w.now, w.asks[:0])
+			w.sayMessages(w.asks)
+		}
+		return
+	}
+	n := w.view.vnets[opened.Vnet.ID()]
+	host := opened.From.Of(a.link.Family() == underlay.IPv4).Addr()
+	switch {
+	case n == nil, n.seal == nil:
+		w.drop(DropUnknownVnet)
+		return
+	case !host.IsValid():
+		w.drop(DropESPInner) // a host without an address cannot be answered
+		return
+	}
+	sender := a.from
+	a.from, a.opened = host, n
+	if a.by != dedup.Forwarded {
+		w.heard(&a, 1, len(b))
+	}
+	if w.payload(opened.ID, opened.Message, a) && relays {
+		w.relaySealed(sender, w.relayed, a)
+	}
+}
+
+// relaySealed passes on what this host has opened, as it came: from the group to the peers, from a peer to the group.
+func (w *worker) relaySealed(sender netip.Addr, b []byte, a arrival) {
+	from := netip.AddrPortFrom(sender, w.view.secure)
+	if a.by == dedup.Group {
+		at := len(w.arena)
+		w.arena = append(w.arena, b...)
+		w.forward(a.link, from, w.arena[at:])
+		return
+	}
+	if !w.relays.take(w.now, 1) {
+		w.drop(DropRelay)
+		return
+	}
+	group := netip.AddrPortFrom(a.link.group.Addr(), w.view.secure)
+	if err := w.relay.Send(a.link.Underlay, a.link.path, from, group, w.view.ttl, b); err != nil {
+		w.sendFailed(1, err)
+	}
+}
+
+// keyMessage handles a KEY or ASK message, with its marker.
+func (w *worker) keyMessage(b []byte, from netip.AddrPort, a arrival) {
+	verdict, out := w.engine.secured.Message(b[wire.MarkerLen:], esp.Arrival{From: from, Unicast: a.by == dedup.Unicast}, w.now, w.asks[:0])
+	w.asks = out
+	if verdict.Refusal != esp.Taken {
+		w.drop(refusals[verdict.Refusal])
+	}
+	if verdict.Vnet == nil {
+		return
+	}
+	if n := w.view.vnets[verdict.Vnet.ID()]; n != nil && n.seal != nil {
+		w.speaker.messages(n, out)
+	}
+	if verdict.Refusal == esp.KeyLevel {
+		w.engine.notify(notice{kind: noticeLevel, addr: a.from, vnet: verdict.Vnet.ID()})
+	}
+	w.engine.kickSecurity()
+	if verdict.Relay && len(w.view.peers) > 0 && a.by != dedup.Unicast && a.link.Family() == underlay.IPv4 {
+		w.relaySealed(a.from, b, a)
+	}
+}
+
+// sayMessages queues questions to hosts, of whatever vnet.
+func (w *worker) sayMessages(list []esp.Message) {
+	for _, m := range list {
+		if l := w.view.links[underlay.Of(m.To.Addr())]; l != nil && l.secure != nil {
+			w.queue = append(w.queue, spoken{
+				link: l, form: sealedHome, to: netip.AddrPortFrom(m.To.Addr(), w.view.secure), parts: [2][]byte{m.Data},
+			})
+		}
+	}
+}
+
+// protectedForward handles a VFWD message with a packet of a vnet with security.
+func (w *worker) protectedForward(b []byte, f wire.Forward, a arrival) {
+	if w.engine.secured.Empty() {
+		w.drop(DropForwardSecured)
+		return
+	}
+	w.protected(b, len(b)-len(f.Payload), netip.AddrPortFrom(a.from, 0), a, false)
+}
