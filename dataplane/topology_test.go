@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
@@ -737,20 +738,44 @@ func TestPortTaken(t *testing.T) {
 	require.ErrorIs(t, attach(e, configOf(t, "97")), ErrClosed)
 }
 
-// A vnet whose traffic must be protected sends and takes nothing in the clear.
+// A vnet whose traffic must be protected sends and takes nothing in the clear, and does not come up without a key.
 func TestProtected(t *testing.T) {
 	_, s, hosts := newLab(t, 1, testConfig())
 	a := hosts[0]
 	o := newOriginal(t, s, "original")
 	c := configOf(t, "97")
 	c.Security = vnet.Auth
+	require.ErrorIs(t, attach(a.Engine, c), ErrNoKey)
+	has := true
+	a.SetKeySource(func(vnet.ID) (KeySet, error) {
+		if !has {
+			return KeySet{}, ErrNoKey
+		}
+		return KeySet{Secrets: []esp.Secret{testKey}}, nil
+	})
 	require.NoError(t, attach(a.Engine, c))
 	d := a.domain(1, "97")
 	at := capture(t, d)
 	o.send(a.Addr(), vudp(c.ID, testFrame(domainMAC(1), domainMAC(9), "clear")))
 	eventually(t, "counted", func() bool { return a.drops(DropSecurity) == 1 })
+	o.send(a.Addr(), varpMessage(wire.Announce, c.ID, domainMAC(9), o.Addr()))
+	eventually(t, "counted", func() bool { return a.drops(DropSecurity) == 2 })
+	require.Empty(t, a.Snapshot().Entries)
+	require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, domainMAC(1), "clear")))
+	eventually(t, "sealed", func() bool { return a.Snapshot().Vnets[0].Tx.Packets > 0 })
+	// Without a key it falls silent.
+	has = false
+	require.ErrorIs(t, a.ReloadKeys(), ErrNoKey)
+	sent := a.Snapshot().Vnets[0].Tx.Packets
 	require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, domainMAC(1), "clear")))
 	eventually(t, "counted", func() bool { return a.drops(DropUnprotected) >= 1 })
+	require.Equal(t, sent, a.Snapshot().Vnets[0].Tx.Packets)
+	require.NotEmpty(t, a.Snapshot().Vnets[0].Problem)
+	has = true
+	require.NoError(t, a.ReloadKeys())
+	require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, domainMAC(1), "clear")))
+	eventually(t, "sealed", func() bool { return a.Snapshot().Vnets[0].Tx.Packets > sent })
+	require.Empty(t, a.Snapshot().Vnets[0].Problem)
 	require.Empty(t, at.Take())
 	for len(o.got) > 0 {
 		p := <-o.got

@@ -24,6 +24,7 @@ type Vnet struct {
 	Domain    Domain    `toml:"domain"`
 	VnetFiles VnetFiles `toml:"vnet"`
 	Dataplane Dataplane `toml:"dataplane"`
+	Security  Security  `toml:"security"`
 }
 
 // Paths is the table [paths]: absolute file names.
@@ -100,6 +101,14 @@ type Dataplane struct {
 	MaxMACs         int64    `toml:"max_macs"`
 	Workers         int64    `toml:"workers"`
 	BUMRate         int64    `toml:"bum_rate"`
+}
+
+// Security is the table [security]: vnets with security auth or conf.
+type Security struct {
+	KeyDir        string `toml:"key_dir"`
+	Port          int64  `toml:"port"`
+	Encapsulation string `toml:"encapsulation"`
+	NAT           bool   `toml:"nat"`
 }
 
 // Duration is written as "90s" or "5m".

@@ -52,6 +52,9 @@ func (p Paths) XendConfig() string {
 // VnetConfig is the configuration file for what the legacy file has no names for.
 func (p Paths) VnetConfig() string { return p.under("/etc/xen/vnet.toml") }
 
+// VnetKeys is the folder of the keys of vnets with security.
+func (p Paths) VnetKeys() string { return p.under("/etc/xen/vnet-keys") }
+
 // Scripts is the first directory in which network and vif scripts are looked for.
 func (p Paths) Scripts() string { return p.under("/etc/xen/scripts") }
 

@@ -60,6 +60,9 @@ type Config struct {
 
 	Limits Limits
 
+	// KeyDir is the folder of the keys of vnets with security.
+	KeyDir string
+
 	// Carry is the key enabled of [dataplane]: false leaves vnets bridges and interfaces of this host alone.
 	Carry bool
 	// DefaultVnets has the vnets 2 to 4 exist without being created.
@@ -109,6 +112,7 @@ func Default(p paths.Paths) Config {
 		Carry:        true,
 		DefaultVnets: true,
 		MTU:          port.DefaultMTU,
+		KeyDir:       p.VnetKeys(),
 		Dataplane:    dataplane.DefaultConfig(),
 	}
 }

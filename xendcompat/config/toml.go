@@ -78,6 +78,12 @@ func (c *Config) fileOf() conffile.Vnet {
 			Workers:         int64(d.Workers),
 			BUMRate:         int64(d.BUMRate),
 		},
+		Security: conffile.Security{
+			KeyDir:        c.KeyDir,
+			Port:          int64(d.Security.Port),
+			Encapsulation: string(d.Security.Encapsulation),
+			NAT:           d.Security.NAT,
+		},
 	}
 }
 
@@ -123,7 +129,8 @@ func (c *Config) parseVnet(b []byte, p paths.Paths) error {
 	v.limits(f.Limits)
 	v.domain(f.Domain)
 	v.c.VnetsOnDemand = f.VnetFiles.OnDemand
-	v.dataplane(f.Dataplane)
+	v.c.KeyDir = v.path("[security] key_dir", f.Security.KeyDir)
+	v.dataplane(f.Dataplane, f.Security)
 	return errors.Join(v.errs...)
 }
 
@@ -208,7 +215,7 @@ func (v *validator) domain(t conffile.Domain) {
 	}
 }
 
-func (v *validator) dataplane(t conffile.Dataplane) {
+func (v *validator) dataplane(t conffile.Dataplane, s conffile.Security) {
 	d := dataplane.Config{
 		Device:          t.Device,
 		Devices:         append([]string(nil), t.Devices...), // an empty list is none
@@ -231,6 +238,11 @@ func (v *validator) dataplane(t conffile.Dataplane) {
 		MaxMACs:         int(t.MaxMACs),
 		Workers:         int(t.Workers),
 		BUMRate:         int(t.BUMRate),
+		Security: dataplane.Security{
+			Port:          uint16(v.number("[security] port", s.Port, 1, 65535)),
+			Encapsulation: dataplane.SecurityEncapsulation(s.Encapsulation),
+			NAT:           s.NAT,
+		},
 	}
 	v.c.Carry, v.c.DefaultVnets, v.c.MTU, v.c.Dataplane = t.Enabled, t.DefaultVnets, int(t.MTU), d
 	if len(v.errs) > 0 {
