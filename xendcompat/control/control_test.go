@@ -308,11 +308,13 @@ func TestLongAnswers(t *testing.T) {
 		unread = append(unread, c)
 	}
 	require.Empty(t, ask(t, address, "(peer.list)"), "it is done after them")
-	for i, want := range []int{60, 60, 8, 0} {
-		prints, rest := got(string(fronttest.ReadAll(t, unread[i])))
-		require.Equal(t, want, prints)
-		require.Equal(t, want != 60, rest == "(error \"too many answers wait for clients to read them: try again\")\n")
+	sum := 0
+	for _, c := range unread { // whoever was first
+		prints, rest := got(string(fronttest.ReadAll(t, c)))
+		sum += prints
+		require.Equal(t, prints != 60, rest == "(error \"too many answers wait for clients to read them: try again\")\n")
 	}
+	require.Equal(t, 128, sum)
 	require.Equal(t, text, ask(t, address, "(test.print)"))
 }
 
