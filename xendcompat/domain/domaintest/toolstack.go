@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -22,6 +23,10 @@ import (
 type Toolstack struct {
 	// Fail, if not nil, is asked before everything that changes something, "create vm1", "destroy 3"; its error is the answer.
 	Fail func(op string) error
+	// After, if not nil, is told of everything that changed something.
+	After func(op string)
+	// File, if not empty, keeps the domains, so that they survive the process, as those of a real toolstack do. Load reads it.
+	File string
 
 	mu      sync.Mutex
 	next    int // the last id that was given
@@ -54,7 +59,59 @@ func (t *Toolstack) do(id int, op string, f func(*domain.Status)) error {
 	}
 	t.calls = append(t.calls, op)
 	f(s)
+	t.savedLocked(op)
 	return nil
+}
+
+// savedLocked writes the file and tells of a change. mu is held.
+func (t *Toolstack) savedLocked(op string) {
+	if t.File != "" {
+		var items []sxp.Value
+		for _, id := range slices.Sorted(maps.Keys(t.domains)) {
+			s := t.domains[id]
+			c := s.Config
+			c.Name = s.Name
+			items = append(items, sxp.List(sxp.Atom(strconv.Itoa(id)), sxp.Atom(string(s.Flags)), sxp.Atom(string(s.Reason)), c.SXP()))
+		}
+		text := sxp.List(sxp.Atom(strconv.Itoa(t.next)), sxp.List(items...)).String()
+		if err := errors.Join(os.WriteFile(t.File+".new", []byte(text), 0o600), os.Rename(t.File+".new", t.File)); err != nil {
+			panic(err)
+		}
+	}
+	if t.After != nil {
+		t.After(op)
+	}
+}
+
+// Load reads File, if it is there.
+func (t *Toolstack) Load() error {
+	b, err := os.ReadFile(t.File)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	forms, err := sxp.Parse(b, sxp.Xend)
+	if err != nil {
+		return err
+	}
+	for _, v := range forms[0].Items()[1].Items() {
+		e := v.Items()
+		c, err := domain.ParseForm(e[3])
+		if err != nil {
+			return err
+		}
+		id, err := strconv.Atoi(e[0].Text())
+		if err != nil {
+			return err
+		}
+		t.next = id - 1
+		t.Add(c, false)
+		t.domains[id].Flags, t.domains[id].Reason = domain.Flags(e[1].Text()), domain.Reason(e[2].Text())
+	}
+	t.next, err = strconv.Atoi(forms[0].Items()[0].Text())
+	return err
 }
 
 func (t *Toolstack) ask(op string) error {
@@ -122,6 +179,7 @@ func (t *Toolstack) Add(c domain.Config, paused bool) int {
 		t.domains = map[int]*domain.Status{}
 	}
 	t.domains[t.next] = s
+	t.savedLocked("add " + c.Name)
 	t.tellLocked(domain.Event{ID: s.ID, UUID: s.UUID})
 	return s.ID
 }
@@ -165,6 +223,7 @@ func (t *Toolstack) End(id int, r domain.Reason) {
 		if r == domain.Crash {
 			s.Flags = "---sc-"
 		}
+		t.savedLocked("end")
 		t.tellLocked(domain.Event{ID: id, UUID: s.UUID, Reason: r})
 	}
 }
