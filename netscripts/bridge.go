@@ -45,6 +45,9 @@ type bridgeScript struct {
 	m       *machine
 	journal *journal
 	entry   entry // what the journal said
+
+	// For --dry-run: what moves, what stands in the way, what programs have to be seen to.
+	moves, refused, programs []string
 }
 
 func (b *bridgeScript) open() error {
@@ -212,6 +215,9 @@ func (b *bridgeScript) start(ctx context.Context) error {
 	t, err := b.planStart(c, dev, antispoof)
 	if err != nil {
 		return err
+	}
+	if err := b.findBound(t, dev.Index, dev.Name, c.bridge); err != nil {
+		return fmt.Errorf("cannot bridge %s: %w; nothing was changed", dev.Name, err)
 	}
 	steps := b.startSteps(t)
 	if b.args.dryRun {
@@ -395,6 +401,7 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 	m := b.m
 	moved := func() l3.State { return t.L3.Moved(t.Device.Index, t.Bridge.Index) }
 	deviceUp := func() error { return m.revive(t.Device, t.L3, t) }
+	device, bridge := func() int { return t.Device.Index }, func() int { return t.Bridge.Index }
 	steps := []step{{
 		text: fmt.Sprintf("create the bridge %s, for now as %s", t.Bridge.Name, t.Temporary),
 		do:   func(context.Context) error { return b.createBridge(t) },
@@ -414,7 +421,9 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 		text: fmt.Sprintf("bring %s up", t.Bridge.Name),
 		do:   func(context.Context) error { return m.up(t.Bridge.Index) },
 		undo: func() error { return ignoreGone(m.down(t.Bridge.Index)) },
-	}, {
+	}}
+	steps = append(steps, b.bothSteps(t, device, bridge, t.Bridge.Name)...)
+	steps = append(steps, []step{{
 		text: fmt.Sprintf("make %s a port of %s and bring it up", t.Port, t.Bridge.Name),
 		do:   func(context.Context) error { return b.enslave(t) },
 		undo: func() error { return ignoreGone(b.release(t)) },
@@ -438,7 +447,16 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 		text: fmt.Sprintf("take them from %s", t.Port),
 		do:   func(context.Context) error { return m.l3.Clear(t.Device.Index) },
 		undo: deviceUp,
-	}, {
+	}}...)
+	steps = append(steps, b.tunnelSteps(t, device, bridge, t.Bridge.Name)...)
+	if t.Rules {
+		steps = append(steps, step{
+			text: "have them match " + t.Bridge.Name + " only",
+			do:   func(context.Context) error { return m.rules().Only(device(), bridge()) },
+			undo: func() error { return m.rules().Both(bridge(), device()) },
+		})
+	}
+	steps = append(steps, step{
 		text: fmt.Sprintf("check the addresses and routes of %s", t.Bridge.Name),
 		do: func(ctx context.Context) error {
 			if err := t.Device.Settings.Resume(t.Port); err != nil {
@@ -446,7 +464,7 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 			}
 			return errors.Join(b.settle(t.Bridge.Index, t.Device), b.check(ctx, moved(), t.Bridge.Index))
 		},
-	}}
+	})
 	if t.Antispoof {
 		steps = append(steps, step{
 			text: "let domains on " + t.Bridge.Name + " use only the addresses given to them",
@@ -600,6 +618,7 @@ func (b *bridgeScript) describe(t *transaction, steps []step) {
 	for _, line := range t.L3.Lines(b.m.name) {
 		fmt.Fprintln(b.Stdout, "     "+line)
 	}
+	b.describeBound()
 	if len(t.Above) > 0 {
 		list := make([]string, len(t.Above))
 		for i, d := range t.Above {

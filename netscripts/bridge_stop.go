@@ -43,6 +43,9 @@ func (b *bridgeScript) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := b.findBound(t, bridge.Index, bridge.Name, c.netdev); err != nil {
+		return fmt.Errorf("cannot remove the bridge %s: %w; nothing was changed", bridge.Name, err)
+	}
 	steps := b.stopSteps(t)
 	if b.args.dryRun {
 		b.describe(t, steps)
@@ -117,6 +120,7 @@ func (b *bridgeScript) checkRemovable(c choice, bridge, port hostnet.Link) error
 	if err != nil {
 		return err
 	}
+	above = slices.DeleteFunc(above, func(l hostnet.Link) bool { return l.Partner == bridge.Index && carried(l.Kind) })
 	if len(above) > 0 {
 		return fmt.Errorf("cannot remove the bridge %s: the devices %s stand on it and would go with it; remove them first", bridge.Name, names(above))
 	}
@@ -164,7 +168,8 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 	moved := func() l3.State { return t.L3.Moved(t.Bridge.Index, t.Device.Index) }
 	bridgeUp := func() error { return m.revive(t.Bridge, t.L3, t) }
 	portUp := func() error { return m.revive(t.Device, t.PortL3, t) }
-	steps := []step{{
+	device, bridge := func() int { return t.Device.Index }, func() int { return t.Bridge.Index }
+	steps := append(b.bothSteps(t, bridge, device, t.Device.Name), []step{{
 		text: fmt.Sprintf("rename %s to %s", t.Bridge.Name, t.Temporary),
 		do:   func(context.Context) error { return m.rename(t.Bridge.Index, t.Temporary, bridgeUp) },
 		undo: func() error {
@@ -205,7 +210,9 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 		text: "take them from the bridge",
 		do:   func(context.Context) error { return m.l3.Clear(t.Bridge.Index) },
 		undo: bridgeUp,
-	}, {
+	}}...)
+	steps = append(steps, b.tunnelSteps(t, bridge, device, t.Device.Name)...)
+	steps = append(steps, []step{{
 		text: fmt.Sprintf("wait for the link of %s, at most %s", t.Device.Name, b.LinkTimeout),
 		do:   func(ctx context.Context) error { return b.waitForLink(ctx, t.Device.Index) },
 	}, {
@@ -213,7 +220,7 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 		do: func(ctx context.Context) error {
 			return errors.Join(b.settle(t.Device.Index, t.Bridge), b.check(ctx, moved(), t.Device.Index))
 		},
-	}}
+	}}...)
 	if t.Antispoof {
 		steps = append(steps, step{
 			text: "remove the packet filter of " + t.Bridge.Name,
@@ -249,9 +256,23 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 			if len(ports) > 0 {
 				return fmt.Errorf("it got the ports %s meanwhile", names(ports))
 			}
-			return m.delete(l)
+			if err := m.delete(l); err != nil {
+				return err
+			}
+			b.forgetRules(t)
+			return nil
 		},
 	})
+}
+
+// forgetRules takes the rules away that match the bridge, which is gone: no frame comes by it any more.
+func (b *bridgeScript) forgetRules(t *transaction) {
+	if !t.Rules {
+		return
+	}
+	if err := b.m.rules().Only(t.Bridge.Index, t.Device.Index); err != nil {
+		b.warn("rules for the bridge that is gone remain, and match nothing: %v", err)
+	}
 }
 
 // finishStop completes a stop that was interrupted after it, or somebody else, had deleted the bridge.
@@ -271,6 +292,7 @@ func (b *bridgeScript) finishStop(t *transaction) error {
 			return fmt.Errorf("%w\nsee what %s says; if the network is right, remove it", err, b.journal.path)
 		}
 	}
+	b.forgetRules(t)
 	b.entry.Started, b.entry.Unfinished = b.entry.Started.without(t.Bridge.Index), nil
 	return b.journal.write(b.entry)
 }

@@ -30,6 +30,11 @@ type transaction struct {
 	Above   []device `json:"above,omitempty"`
 	AboveL3 l3.State `json:"above_l3"`
 
+	// Rules tells that rules of the packet filter name the device by its index, and move.
+	Rules bool `json:"rules,omitempty"`
+	// Tunnels go out of the device, and move.
+	Tunnels []l3.Tunnel `json:"tunnels,omitempty"`
+
 	// Begun counts the steps that were begun; the last of them may have been done or not.
 	Begun int `json:"begun"`
 }

@@ -48,6 +48,9 @@ func inScratchNamespace(fn func() error) error {
 // vnetGroup is the group that vnets use by default; any other would do for the check.
 var vnetGroup = netip.MustParseAddr("224.10.0.1")
 
+// vnetGroup6 is the same of IPv6.
+var vnetGroup6 = netip.MustParseAddr("ff05::706")
+
 // checkKernel tries everything that the data plane needs of the kernel; this also makes the kernel
 // load the modules.
 func checkKernel() error {

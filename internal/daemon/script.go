@@ -103,6 +103,7 @@ func (s script) environ() []string {
 	if os.Getenv("PATH") == "" {
 		env = append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	}
+	env = append(env, paths.StartEnv+"=yes")
 	if s.prefix != "" {
 		env = append(env, paths.PrefixEnv+"="+s.prefix)
 	}

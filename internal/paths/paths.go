@@ -10,6 +10,10 @@ import (
 // PrefixEnv names the environment variable that every program of this project reads.
 const PrefixEnv = "XEND_PREFIX"
 
+// StartEnv names the environment variable by which a network script knows that xend runs it at its start, and not a
+// person who could decide otherwise.
+const StartEnv = "XEND_START"
+
 // Paths resolves default paths. The zero value is the machine itself.
 type Paths struct {
 	// Prefix is the directory below which every default path lies; "" is the root directory.

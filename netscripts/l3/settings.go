@@ -21,8 +21,8 @@ var settingDirs = [...]string{"ipv6/conf", "ipv4/conf", "ipv4/neigh", "ipv6/neig
 const procSysNet = "/proc/sys/net"
 
 // Settings that are not copied as files: the first is set by netlink, which does not make an
-// address at once as the file does, the second is the state of a routing daemon's socket.
-var uncopied = []string{"ipv6/conf/addr_gen_mode", "ipv6/conf/mc_forwarding"}
+// address at once as the file does, the others are the state of a routing daemon's socket.
+var uncopied = []string{"ipv6/conf/addr_gen_mode", "ipv6/conf/mc_forwarding", "ipv4/conf/mc_forwarding"}
 
 // suspended are the settings by which the kernel makes addresses and routes on its own at any moment: temporary
 // addresses beside those that are added to a device, and what router advertisements say. See Suspend.
