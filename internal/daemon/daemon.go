@@ -127,14 +127,26 @@ func (d *Daemon) warn(cfg *config.Config) {
 
 // build makes the parts. It takes the locks first, so that a second daemon changes nothing.
 func (d *Daemon) build() error {
-	if err := d.prepareDirs(); err != nil {
+	full := func(err error) {
+		d.log.Error("a file system is full: xend runs, and commands may not find it until there is room and it is restarted", "error", err)
+	}
+	if err := d.prepareDirs(); noRoom(err) {
+		full(err)
+	} else if err != nil {
 		return err
 	}
 	pid, err := writePIDFile(d.o.Paths.PidFile())
-	if err != nil {
+	switch {
+	case noRoom(err): // the lock of the state directory keeps a second daemon away
+		full(err)
+	case err != nil:
 		return err
+	default:
+		d.onClose(pid.remove)
+		if pid.unwritten != nil {
+			full(pid.unwritten)
+		}
 	}
-	d.onClose(pid.remove)
 	if d.registry, err = registry.Open(registry.Options{Dir: d.cfg.StateDir, Log: d.log}); err != nil {
 		return err
 	}

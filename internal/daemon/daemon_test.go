@@ -330,7 +330,7 @@ func TestPIDFileOfWaiter(t *testing.T) {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	stdin := bufio.NewReader(out)
-	first := &pidFile{f}
+	first := &pidFile{f: f}
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	require.NoError(t, unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lock))
 	require.NoError(t, cmd.Start())
@@ -348,4 +348,32 @@ func TestPIDFileOfWaiter(t *testing.T) {
 	require.Equal(t, cmd.Process.Pid, pid)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
+}
+
+// TestFullRun has the directory of run-time files full: vnets come up all the same, and clients are served when there
+// is room.
+func TestFullRun(t *testing.T) {
+	for name, inodes := range map[string]string{"no space": "100", "no inode": "4"} {
+		t.Run(name, func(t *testing.T) {
+			p, h := newHost(t)
+			run := p.RunRoot()
+			require.NoError(t, os.MkdirAll(run, 0o755))
+			require.NoError(t, unix.Mount("tmpfs", run, "tmpfs", 0, "size=4k,nr_inodes="+inodes))
+			t.Cleanup(func() { require.NoError(t, unix.Unmount(run, unix.MNT_DETACH)) })
+			require.NoError(t, os.WriteFile(filepath.Join(run, "full"), make([]byte, 4096), 0o600))
+			err := Run(t.Context(), Options{Paths: p, Ready: func() error {
+				if _, err := h.LinkByName("vnif0002"); err != nil {
+					return err
+				}
+				if err := unix.Mount("tmpfs", run, "tmpfs", unix.MS_REMOUNT, "size=1m,nr_inodes=1000"); err != nil {
+					return err
+				}
+				for !answers(p.ControlSocket()) && t.Context().Err() == nil {
+					time.Sleep(10 * time.Millisecond)
+				}
+				return io.ErrClosedPipe
+			}})
+			require.ErrorIs(t, err, io.ErrClosedPipe)
+		})
+	}
 }

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"time"
 
 	"github.com/xenvnet/xend/xendcompat/control"
 	"github.com/xenvnet/xend/xendcompat/httpsxp"
@@ -19,12 +21,20 @@ type server interface {
 // front is the task of a front end on one of its sockets.
 type front struct {
 	server server
-	socket *socket
+	socket *socket // nil: there was no room for it, and bind is tried again
+	bind   func() (*socket, error)
+	log    *slog.Logger
 	ready  chan struct{}
 }
 
+// roomEvery is how often a socket is tried for which there was no room.
+const roomEvery = time.Second
+
 // Run makes the socket accept, which it has not done so far: clients find all vnets up.
 func (f front) Run(ctx context.Context) error {
+	if f.socket == nil {
+		return f.runLater(ctx)
+	}
 	ln, err := f.socket.listen()
 	if err != nil {
 		return err
@@ -33,7 +43,35 @@ func (f front) Run(ctx context.Context) error {
 	return f.server.Serve(ctx, ln)
 }
 
-// Ready tells that the socket accepts.
+// runLater waits for room. Nobody waits for it: vnets do without.
+func (f front) runLater(ctx context.Context) error {
+	close(f.ready)
+	ticker := time.NewTicker(roomEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		s, err := f.bind()
+		if noRoom(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ln, err := s.listen()
+		if err != nil {
+			s.close()
+			return err
+		}
+		f.log.Info("there is room for a socket again", "server", f.server)
+		return f.server.Serve(ctx, ln)
+	}
+}
+
+// Ready tells that the socket accepts, or that it will when there is room.
 func (f front) Ready() <-chan struct{} { return f.ready }
 
 func (f front) String() string { return f.server.String() + " server" }
@@ -41,7 +79,8 @@ func (f front) String() string { return f.server.String() + " server" }
 // closed is a channel that is closed.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// frontEnds binds all sockets: one that can't be had is found here, before the network is touched.
+// frontEnds binds all sockets: one that can't be had is found here, before the network is touched. That a file
+// system is full keeps no vnet down.
 func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 	cfg := d.cfg
 	o := httpx.Options{
@@ -74,11 +113,15 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 			continue
 		}
 		s, err := f.bind()
-		if err != nil {
+		switch {
+		case noRoom(err):
+			d.log.Error("no room for a socket: the file system is full; it is tried again", "server", f.server, "error", err)
+		case err != nil:
 			return nil, err
+		default:
+			d.onClose(s.close)
 		}
-		d.onClose(s.close)
-		tasks = append(tasks, front{server: f.server, socket: s, ready: make(chan struct{})})
+		tasks = append(tasks, front{server: f.server, socket: s, bind: f.bind, log: d.log, ready: make(chan struct{})})
 	}
 	return tasks, nil
 }

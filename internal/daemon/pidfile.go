@@ -19,7 +19,14 @@ import (
 // lock on it for us. Of such a lock the kernel tells the owner (fcntl(2), F_GETLK) and forgets it with
 // its process, so a pid that somebody else has now is never taken for the daemon's. (gofrs/flock has the
 // other kind of lock, flock(2), whose owner nobody can ask for.)
-type pidFile struct{ f *os.File }
+type pidFile struct {
+	f *os.File
+	// unwritten is why the pid is not in it: the disk is full. The lock holds all the same.
+	unwritten error
+}
+
+// noRoom tells whether an error is that of a full disk.
+func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // RunningError says that a daemon runs already.
 type RunningError struct{ PID int }
@@ -80,16 +87,20 @@ func openPIDFile(path string) (*pidFile, error) {
 		pid, err := owner(f)
 		return nil, errors.Join(&RunningError{PID: pid}, err)
 	}
+	var unwritten error
 	if err == nil {
 		if err = f.Truncate(0); err == nil {
 			_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+		}
+		if noRoom(err) {
+			err, unwritten = nil, err
 		}
 	}
 	if err != nil {
 		f.Close()
 		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
 	}
-	return &pidFile{f}, nil
+	return &pidFile{f, unwritten}, nil
 }
 
 // awaitPredecessor waits until the process has ended that holds the file, if it was killed, or that held it

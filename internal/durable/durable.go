@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,17 +30,24 @@ type Dir struct {
 	ext  string
 	step func(string) error
 	lock *os.File
+	// Mended says what was wrong with the directory and has been put right, and what is left to be put right; "" is
+	// nothing.
+	Mended string
 }
 
 // Open makes the directory, mode 0700, if it does not exist, and locks it; a *LockedError if another process has it.
+// One that others may write to is taken from them, but for directories that are there for everybody: an error.
 // Files that count end in ext. step, if not nil, is called after each step of a change, named as below; its error
 // fails the change there. It is for tests.
 func Open(path, ext string, step func(step string) error) (*Dir, error) {
 	d := &Dir{path: path, ext: ext, step: step}
-	if err := makeDir(path); err != nil {
+	err := makeDir(path)
+	if err == nil {
+		d.Mended, err = restrict(path)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	var err error
 	d.lock, err = lockDir(path)
 	if err != nil {
 		return nil, err
@@ -46,7 +55,7 @@ func Open(path, ext string, step func(step string) error) (*Dir, error) {
 	return d, nil
 }
 
-// Close gives the directory free.
+// Close unlocks the directory.
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // Path returns where a file is.
@@ -75,9 +84,7 @@ func (d *Dir) Files() ([]string, error) {
 		name := e.Name()
 		switch {
 		case strings.HasPrefix(name, ".") && (strings.HasSuffix(name, d.ext+tmpExt) || strings.HasSuffix(name, d.ext+deletedExt)):
-			if err := os.Remove(d.Path(name)); err != nil {
-				return nil, err
-			}
+			_ = os.Remove(d.Path(name)) // what can't be removed, a directory, counts no more than before
 		case strings.HasPrefix(name, ".") || filepath.Ext(name) != d.ext:
 			// Not ours.
 		default:
@@ -101,6 +108,9 @@ func (d *Dir) Read(name string) ([]byte, error) {
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("%s belongs to user %d, who has no say here", path, owner.Uid)
 	}
 	return io.ReadAll(f)
 }
@@ -243,6 +253,31 @@ func makeDir(dir string) error {
 		return SyncDir(parent)
 	}
 	return nil
+}
+
+// public are directories that must stay as they are.
+var public = []string{"/tmp", "/var/tmp", "/dev/shm", "/run/lock", "/var/lock"}
+
+// restrict takes a directory that others may write to away from them. What they have put there already belongs to
+// them, and is not read.
+func restrict(dir string) (mended string, err error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return "", err
+	}
+	switch mode := info.Mode(); {
+	case !info.IsDir():
+		return "", &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
+	case mode.Perm()&0o022 == 0:
+		return "", nil
+	case slices.Contains(public, filepath.Clean(dir)):
+		return "", fmt.Errorf("%s is there for everybody: choose a directory of xend's own", dir)
+	default:
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return "", fmt.Errorf("others may write to it (mode %04o), and that can't be changed: %w", mode.Perm(), err)
+		}
+		return fmt.Sprintf("others could write to it (mode %04o); it is root's alone now (0700)", mode.Perm()), nil
+	}
 }
 
 func makeParents(dir string) error {

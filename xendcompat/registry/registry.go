@@ -66,6 +66,9 @@ func Open(o Options) (*Registry, error) {
 	if r.dir, err = durable.Open(o.Dir, vnetExt, o.Step); err != nil {
 		return nil, err
 	}
+	if r.dir.Mended != "" {
+		r.log.Warn("state directory: "+r.dir.Mended, "dir", o.Dir)
+	}
 	if err := r.open(); err != nil {
 		r.dir.Close()
 		return nil, err
@@ -83,7 +86,7 @@ func (r *Registry) open() error {
 	return nil
 }
 
-// Close gives the directory free. The registry must not be used afterwards.
+// Close unlocks the directory. The registry must not be used afterwards.
 func (r *Registry) Close() error { return r.dir.Close() }
 
 // List returns the vnets in the order of their creation.

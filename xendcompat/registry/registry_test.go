@@ -351,3 +351,38 @@ func FuzzDecode(f *testing.F) {
 		require.Equal(t, e.number, again.number)
 	})
 }
+
+// TestStateDirectory is mended if others may write to it, and what they put there is no vnet.
+func TestStateDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "vnets")
+	r := open(t, dir)
+	require.NoError(t, r.Put(simple(t, "97")))
+	require.NoError(t, r.Close())
+	require.NoError(t, os.Chmod(dir, 0o777))
+	planted := filepath.Join(dir, fileOf("66"))
+	require.NoError(t, os.WriteFile(planted, []byte("(vnet (id 66))"), 0o644))
+	if os.Getuid() == 0 {
+		require.NoError(t, os.Chown(planted, 1000, 1000))
+	}
+	// What a killed daemon may have left, and could not: none of our files.
+	stray := filepath.Join(dir, "."+fileOf("98")+".tmp", "x")
+	require.NoError(t, os.MkdirAll(stray, 0o700))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "lost+found"), 0o700))
+
+	var log bytes.Buffer
+	r, err := Open(Options{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, err)
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+	require.Contains(t, log.String(), "others could write to it (mode 0777)")
+	if os.Getuid() == 0 {
+		require.Equal(t, "97", ids(r))
+		require.Contains(t, log.String(), "belongs to user 1000, who has no say here")
+	}
+	require.DirExists(t, stray, "nobody's directory is deleted")
+	require.NoError(t, r.Close())
+
+	_, err = Open(Options{Dir: "/tmp"})
+	require.ErrorContains(t, err, "choose a directory of xend's own")
+}
