@@ -9,7 +9,6 @@ import (
 	"os"
 
 	"github.com/xenvnet/xend/internal/cli"
-	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/sxp"
@@ -126,16 +125,6 @@ func (a *app) printList(name string) func(context.Context, cli.Invocation) error
 		a.print(formWidth, forms...)
 		return nil
 	}
-}
-
-// withHost runs fn with the kernel's network of this process.
-func withHost(fn func(*hostnet.Host) error) error {
-	h, err := hostnet.New()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return fn(h)
 }
 
 func (a *app) help(_ context.Context, in cli.Invocation) error {

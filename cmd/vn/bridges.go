@@ -9,50 +9,41 @@ import (
 	"strings"
 
 	"github.com/xenvnet/xend/internal/cli"
-	"github.com/xenvnet/xend/internal/hostnet"
 )
 
 // bridges prints every bridge of the machine with its ports, a line each, or as brctl show does: the original's
 // lines, which others parse.
 func (a *app) bridges(_ context.Context, in cli.Invocation) error {
-	return withHost(func(h *hostnet.Host) error {
-		links, err := h.Links()
-		if err != nil {
-			return err
+	list, err := devices()
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(list, func(a, b device) int { return cmp.Compare(a.Name, b.Name) })
+	if in.Has("long") {
+		fmt.Fprint(a.stdout, "bridge name\tbridge id\t\tSTP enabled\tinterfaces\n")
+	}
+	for _, d := range list {
+		if !d.isBridge() {
+			continue
 		}
-		slices.SortFunc(links, func(a, b hostnet.Link) int { return cmp.Compare(a.Name, b.Name) })
 		if in.Has("long") {
-			fmt.Fprint(a.stdout, "bridge name\tbridge id\t\tSTP enabled\tinterfaces\n")
+			id := bridgeSetting(d.Name, "bridge_id")
+			if id == "" {
+				id = "8000." + hex.EncodeToString(d.HardwareAddr) // with the usual priority
+			}
+			fmt.Fprint(a.stdout, brctl(d.Name, id, bridgeSetting(d.Name, "stp_state"), ports(list, d)))
+			continue
 		}
-		for _, br := range links {
-			if br.Kind != "bridge" {
-				continue
-			}
-			var ports []string
-			for _, port := range links {
-				if port.Master == br.Index {
-					ports = append(ports, port.Name)
-				}
-			}
-			if !in.Has("long") {
-				fmt.Fprintf(a.stdout, "%s : %s\n", br.Name, strings.Join(ports, ", "))
-				continue
-			}
-			d, err := h.Detail(br.Index)
-			if err != nil {
-				return err
-			}
-			fmt.Fprint(a.stdout, brctl(d, ports))
-		}
-		return nil
-	})
+		fmt.Fprintf(a.stdout, "%s : %s\n", d.Name, strings.Join(ports(list, d), ", "))
+	}
+	return nil
 }
 
-// brctl describes a bridge as brctl show does.
-func brctl(d hostnet.Detail, ports []string) string {
-	stp := "no"
-	if d.STP {
-		stp = "yes"
+// brctl describes a bridge as brctl show does; stp is the number in sysfs.
+func brctl(name, id, stp string, ports []string) string {
+	enabled := "no"
+	if stp != "" && stp != "0" {
+		enabled = "yes"
 	}
-	return fmt.Sprintf("%s\t\t%04x.%s\t%s\t\t%s\n", d.Name, d.Priority, hex.EncodeToString(d.MAC), stp, strings.Join(ports, "\n\t\t\t\t\t\t\t"))
+	return fmt.Sprintf("%s\t\t%s\t%s\t\t%s\n", name, id, enabled, strings.Join(ports, "\n\t\t\t\t\t\t\t"))
 }

@@ -3,63 +3,62 @@ package main
 import (
 	"fmt"
 	"net"
-	"net/netip"
+	"slices"
 	"strings"
 
-	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/vishvananda/netlink"
 )
 
 // scopes are the names of the scopes of IPv6 addresses (rtnetlink(7)) in ifconfig's words.
-var scopes = map[uint8]string{0: "Global", 200: "Site", 253: "Link", 254: "Host"}
+var scopes = map[int]string{0: "Global", 200: "Site", 253: "Link", 254: "Host"}
 
 // ifconfig describes a device in the layout of net-tools before 2.0, which scripts cut: a block whose lines begin
 // with the name or ten blanks, and an empty line.
-func ifconfig(d hostnet.Detail, addresses []hostnet.Address) string {
+func ifconfig(d *netlink.LinkAttrs, addresses []netlink.Addr) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, "          "+format+"\n", args...) }
-	fmt.Fprintf(&b, "%-9s Link encap:Ethernet  HWaddr %s  \n", d.Name, strings.ToUpper(d.MAC.String()))
+	fmt.Fprintf(&b, "%-9s Link encap:Ethernet  HWaddr %s  \n", d.Name, strings.ToUpper(d.HardwareAddr.String()))
 	for _, a := range addresses {
-		switch addr := a.Prefix.Addr(); {
-		case addr.Is4() && a.Peer.IsValid():
-			line("inet addr:%s  P-t-P:%s  Mask:%s", addr, a.Peer, mask(a.Prefix))
-		case addr.Is4():
-			line("inet addr:%s  Bcast:%s  Mask:%s", addr, broadcast(a.Prefix), mask(a.Prefix))
+		if a.IP.To4() == nil {
+			continue
+		}
+		if a.Peer != nil && !a.Peer.IP.Equal(a.IP) {
+			line("inet addr:%s  P-t-P:%s  Mask:%s", a.IP, a.Peer.IP, net.IP(a.Mask))
+		} else {
+			line("inet addr:%s  Bcast:%s  Mask:%s", a.IP, broadcast(a.IPNet), net.IP(a.Mask))
 		}
 	}
 	for _, a := range addresses {
-		if a.Prefix.Addr().Is6() {
-			line("inet6 addr: %s Scope:%s", a.Prefix, scopes[a.Scope])
+		if a.IP.To4() == nil {
+			line("inet6 addr: %s Scope:%s", a.IPNet, scopes[a.Scope])
 		}
 	}
-	line("%sMTU:%d  Metric:1", flags(d.Link), d.MTU)
-	c := d.Counters
-	line("RX packets:%d errors:%d dropped:%d overruns:%d frame:%d", c.RxPackets, c.RxErrors, c.RxDropped, c.RxOverruns, c.RxFrameErrors)
-	line("TX packets:%d errors:%d dropped:%d overruns:%d carrier:%d", c.TxPackets, c.TxErrors, c.TxDropped, c.TxOverruns, c.TxCarrierErrors)
-	line("collisions:%d txqueuelen:%d ", c.Collisions, d.TxQueue)
+	line("%sMTU:%d  Metric:1", flags(d.RawFlags), d.MTU)
+	c := netlink.LinkStatistics{}
+	if d.Statistics != nil {
+		c = *d.Statistics
+	}
+	line("RX packets:%d errors:%d dropped:%d overruns:%d frame:%d", c.RxPackets, c.RxErrors, c.RxDropped, c.RxFifoErrors, c.RxFrameErrors)
+	line("TX packets:%d errors:%d dropped:%d overruns:%d carrier:%d", c.TxPackets, c.TxErrors, c.TxDropped, c.TxFifoErrors, c.TxCarrierErrors)
+	line("collisions:%d txqueuelen:%d ", c.Collisions, d.TxQLen)
 	line("RX bytes:%d (%s)  TX bytes:%d (%s)", c.RxBytes, amount(c.RxBytes), c.TxBytes, amount(c.TxBytes))
 	b.WriteByte('\n')
 	return b.String()
 }
 
-// flags are the words for a device's flags, with two blanks behind the last.
-func flags(l hostnet.Link) string {
+// flags are the words for a device's flags (IFF_ of netdevice(7)), with two blanks behind the last.
+func flags(bits uint32) string {
 	var words []string
 	for _, f := range []struct {
-		flag net.Flags
+		bit  uint32
 		word string
 	}{
-		{net.FlagUp, "UP"}, {net.FlagBroadcast, "BROADCAST"}, {net.FlagLoopback, "LOOPBACK"},
-		{net.FlagPointToPoint, "POINTOPOINT"}, {net.FlagRunning, "RUNNING"},
+		{0x1, "UP"}, {0x2, "BROADCAST"}, {0x8, "LOOPBACK"}, {0x10, "POINTOPOINT"}, {0x40, "RUNNING"}, {0x80, "NOARP"},
+		{0x100, "PROMISC"}, {0x200, "ALLMULTI"}, {0x800, "SLAVE"}, {0x400, "MASTER"}, {0x1000, "MULTICAST"},
 	} {
-		if l.Flags&f.flag != 0 {
+		if bits&f.bit != 0 {
 			words = append(words, f.word)
 		}
-	}
-	if l.NoARP {
-		words = append(words, "NOARP")
-	}
-	if l.Flags&net.FlagMulticast != 0 {
-		words = append(words, "MULTICAST")
 	}
 	if len(words) == 0 {
 		return "[NO FLAGS]  "
@@ -67,15 +66,13 @@ func flags(l hostnet.Link) string {
 	return strings.Join(words, " ") + "  "
 }
 
-func mask(p netip.Prefix) net.IP { return net.IP(net.CIDRMask(p.Bits(), 32)) }
-
-// broadcast is the last address of a network.
-func broadcast(p netip.Prefix) netip.Addr {
-	a, m := p.Addr().As4(), mask(p)
+// broadcast is the last address of an IPv4 network.
+func broadcast(n *net.IPNet) net.IP {
+	a, mask := slices.Clone(n.IP.To4()), n.Mask[len(n.Mask)-net.IPv4len:]
 	for i := range a {
-		a[i] |= ^m[i]
+		a[i] |= ^mask[i]
 	}
-	return netip.AddrFrom4(a)
+	return a
 }
 
 // amount is a number of bytes for people.

@@ -8,8 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/xenvnet/xend/internal/cli"
-	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -61,25 +62,23 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
-	return withHost(func(h *hostnet.Host) error {
-		for _, v := range byID(forms) {
-			if len(in.Args) > 0 && !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) }) {
-				continue
-			}
-			a.print(vnetWidth, v)
-			if in.Has("all") || in.Has("long") {
-				if err := a.printVnif(h, v); err != nil {
-					return err
-				}
-			}
-			for _, f := range forms {
-				if name := f.Name(); (name == "vif" || name == "ventry") && f.ChildValue("vnet", "") == v.ChildValue("id", "") {
-					a.print(formWidth, f)
-				}
+	for _, v := range byID(forms) {
+		if len(in.Args) > 0 && !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) }) {
+			continue
+		}
+		a.print(vnetWidth, v)
+		if in.Has("all") || in.Has("long") {
+			if err := a.printVnif(v); err != nil {
+				return err
 			}
 		}
-		return nil
-	})
+		for _, f := range forms {
+			if name := f.Name(); (name == "vif" || name == "ventry") && f.ChildValue("vnet", "") == v.ChildValue("id", "") {
+				a.print(formWidth, f)
+			}
+		}
+	}
+	return nil
 }
 
 func (a *app) vnifs(ctx context.Context, _ cli.Invocation) error {
@@ -87,37 +86,31 @@ func (a *app) vnifs(ctx context.Context, _ cli.Invocation) error {
 	if err != nil {
 		return err
 	}
-	return withHost(func(h *hostnet.Host) error {
-		for _, v := range byID(forms) {
-			if err := a.printVnif(h, v); err != nil {
-				return err
-			}
+	for _, v := range byID(forms) {
+		if err := a.printVnif(v); err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // printVnif prints the interface of a vnet as the kernel has it. One that is missing is told on standard error,
 // as ifconfig does.
-func (a *app) printVnif(h *hostnet.Host, v sxp.Value) error {
+func (a *app) printVnif(v sxp.Value) error {
 	name := v.ChildValue("vnetif", "")
-	l, err := h.LinkByName(name)
-	if errors.Is(err, hostnet.ErrNotFound) {
+	d, ok, err := deviceByName(name)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
 		fmt.Fprintf(a.stderr, "%s: error fetching interface information: Device not found\n", name)
 		return nil
 	}
+	addresses, err := netlink.AddrList(d.Link, netlink.FAMILY_ALL)
 	if err != nil {
-		return err
+		return fmt.Errorf("addresses of %s: %w", name, err)
 	}
-	d, err := h.Detail(l.Index)
-	if err != nil {
-		return err
-	}
-	addresses, err := h.Addresses(l.Index)
-	if err != nil {
-		return err
-	}
-	fmt.Fprint(a.stdout, ifconfig(d, addresses))
+	fmt.Fprint(a.stdout, ifconfig(d.LinkAttrs, addresses))
 	return nil
 }
 
@@ -137,8 +130,7 @@ func (a *app) vnetCreate(ctx context.Context, in cli.Invocation) error {
 	if err := a.tell(ctx, command("vnet.add", fields...)); err != nil {
 		return err
 	}
-	err = withHost(func(h *hostnet.Host) error { return setUpVnif(h, vnetif, in.Value("bridge")) })
-	if err != nil {
+	if err = setUpVnif(vnetif, in.Value("bridge")); err != nil {
 		// Half a vnet helps nobody.
 		if delErr := a.tell(ctx, command("vnet.del", sxp.Pair("id", id.String()))); delErr != nil {
 			err = fmt.Errorf("%w; vnet %s stays: %w", err, in.Args[0], delErr)
@@ -152,37 +144,42 @@ var physical = []string{"eth0", "eth1", "eth2"}
 
 // setUpVnif gives a new vnif its MAC, puts it on a bridge if one is named, and brings it up. A
 // bridge that was made for it goes again on an error.
-func setUpVnif(h *hostnet.Host, vnetif, bridge string) (err error) {
-	l, err := h.LinkByName(vnetif)
+func setUpVnif(vnetif, bridge string) (err error) {
+	d, err := theDevice(vnetif)
 	if err != nil {
 		return err
 	}
+	failed := func(what string, err error) error { return fmt.Errorf("%s of %s: %w", what, vnetif, err) }
 	for _, name := range physical {
-		p, err := h.LinkByName(name)
-		if errors.Is(err, hostnet.ErrNotFound) || err == nil && len(p.MAC) != len(l.MAC) {
-			continue
-		}
-		if err == nil {
-			err = h.SetHardwareAddr(l.Index, p.MAC)
-		}
+		p, ok, err := deviceByName(name)
 		if err != nil {
 			return err
+		}
+		if !ok || len(p.HardwareAddr) != len(d.HardwareAddr) {
+			continue
+		}
+		if err := netlink.LinkSetHardwareAddr(d, p.HardwareAddr); err != nil {
+			return failed("MAC", err)
 		}
 		break
 	}
 	if bridge != "" {
-		br, created, err := h.EnsureBridge(bridge)
+		br, created, err := ensureBridge(bridge)
 		if err != nil {
 			return err
 		}
-		if err := h.SetMaster(l.Index, br.Index); err != nil {
+		if err := netlink.LinkSetMaster(d, br); err != nil {
+			err = failed("bridge", err)
 			if created {
-				err = errors.Join(err, h.Delete(br.Index))
+				err = errors.Join(err, netlink.LinkDel(br))
 			}
 			return err
 		}
 	}
-	return h.SetUp(l.Index)
+	if err := netlink.LinkSetUp(d); err != nil {
+		return failed("bringing up", err)
+	}
+	return nil
 }
 
 func (a *app) vnetDelete(ctx context.Context, in cli.Invocation) error {
@@ -190,53 +187,44 @@ func (a *app) vnetDelete(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
-	return withHost(func(h *hostnet.Host) error {
-		bridge, err := bridgeOf(h, v.ChildValue("vnetif", ""))
-		if err != nil {
-			return err
-		}
-		// The daemon's leave comes first: it knows whether the vnet may go, and takes the
-		// interface off its bridge and away.
-		if err := a.tell(ctx, command("vnet.del", sxp.Pair("id", v.ChildValue("id", "")))); err != nil {
-			return err
-		}
-		if !in.Has("bridge") || bridge.Index == 0 {
-			return nil
-		}
-		ports, err := h.Ports(bridge.Index)
-		if err != nil {
-			return err
-		}
-		if len(ports) > 0 {
-			return fmt.Errorf("bridge %s stays: other interfaces are on it: %s", bridge.Name, names(ports))
-		}
-		return h.Delete(bridge.Index)
-	})
-}
-
-// bridgeOf returns the bridge that a device is a port of, or a zero Link.
-func bridgeOf(h *hostnet.Host, device string) (hostnet.Link, error) {
-	l, err := h.LinkByName(device)
-	if errors.Is(err, hostnet.ErrNotFound) || err == nil && l.Master == 0 {
-		return hostnet.Link{}, nil
-	}
+	bridge, onBridge, err := bridgeOf(v.ChildValue("vnetif", ""))
 	if err != nil {
-		return hostnet.Link{}, err
+		return err
 	}
-	br, err := h.LinkByIndex(l.Master)
-	if err != nil || br.Kind != "bridge" {
-		return hostnet.Link{}, err
+	// The daemon's leave comes first: it knows whether the vnet may go, and takes the interface off its
+	// bridge and away.
+	if err := a.tell(ctx, command("vnet.del", sxp.Pair("id", v.ChildValue("id", "")))); err != nil {
+		return err
 	}
-	return br, nil
+	if !in.Has("bridge") || !onBridge {
+		return nil
+	}
+	list, err := devices()
+	if err != nil {
+		return err
+	}
+	if others := ports(list, bridge); len(others) > 0 {
+		slices.Sort(others)
+		return fmt.Errorf("bridge %s stays: other interfaces are on it: %s", bridge.Name, strings.Join(others, ", "))
+	}
+	if err := netlink.LinkDel(bridge); err != nil {
+		return fmt.Errorf("delete bridge %s: %w", bridge.Name, err)
+	}
+	return nil
 }
 
-func names(links []hostnet.Link) string {
-	var s []string
-	for _, l := range links {
-		s = append(s, l.Name)
+// bridgeOf returns the bridge that a device is a port of; ok is false if it is on none.
+func bridgeOf(name string) (bridge device, ok bool, err error) {
+	d, ok, err := deviceByName(name)
+	if err != nil || !ok || d.MasterIndex == 0 {
+		return device{}, false, err
 	}
-	slices.Sort(s)
-	return strings.Join(s, ", ")
+	l, err := netlink.LinkByIndex(d.MasterIndex)
+	if err != nil {
+		return device{}, false, fmt.Errorf("bridge of %s: %w", name, err)
+	}
+	bridge = newDevice(l)
+	return bridge, bridge.isBridge(), nil
 }
 
 // vif returns a handler that sends name with the vnet and the MAC that the arguments mean.
@@ -261,13 +249,12 @@ func (a *app) vif(name string) func(context.Context, cli.Invocation) error {
 }
 
 // vmac reads a MAC, or takes that of a named interface.
-func vmac(s string, device bool) (mac net.HardwareAddr, err error) {
-	if device {
-		err = withHost(func(h *hostnet.Host) error {
-			l, err := h.LinkByName(s)
-			mac = l.MAC
-			return err
-		})
+func vmac(s string, byName bool) (mac net.HardwareAddr, err error) {
+	if byName {
+		var d device
+		if d, err = theDevice(s); err == nil {
+			mac = d.HardwareAddr
+		}
 		if err == nil && len(mac) != 6 {
 			err = fmt.Errorf("interface %s has no MAC", s)
 		}
