@@ -67,7 +67,8 @@ type Limits struct {
 
 // Domain is the table [domain].
 type Domain struct {
-	Toolstack string `toml:"toolstack"`
+	Toolstack        string `toml:"toolstack"`
+	RelocationSecret string `toml:"relocation_secret"`
 }
 
 // VnetFiles is the table [vnet].

@@ -23,6 +23,7 @@ import (
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/config"
 	"github.com/xenvnet/xend/xendcompat/domain"
+	"github.com/xenvnet/xend/xendcompat/domain/lab"
 	"github.com/xenvnet/xend/xendcompat/registry"
 	"github.com/xenvnet/xend/xendcompat/service"
 )
@@ -52,6 +53,8 @@ type Daemon struct {
 	file     *logFile          // nil with the journal
 	engine   *dataplane.Engine // nil if the data plane is off
 	guards   *dataplane.Guards // nil if it is on
+	domains  *domain.Manager
+	lab      *lab.Toolstack // nil but where it runs the domains
 	svc      *service.Service
 	registry *registry.Registry
 	closers  []func()
@@ -156,10 +159,14 @@ func (d *Daemon) build() error {
 		return fmt.Errorf("network: %w", err)
 	}
 	d.onClose(host.Close)
+	bridges := &service.Bridges{}
+	if d.domains, err = d.openDomains(host, bridges); err != nil {
+		return err
+	}
 	o := service.Options{
 		Registry: d.registry,
 		Devices:  &port.Maker{Host: host},
-		Domains:  domain.NewManager(domain.Options{Log: d.log}),
+		Domains:  d.domains,
 		Settings: settings(d.cfg, d.cfg.Carry),
 		Blocked:  func(bridges ...string) []firewall.Blocked { return blocked(host, bridges) },
 		LogFile:  d.logPath,
@@ -175,6 +182,7 @@ func (d *Daemon) build() error {
 		d.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
 	}
 	d.svc = service.New(o)
+	bridges.Service = d.svc
 	return nil
 }
 
@@ -252,7 +260,7 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 			if err := d.ready(); err != nil {
 				cancel(err)
 			}
-		}, carriers, []task{d.svc}, append(fronts, signals))
+		}, carriers, []task{d.svc}, []task{d.domains}, append(fronts, signals))
 	}()
 	select {
 	case err = <-done:

@@ -91,6 +91,22 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 	}
 	http, rpc := httpsxp.New(d.svc, o), xmlrpc.New(d.svc, o)
 	ctl := control.New(d.svc, control.Options{Log: d.log})
+	relocation, err := d.relocation()
+	if err != nil {
+		return nil, err
+	}
+	everywhere := func(address string, port int) func() (*socket, error) {
+		return func() (*socket, error) {
+			if address != "" {
+				return bindTCP(ctx, address, port)
+			}
+			s, err := bindTCP(ctx, "::", port)
+			if err != nil { // without IPv6
+				return bindTCP(ctx, "0.0.0.0", port)
+			}
+			return s, nil
+		}
+	}
 	unix := func(path string) func() (*socket, error) {
 		return func() (*socket, error) { return bindUnix(path, d.log) }
 	}
@@ -107,6 +123,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		{cfg.XMLRPCUnixServer, rpc, unix(cfg.XMLRPCPath)},
 		{cfg.XMLRPCServer, rpc, tcp(cfg.XMLRPCAddress, cfg.XMLRPCPort)},
 		{true, ctl, unix(cfg.ControlSocket)},
+		{cfg.RelocationServer, relocation, everywhere(cfg.RelocationAddress, cfg.RelocationPort)},
 		{cfg.LegacyControlSocket != "", ctl, unix(cfg.LegacyControlSocket)},
 	} {
 		if !f.on {

@@ -65,6 +65,12 @@ func (p Paths) Scripts() string { return p.under("/etc/xen/scripts") }
 // Vnets is the directory of files that describe vnets, for those that are made on demand.
 func (p Paths) Vnets() string { return p.under("/etc/xen/vnets.d") }
 
+// RelocationSecret holds the secret that hosts share between which domains move.
+func (p Paths) RelocationSecret() string { return p.under("/etc/xen/relocation.secret") }
+
+// LabDomains is the directory of the domains that the lab toolstack runs, which a reboot ends.
+func (p Paths) LabDomains() string { return p.under("/run/xend/domains") }
+
 // Domains is the directory of the managed domains' files.
 func (p Paths) Domains() string { return p.under("/var/lib/xend/domains") }
 

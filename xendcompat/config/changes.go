@@ -27,6 +27,10 @@ func (c *Config) NeedRestart(n *Config) []string {
 		{"xend-tcp-xmlrpc-server-port", c.XMLRPCPort, n.XMLRPCPort},
 		{"network-script", c.NetworkScript, n.NetworkScript},
 		{"vif-script", c.VifScript, n.VifScript},
+		{"xend-relocation-server", c.RelocationServer, n.RelocationServer},
+		{"xend-relocation-port", c.RelocationPort, n.RelocationPort},
+		{"xend-relocation-address", c.RelocationAddress, n.RelocationAddress},
+		{"xend-relocation-hosts-allow", c.RelocationAllow, n.RelocationAllow},
 	} {
 		if o.old != o.new {
 			names = append(names, o.name)

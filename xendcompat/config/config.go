@@ -53,6 +53,15 @@ type Config struct {
 
 	// Toolstack is what runs domains.
 	Toolstack string
+	// RelocationServer takes in the domains of other hosts.
+	RelocationServer bool
+	// RelocationPort is its port, here and on other hosts. RelocationAddress is where it listens; empty means everywhere.
+	RelocationPort    int
+	RelocationAddress string
+	// RelocationAllow are regular expressions, with blanks between them, for hosts that may send domains; empty allows all.
+	RelocationAllow string
+	// RelocationSecret is the file of the secret that hosts share between which domains move.
+	RelocationSecret string
 	// VnetsOnDemand has a vif that asks for a bridge that does not exist make the vnet that a file in VnetsDir describes.
 	VnetsOnDemand bool
 	// VnetsDir is where those files are.
@@ -95,16 +104,18 @@ const (
 // Default returns the configuration without any file.
 func Default(p paths.Paths) Config {
 	return Config{
-		Servers:       conffile.DefaultServers(p),
-		VifScript:     "vif-bridge",
-		LogFile:       p.LogFile(),
-		LogLevel:      slog.LevelInfo,
-		StateDir:      filepath.Join(p.State(), "vnets"),
-		ScriptsDir:    p.Scripts(),
-		ScriptTimeout: 60 * time.Second,
-		HotplugLog:    p.HotplugLog(),
-		Toolstack:     ToolstackAuto,
-		VnetsDir:      p.Vnets(),
+		Servers:          conffile.DefaultServers(p),
+		VifScript:        "vif-bridge",
+		LogFile:          p.LogFile(),
+		LogLevel:         slog.LevelInfo,
+		StateDir:         filepath.Join(p.State(), "vnets"),
+		ScriptsDir:       p.Scripts(),
+		ScriptTimeout:    60 * time.Second,
+		HotplugLog:       p.HotplugLog(),
+		Toolstack:        ToolstackAuto,
+		RelocationPort:   8002,
+		RelocationSecret: p.RelocationSecret(),
+		VnetsDir:         p.Vnets(),
 		Limits: Limits{
 			Connections: 512,
 			BodyBytes:   1 << 20,

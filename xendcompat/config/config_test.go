@@ -63,7 +63,7 @@ func TestXendConfig(t *testing.T) {
 (network-script 'network-vnet netdev=eth1')
 (logfile /var/log/xend.log)
 (loglevel WARNING)
-(xend-relocation-server yes) (xend-relocation-server yes)
+(xend-relocation-ssl yes) (xend-relocation-ssl yes)
 (novel thing) (novel thing)
 (xend-unix-server)
 stray
@@ -78,7 +78,7 @@ stray
 	require.Equal(t, slog.LevelWarn, c.LogLevel)
 	require.True(t, c.UnixServer, "an option without a value keeps its default")
 	require.Equal(t, []string{
-		"xend-config.sxp: option xend-relocation-server has no effect here",
+		"xend-config.sxp: option xend-relocation-ssl has no effect here",
 		"xend-config.sxp: option novel is unknown; it is ignored",
 		"xend-config.sxp: stray is not an option; it is ignored",
 		"xend-config.sxp: (()) is not an option; it is ignored",

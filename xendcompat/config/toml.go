@@ -50,7 +50,7 @@ func (c *Config) fileOf() conffile.Vnet {
 			Connections: int64(c.Limits.Connections),
 			BodyBytes:   int64(c.Limits.BodyBytes),
 		},
-		Domain:    conffile.Domain{Toolstack: c.Toolstack},
+		Domain:    conffile.Domain{Toolstack: c.Toolstack, RelocationSecret: c.RelocationSecret},
 		VnetFiles: conffile.VnetFiles{OnDemand: c.VnetsOnDemand},
 		Dataplane: conffile.Dataplane{
 			Enabled:         c.Carry,
@@ -208,6 +208,7 @@ func (v *validator) limits(t conffile.Limits) {
 }
 
 func (v *validator) domain(t conffile.Domain) {
+	v.c.RelocationSecret = v.path("[domain] relocation_secret", t.RelocationSecret)
 	switch v.c.Toolstack = t.Toolstack; t.Toolstack {
 	case ToolstackAuto, ToolstackXL, ToolstackLab, ToolstackNone:
 	default:

@@ -21,6 +21,10 @@ func (c *Config) xendOptions() map[string]conffile.Setter {
 	options := c.Servers.Options()
 	options["network-script"] = conffile.OptionalText(&c.NetworkScript)
 	options["vif-script"] = conffile.Text(&c.VifScript)
+	options["xend-relocation-server"] = conffile.Bool(&c.RelocationServer)
+	options["xend-relocation-port"] = conffile.Port(&c.RelocationPort)
+	options["xend-relocation-address"] = conffile.OptionalText(&c.RelocationAddress)
+	options["xend-relocation-hosts-allow"] = conffile.OptionalText(&c.RelocationAllow)
 	options["logfile"] = conffile.Text(&c.LogFile)
 	options["loglevel"] = c.setLogLevel
 	return options
@@ -35,8 +39,7 @@ var ignoredOptions = []string{
 	"resource-label-change-script", "total_available_memory", "vif-antispoof",
 	"vif-bridge", "vnc-listen", "vnc-tls", "vnc-x509-cert-dir", "vnc-x509-verify", "vncpasswd",
 	"xen-api-server", "xend-domain-lock", "xend-domain-lock-path",
-	"xend-domain-lock-utility", "xend-domains-lock-path", "xend-domains-path", "xend-relocation-address",
-	"xend-relocation-hosts-allow", "xend-relocation-port", "xend-relocation-server",
+	"xend-domain-lock-utility", "xend-domains-lock-path", "xend-domains-path",
 	"xend-relocation-server-ssl-cert-file", "xend-relocation-server-ssl-key-file", "xend-relocation-ssl",
 	"xend-relocation-ssl-port", "xend-relocation-ssl-server", "xend-tcp-xmlrpc-server-ssl-cert-file",
 	"xend-tcp-xmlrpc-server-ssl-key-file", "xend-udev-event-server",
