@@ -255,8 +255,8 @@ func (g *guest) watch() {
 	g.exit = &exit
 	g.mu.Unlock()
 	close(g.ended)
-	g.t.o.Log.Info("a domain has ended", "domid", g.rec.ID, "name", g.rec.Name, "reason", exit.Reason, "how", exit.Text)
 	if !marked(g.dir, doomedFile) {
+		g.t.o.Log.Info("a domain has ended", "domid", g.rec.ID, "name", g.rec.Name, "reason", exit.Reason, "how", exit.Text)
 		g.t.tell(g.event())
 	}
 }
@@ -500,7 +500,22 @@ func (t *Toolstack) Unpause(ctx context.Context, id int) error {
 	if err := unmark(g.dir, leavingFile); err != nil {
 		return err
 	}
-	return g.unpause(ctx)
+	if err := g.unpause(ctx); err != nil {
+		return err
+	}
+	ns, err := g.network()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	n, err := look(ns, nil)
+	if err == nil {
+		err = announce(ns, n)
+	}
+	if err != nil {
+		t.o.Log.Warn("a domain could not tell its neighbours where it is", "domid", id, "error", err)
+	}
+	return nil
 }
 
 func (g *guest) unpause(ctx context.Context) error {
