@@ -45,6 +45,18 @@ const (
 	EtherIPOff EtherIPHosts = "off"
 )
 
+// SourcePort says from which UDP port frames go to single hosts.
+type SourcePort string
+
+// The source ports.
+const (
+	// SourceFlow: from one of a few ports that a hash of the inner flow chooses, so that the cards and processors
+	// of the receiver share the load. Every known receiver ignores the source port.
+	SourceFlow SourcePort = "flow"
+	// SourceFixed: from Port.
+	SourceFixed SourcePort = "fixed"
+)
+
 // Peer names another host.
 type Peer struct {
 	// Addr is an IP address or, in Config only, a host name.
@@ -70,6 +82,8 @@ type Config struct {
 	Group6 netip.Addr
 	// Port is the UDP port, of all hosts.
 	Port uint16
+	// SourcePort says from which port frames go to single hosts; all else goes from Port.
+	SourcePort SourcePort
 	// TTL is that of multicast packets, 1–255.
 	TTL int
 	// MTUMode says what happens to frames that do not fit the underlay.
@@ -120,6 +134,7 @@ func DefaultConfig() Config {
 		Group:           wire.Group,
 		Group6:          DefaultGroup6,
 		Port:            wire.Port,
+		SourcePort:      SourceFlow,
 		TTL:             64,
 		MTUMode:         MTUFragment,
 		ClampMSS:        true,
@@ -153,6 +168,8 @@ func (c Config) Validate() error {
 		check(name != "" && len(name) <= hostnet.MaxName, "devices[%d]: %q is not the name of a device", i, name)
 	}
 	check(c.Port != 0, "port is 0")
+	check(c.SourcePort == SourceFlow || c.SourcePort == SourceFixed,
+		"source_port %q is neither %q nor %q", c.SourcePort, SourceFlow, SourceFixed)
 	check(c.TTL >= 1 && c.TTL <= 255, "ttl %d is not between 1 and 255", c.TTL)
 	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)
 	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
@@ -212,3 +229,6 @@ func (c Config) workers() int {
 	}
 	return min(max(runtime.NumCPU()/2, 1), 4)
 }
+
+// spread is how many sockets, and so source ports, a worker has to send by.
+func (c Config) spread() int { return max(2, min(8, maxWorkers/c.workers())) }

@@ -54,6 +54,9 @@ type encap struct {
 	link *link
 	// seal is nil in the clear.
 	seal Seal
+	// place is one more than the number of the socket, of those that are only sent by; 0: the one with the port of
+	// vnets.
+	place uint8
 	// prefix stands in front of each frame, before it is sealed.
 	prefix []byte
 	// port is the UDP port that packets go to; 0 in EtherIP, which has none.
@@ -165,9 +168,16 @@ func (v *view) wrap(n *network, l *link, f form) encap {
 	return e
 }
 
-// way tells trains of different forms apart. A source port by flow, for forms that have one, would go in its upper
-// bits, and be taken from there by socket.
-func (e *encap) way() uint32 { return uint32(e.form) }
+// way tells trains apart that go by different sockets: the form in its lower eight bits, the place in the next.
+func (e *encap) way() uint32 { return uint32(e.form) | uint32(e.place)<<8 }
+
+// socketOf is the socket by which a thread sends what goes a way.
+func (l *link) socketOf(way uint32, number int) *underlay.Socket {
+	if place := uint8(way >> 8); place > 0 {
+		return l.Spread(number)[place-1]
+	}
+	return l.socket(form(way), number)
+}
 
 // socket is the socket by which a thread sends packets of a form.
 func (l *link) socket(f form, number int) *underlay.Socket {
@@ -182,7 +192,7 @@ func (l *link) socket(f form, number int) *underlay.Socket {
 		if l.home {
 			return l.secure.UDP()[number]
 		}
-		return l.secure.Spread()[number]
+		return l.secure.Spread(number)[0]
 	}
 	return l.UDP()[number]
 }

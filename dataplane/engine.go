@@ -294,6 +294,7 @@ func (e *Engine) publishLocked() {
 		deaf:    c.EtherIPHosts == EtherIPOff,
 		pmtu:    c.MTUMode == MTUPath,
 		clamp:   c.ClampMSS,
+		flows:   c.SourcePort == SourceFlow,
 
 		groupSilence: int64(c.GroupSilence),
 		secure:       c.Security.Port,

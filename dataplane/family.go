@@ -60,7 +60,7 @@ func (e *Engine) openUnderlaysLocked() error {
 		f := &family{family: fam, tokens: map[int32]*underlay.Socket{}, heard: new(heard)}
 		err := e.host.Do(func() (err error) {
 			f.sockets, err = underlay.Open(underlay.Options{
-				Family: fam, Port: e.config.Port, TTL: e.config.TTL, Sockets: len(e.workers),
+				Family: fam, Port: e.config.Port, TTL: e.config.TTL, Sockets: len(e.workers), Spread: e.config.spread(),
 			})
 			return err
 		})

@@ -242,7 +242,7 @@ func (e *Engine) openSecure() error {
 		if f.secure != nil {
 			continue // only ever set here
 		}
-		o.Family, o.Port, o.Secured = f.family, port, true
+		o.Family, o.Port, o.Secured, o.Spread = f.family, port, true, 1
 		var u *underlay.Underlay
 		err := e.host.Do(func() (err error) {
 			u, err = underlay.Open(o)

@@ -87,6 +87,9 @@ func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.A
 	if w.view.pmtu && !w.fitPath(n, e.maxFrame, frame, h) {
 		return
 	}
+	if places := e.link.Spread(w.number); w.view.flows && e.form == inUDP && len(places) > 0 {
+		e.place = uint8(1 + offload.Flow(frame)%uint32(len(places)))
+	}
 	w.segment(&w.unicast, &e, e.maxFrame, frame, h, netip.AddrPortFrom(to, e.port))
 }
 
@@ -271,22 +274,30 @@ func (w *worker) sendUnicast(n *network) int {
 	}
 	loaded := w.load(n, trains, Lane{Sender: w.lane})
 	packets := 0
-	w.msgs = w.msgs[:0]
+	// Those of one socket together: what has been taken has no buffers any more. Flows keep their order.
 	for i := range loaded {
-		if len(loaded[i].Bufs) > 0 {
-			w.msgs = append(w.msgs, loaded[i])
-		}
-		last := i == len(loaded)-1
-		if !last && trains[i+1].Way == trains[i].Way && underlay.Of(trains[i+1].To.Addr()) == underlay.Of(trains[i].To.Addr()) {
+		if len(loaded[i].Bufs) == 0 {
 			continue
 		}
-		packets += w.sendMsgs(w.view.links[underlay.Of(trains[i].To.Addr())], form(trains[i].Way))
+		w.msgs = w.msgs[:0]
+		family := underlay.Of(trains[i].To.Addr())
+		for j := i; j < len(loaded); j++ {
+			if len(loaded[j].Bufs) > 0 && trains[j].Way == trains[i].Way && underlay.Of(trains[j].To.Addr()) == family {
+				w.msgs = append(w.msgs, loaded[j])
+				loaded[j].Bufs = nil
+			}
+		}
+		l := w.view.links[family]
+		packets += w.sendBy(l, l.socketOf(trains[i].Way, w.number))
 	}
 	return packets
 }
 
-// sendMsgs sends the worker's messages by one socket, and returns how many packets went.
-func (w *worker) sendMsgs(l *link, f form) int {
+// sendMsgs sends the worker's messages by the socket of a form, and returns how many packets went.
+func (w *worker) sendMsgs(l *link, f form) int { return w.sendBy(l, l.socket(f, w.number)) }
+
+// sendBy sends the worker's messages by one socket, and returns how many packets went.
+func (w *worker) sendBy(l *link, socket *underlay.Socket) int {
 	if len(w.msgs) == 0 {
 		return 0
 	}
@@ -301,7 +312,7 @@ func (w *worker) sendMsgs(l *link, f form) int {
 			}
 		}
 	}
-	failed, err := w.sender.Send(l.socket(f, w.number), l.path, w.msgs)
+	failed, err := w.sender.Send(socket, l.path, w.msgs)
 	w.msgs = w.msgs[:0]
 	if failed > 0 {
 		w.sendFailed(failed, err)

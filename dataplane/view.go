@@ -41,6 +41,7 @@ type view struct {
 	// deaf: EtherIP without UDP is not received.
 	deaf  bool
 	pmtu  bool
+	flows bool // the source port of unicast tells flows apart
 	clamp bool // the MSS of SYNs is lowered to what fits
 	esp   bool // frames of vnets with security are sent as ESP without UDP
 	nat   bool // this host is behind NAT, as vnets with security see it

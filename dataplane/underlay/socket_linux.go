@@ -129,6 +129,21 @@ func openUDP(o Options, group netip.Addr, share bool) (*Socket, error) {
 	return &Socket{fd: fd, family: o.Family}, nil
 }
 
+// openSending opens a UDP socket with a port that the kernel chooses, which receives nothing.
+func openSending(o Options) (*Socket, error) {
+	o.Port = 0
+	s, err := openUDP(o, netip.Addr{}, false)
+	if err != nil {
+		return nil, err
+	}
+	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]}); err != nil {
+		s.Close()
+		return nil, os.NewSyscallError("set SO_ATTACH_FILTER", err)
+	}
+	return s, nil
+}
+
 // openRaw opens a raw socket for a protocol. IPv4 ones give the IP header with what is received, IPv6 ones don't;
 // raw(7), RFC 3542, section 3.
 func openRaw(o Options, protocol int) (*Socket, error) {

@@ -66,8 +66,11 @@ type Options struct {
 	// Sockets is the number of UDP sockets that share the port for unicast, at least 1. The kernel chooses
 	// one by the addresses, so that what one host sends stays in order.
 	Sockets int
+	// Spread is the number of sockets beside each of these that packets are only sent by, each from a port of its
+	// own: receivers and cards tell flows apart by it.
+	Spread int
 	// Secured makes the sockets those of vnets with security: the raw one takes ESP instead of EtherIP and is there
-	// over IPv6, too, nobody answers echo, and there is one more socket per UDP socket, with a port of its own, to send by.
+	// over IPv6, too, and nobody answers echo.
 	Secured bool
 }
 
@@ -75,8 +78,7 @@ type Options struct {
 type Underlay struct {
 	options Options
 	udp     []*Socket
-	// spread are sockets to send by, each from another port: receivers and cards tell flows apart by it.
-	spread []*Socket
+	spread  [][]*Socket // by the number of the UDP socket
 	// listener is the socket that gets what is sent to the group; nil before Listen. The kernel dropped lost
 	// packets for those before it.
 	listener *Socket
@@ -110,6 +112,17 @@ func Open(o Options) (_ *Underlay, err error) {
 		}
 		u.udp = append(u.udp, s)
 	}
+	for range u.udp {
+		var sockets []*Socket
+		for range o.Spread {
+			s, err := openSending(o)
+			if err != nil {
+				return nil, fmt.Errorf("%s socket to send by: %w", o.Family, err)
+			}
+			sockets = append(sockets, s)
+		}
+		u.spread = append(u.spread, sockets)
+	}
 	if o.Secured {
 		return u, u.openSecured()
 	}
@@ -134,15 +147,6 @@ func (u *Underlay) openSecured() (err error) {
 	if u.etherip, err = openRaw(o, wire.ProtocolESP); err != nil {
 		return fmt.Errorf("raw socket for ESP: %w", err)
 	}
-	any := o
-	any.Port = 0
-	for range u.udp {
-		s, err := openUDP(any, netip.Addr{}, false)
-		if err != nil {
-			return fmt.Errorf("%s socket to send by: %w", o.Family, err)
-		}
-		u.spread = append(u.spread, s)
-	}
 	return nil
 }
 
@@ -154,8 +158,10 @@ func (u *Underlay) Close() {
 	for _, s := range u.udp {
 		s.Close()
 	}
-	for _, s := range u.spread {
-		s.Close()
+	for _, sockets := range u.spread {
+		for _, s := range sockets {
+			s.Close()
+		}
 	}
 	u.udp, u.spread, u.listener = nil, nil, nil
 	if u.etherip != nil {
@@ -200,15 +206,21 @@ func (u *Underlay) Listen(group netip.Addr) (now, before *Socket, err error) {
 // UDP returns the sockets that share the port.
 func (u *Underlay) UDP() []*Socket { return u.udp }
 
+// Spread returns the sockets beside a UDP socket, of that number, that packets are only sent by. What others send
+// to them is dropped.
+func (u *Underlay) Spread(number int) []*Socket {
+	if number >= len(u.spread) {
+		return nil
+	}
+	return u.spread[number]
+}
+
 // EtherIP returns the socket for EtherIP without UDP, nil over IPv6. Its packets carry the payload of
 // the IP packet; they have no ports.
 func (u *Underlay) EtherIP() *Socket { return u.etherip }
 
 // ESP returns the socket for ESP without UDP of a secured underlay, as EtherIP does.
 func (u *Underlay) ESP() *Socket { return u.etherip }
-
-// Spread returns sockets to send by from different ports, as many as UDP has; none but of a secured underlay.
-func (u *Underlay) Spread() []*Socket { return u.spread }
 
 // Echo returns the answerer of multicast echo, nil over IPv6.
 func (u *Underlay) Echo() *Echo { return u.echo }

@@ -86,6 +86,7 @@ type Dataplane struct {
 	IPv6            bool     `toml:"ipv6"`
 	Group6          string   `toml:"group6"`
 	Port            int64    `toml:"port"`
+	SourcePort      string   `toml:"source_port"`
 	TTL             int64    `toml:"ttl"`
 	MTU             int64    `toml:"mtu"`
 	MTUMode         string   `toml:"mtu_mode"`
