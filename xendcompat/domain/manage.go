@@ -541,6 +541,37 @@ func (m *Manager) detach(ctx context.Context, t target, kind, dev string, force 
 	})
 }
 
+// replace puts a device in the place of another of its kind, which is attached again if that fails.
+func (m *Manager) replace(ctx context.Context, t target, d DeviceConfig, dev string) error {
+	old := t.rec.Config
+	if err := m.detach(ctx, t, d.Kind, dev, false); err != nil {
+		return err
+	}
+	again := func() (err error) {
+		if t.mine {
+			t.rec, t.mine = m.store.get(t.rec.UUID)
+		}
+		if t.status != nil {
+			t.status, err = m.statusOf(ctx, t.rec.UUID)
+		}
+		return err
+	}
+	err := again()
+	if err == nil {
+		err = m.attach(ctx, t, d)
+	}
+	if err == nil {
+		return nil
+	}
+	for _, o := range old.AllDevices() {
+		name, _, _ := strings.Cut(o.Param("dev"), ":")
+		if o.Kind == d.Kind && name != "" && name == dev {
+			err = errors.Join(err, m.attach(ctx, t, o))
+		}
+	}
+	return err
+}
+
 // detachHalted takes a device out of the configuration of a domain that does not run; its devices count from 0.
 func (m *Manager) detachHalted(t target, kind, dev string) error {
 	c := &t.rec.Config

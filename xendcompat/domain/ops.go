@@ -180,10 +180,15 @@ func init() {
 			return m.attach(ctx, t, d)
 		}),
 		"device_configure": plain("", func(m *Manager, ctx context.Context, t target, p Params) error {
-			if _, err := deviceParam(p); err != nil {
+			d, err := deviceParam(p)
+			if err != nil {
 				return err
 			}
-			return &UnsupportedError{Toolstack: m.tool.Name(), Op: "device_configure", Use: "device_destroy and device_create"}
+			dev := p["dev"]
+			if dev == "" {
+				dev, _, _ = strings.Cut(d.Param("dev"), ":")
+			}
+			return m.replace(ctx, t, d, dev)
 		}),
 		"device_destroy": plain("xl network-detach", func(m *Manager, ctx context.Context, t target, p Params) error {
 			kind, err := p.text("type")

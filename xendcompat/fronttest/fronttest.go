@@ -38,8 +38,14 @@ type Daemon struct {
 }
 
 // New starts a service that runs until the test ends. With carry its data plane is on, and has the default
-// vnets; else there are devices only.
+// vnets; else there are devices only. Nothing runs domains.
 func New(t testing.TB, carry bool) *Daemon {
+	t.Helper()
+	return NewWith(t, carry, nil)
+}
+
+// NewWith is New with a toolstack that runs domains.
+func NewWith(t testing.TB, carry bool, tool domain.Toolstack) *Daemon {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -69,7 +75,11 @@ func New(t testing.TB, carry bool) *Daemon {
 	t.Cleanup(func() { require.NoError(t, reg.Close()) })
 
 	logFile := filepath.Join(dir, "xend.log")
-	o := service.Options{Registry: reg, Devices: &port.Maker{Host: host}, Domains: domain.NewManager(domain.Options{Log: log}),
+	bridges := &service.Bridges{Dir: filepath.Join(dir, "vnets.d")}
+	domains, err := domain.Open(domain.Options{Toolstack: tool, Dir: filepath.Join(dir, "domains"), Networks: bridges, Log: log})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, domains.Close()) })
+	o := service.Options{Registry: reg, Devices: &port.Maker{Host: host}, Domains: domains,
 		LogFile: func() string { return logFile }, Log: log}
 	if carry {
 		config := dataplane.DefaultConfig()
@@ -80,7 +90,9 @@ func New(t testing.TB, carry bool) *Daemon {
 		o.Engine, o.Settings.Defaults = engine, vnet.DefaultVnets()
 	}
 	svc := service.New(o)
+	bridges.Service = svc
 	run(t, svc)
+	run(t, domains)
 	return &Daemon{Service: svc, Host: host, Dir: dir, Log: log}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/xenvnet/xend/xendcompat/domain/domaintest"
 	"github.com/xenvnet/xend/xendcompat/fronttest"
 	"github.com/xenvnet/xend/xendcompat/httpx"
 	"github.com/xenvnet/xend/xendcompat/xmlrpc/codec"
@@ -33,6 +34,15 @@ func start(t testing.TB) (s *Server, unix, tcp string) {
 	d := fronttest.New(t, false)
 	s = New(d.Service, httpx.Options{Log: d.Log})
 	return s, d.Unix(t, s), d.TCP(t, s)
+}
+
+// startDomains runs a server with a toolstack that runs domains.
+func startDomains(t testing.TB) (tool *domaintest.Toolstack, s *Server, unix string) {
+	t.Helper()
+	tool = &domaintest.Toolstack{}
+	d := fronttest.NewWith(t, false, tool)
+	s = New(d.Service, httpx.Options{Log: d.Log})
+	return tool, s, d.Unix(t, s)
 }
 
 // body returns the body of a reply, whose header must be right.
@@ -70,26 +80,22 @@ func recordedMachine(t *testing.T, s *Server) {
 // Steps whose results are ours on purpose.
 var (
 	// machine are answers with facts of the machine: the same fields have values of the same types.
-	machine = map[string]bool{"014": true, "017": true}
-	// noDomains are operations on domains, which this daemon does not do.
-	noDomains = map[string]*Fault{
-		"018": {Code: FaultGeneric, Text: "xend does not manage domains: operation create is not supported; use xl create"},
-		"019": {Code: FaultNoDomain, Text: "vm1"},
-		"020": {Code: FaultNoDomain, Text: "vm1"},
-		"022": {Code: FaultNoDomain, Text: "vm1"},
-		"025": {Code: FaultNoDomain, Text: "vm1"},
-		"028": {Code: FaultNoDomain, Text: "vm1"},
-	}
+	machine = map[string]bool{"014": true, "017": true, "018": true, "025": true}
 )
 
 func TestXMVectors(t *testing.T) {
-	s, address, _ := start(t)
+	_, s, address := startDomains(t)
 	recordedMachine(t, s)
 	files, err := filepath.Glob("testdata/xm-4.1/*.req")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".req")
+		if name == "018" { // the recording's bridge was there by other means
+			again, err := os.ReadFile("testdata/xm-4.1/002.req")
+			require.NoError(t, err)
+			body(t, fronttest.Exchange(t, address, again))
+		}
 		t.Run(name, func(t *testing.T) {
 			request, err := os.ReadFile(file)
 			require.NoError(t, err)
@@ -99,8 +105,6 @@ func TestXMVectors(t *testing.T) {
 			reply := body(t, fronttest.Exchange(t, address, request))
 			got, gotErr := codec.DecodeResponse(reply)
 			switch {
-			case noDomains[name] != nil:
-				require.Equal(t, noDomains[name], gotErr)
 			case machine[name]:
 				require.NoError(t, gotErr)
 				sameTypes(t, want, got)
@@ -135,7 +139,8 @@ func fields(v any) map[string]any {
 	found := map[string]any{}
 	list, _ := v.([]any)
 	if len(list) == 2 {
-		if name, ok := list[0].(string); ok {
+		_, nested := list[1].([]any)
+		if name, ok := list[0].(string); ok && !nested {
 			found[name] = list[1]
 			return found
 		}
