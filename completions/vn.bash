@@ -96,6 +96,16 @@ _vn()
     stats)
         options='-a --all -l --long'
         ;;
+    key-generate)
+        ;;
+    key-status)
+        options='-l --long'
+        ;;
+    key-rotate)
+        options='-f --force'
+        kind=keyword
+        candidates='add use remove'
+        ;;
     mtu)
         options='-l --long'
         ;;
@@ -123,7 +133,7 @@ _vn()
         COMPREPLY=($(compgen -f -- "$cur"))
         return ;;
     command)
-        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats mtu insmod help' ;;
+        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats key-generate key-status key-rotate mtu insmod help' ;;
     vnet)
         candidates=$(_vn_vnet "${program[@]}" 2>/dev/null) ;;
     device)

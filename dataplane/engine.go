@@ -494,7 +494,7 @@ func (e *Engine) Reload(cfg Config) error {
 	needsRestart("port", cfg.Port != old.Port)
 	needsRestart("ipv6", cfg.IPv6 != old.IPv6)
 	needsRestart("workers", cfg.Workers != old.Workers)
-	cfg.Port, cfg.IPv6, cfg.Workers = old.Port, old.IPv6, old.Workers
+	cfg.Port, cfg.IPv6, cfg.Workers, cfg.Security = old.Port, old.IPv6, old.Workers, old.Security // whose change the daemon tells of
 	e.config = cfg
 
 	e.table.SetOptions(tableOptions(cfg))

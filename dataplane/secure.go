@@ -539,3 +539,11 @@ func (w *worker) protectedForward(b []byte, f wire.Forward, a arrival) {
 	}
 	w.protected(b, len(b)-len(f.Payload), netip.AddrPortFrom(a.from, 0), a, false)
 }
+
+// keyStatus is the state of the vnets with security.
+func (e *Engine) keyStatus() []esp.Status {
+	var list []esp.Status
+	e.secured.Vnets(func(v *esp.Vnet) { list = append(list, v.Status(e.now())) })
+	slices.SortFunc(list, func(a, b esp.Status) int { return a.ID.Compare(b.ID) })
+	return list
+}

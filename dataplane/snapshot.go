@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
@@ -41,6 +42,8 @@ type Snapshot struct {
 	Underlays []Underlay
 	// Tables are the settings and sizes of the VARP cache and the vif table.
 	Tables Tables
+	// Keys are the vnets with security, sorted by id.
+	Keys []esp.Status
 	// Drops has one element per reason, in a fixed order.
 	Drops []Drop
 	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
@@ -224,6 +227,7 @@ func (e *Engine) Snapshot() Snapshot {
 	for _, f := range e.underlays {
 		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
 	}
+	s.Keys = e.keyStatus()
 	s.Hosts = e.hostsLocked(s.Entries, now)
 	s.Paths = e.pathsLocked(s.Hosts)
 	return s

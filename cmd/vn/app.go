@@ -26,7 +26,8 @@ type app struct {
 	stdout  *bufio.Writer
 	stderr  io.Writer
 	table   *cli.Table
-	control *client.Control // set before a command runs
+	control *client.Control // set before a command runs, as paths
+	paths   paths.Paths
 }
 
 func newApp(stdout, stderr io.Writer) *app {
@@ -79,7 +80,7 @@ func (a *app) do(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	a.control = client.OpenControl(p)
+	a.paths, a.control = p, client.OpenControl(p)
 	return c.Run(ctx, in)
 }
 

@@ -7,6 +7,7 @@ func (a *app) commands() *cli.Table {
 	const (
 		vnets = "Vnets"
 		hosts = "Addresses and hosts"
+		keys  = "Keys of vnets with security"
 		host  = "This host"
 		help  = "Help"
 	)
@@ -105,6 +106,24 @@ func (a *app) commands() *cli.Table {
 					{Short: 'a', Long: "all", Help: "also the reasons that did not occur"},
 					long("as an S-expression"),
 				},
+			},
+			{
+				Name: "key-generate", Group: keys, Args: "[ID]", Max: 1, Run: a.keyGenerate,
+				Summary: "make the key of vnet ID, or the one for all vnets that have none of their own",
+				Details: []string{"Vnets with security auth or conf need one, the same on all hosts. A key that is there is never overwritten. " + vnetID},
+			},
+			{
+				Name: "key-status", Group: keys, Run: a.keyStatus,
+				Summary: "print with which keys vnets are protected, and which hosts take part",
+				Options: []cli.Option{long("as an S-expression")},
+			},
+			{
+				Name: "key-rotate", Group: keys, Args: "STEP [ID]", Min: 1, Max: 2, Run: a.keyRotate,
+				Kinds:   []cli.Kind{cli.Keyword},
+				Words:   []string{"add", "use", "remove"},
+				Summary: "change a key without loss, in the steps add, use and remove",
+				Details: []string{"Each step is done on all hosts before the next: it changes the key file of vnet ID, or the default one, and says what to do then."},
+				Options: []cli.Option{{Short: 'f', Long: "force", Help: "remove a key although hosts still send with it"}},
 			},
 			{
 				Name: "mtu", Group: host, Run: a.mtu,

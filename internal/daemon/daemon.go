@@ -24,6 +24,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/config"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/domain/lab"
+	"github.com/xenvnet/xend/xendcompat/keys"
 	"github.com/xenvnet/xend/xendcompat/registry"
 	"github.com/xenvnet/xend/xendcompat/service"
 )
@@ -177,6 +178,12 @@ func (d *Daemon) build() error {
 			return err
 		}
 		o.Engine = d.engine
+		source := keySource(d.cfg.KeyDir)
+		d.engine.SetKeySource(source)
+		o.CheckKey = func(id vnet.ID) error {
+			_, err := source(id)
+			return err
+		}
 	} else {
 		d.guards = dataplane.NewGuards(host, d.log, d.cfg.Dataplane.Port)
 		d.log.Info("data plane disabled by configuration: vnets get devices but no tunnel")
@@ -193,6 +200,17 @@ func blocked(host *hostnet.Host, bridges []string) (list []firewall.Blocked) {
 		return nil
 	})
 	return list
+}
+
+// keySource reads keys from the folder of the configuration.
+func keySource(dir string) dataplane.KeySource {
+	return func(id vnet.ID) (dataplane.KeySet, error) {
+		s, err := keys.Load(dir, id)
+		if errors.Is(err, keys.ErrNone) {
+			err = fmt.Errorf("%w: %w", dataplane.ErrNoKey, err)
+		}
+		return dataplane.KeySet{Secrets: s.Secrets, Send: s.Send}, err
+	}
 }
 
 func (d *Daemon) logPath() string {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 
 	"github.com/xenvnet/xend/xendcompat/config"
 )
@@ -25,7 +26,7 @@ func (d *Daemon) reload(ctx context.Context) {
 		if d.engine == nil {
 			return nil
 		}
-		return d.engine.Reload(cfg.Dataplane)
+		return errors.Join(d.engine.Reload(cfg.Dataplane), d.engine.ReloadKeys())
 	})
 	if err != nil {
 		d.log.Error("the data plane could not take over all of its configuration", "error", err)

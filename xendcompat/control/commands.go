@@ -33,6 +33,7 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"vn.stats":  prints(writeStats),
 	"vn.status": status,
 	"vn.mtu":    prints(writeMTU),
+	"vn.keys":   prints(writeKeys),
 }
 
 // silent makes a command of something that prints nothing.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
@@ -33,7 +34,9 @@ func failed(op string, err error) *Error {
 // held.
 func (s *Service) admit(c vnet.Config) error {
 	if c.Security != vnet.None {
-		return refuse(Unavailable, "security", "%s needs a key, and none is configured on this host", c.Security)
+		if err := s.checkKey(c); err != nil {
+			return err
+		}
 	}
 	if err := s.checkID(c); err != nil {
 		return err
@@ -42,6 +45,22 @@ func (s *Service) admit(c vnet.Config) error {
 		return err
 	}
 	return s.checkDevices(c)
+}
+
+// checkKey tells why a vnet with security cannot be.
+func (s *Service) checkKey(c vnet.Config) error {
+	if s.o.CheckKey == nil {
+		return refuse(Unavailable, "security", "%s needs a key, and none is configured on this host", c.Security)
+	}
+	err := s.o.CheckKey(c.ID)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, dataplane.ErrNoKey):
+		return refuse(Unavailable, "security", "%s needs a key, and none is configured on this host: "+
+			"'vn key-generate %s' makes one, or copy the folder of the keys of another host", c.Security, c.IDText)
+	}
+	return refuse(Unavailable, "security", "%s needs a key: %w", c.Security, err)
 }
 
 // there tells whether a persistent vnet is as c says; one that is not is an error.

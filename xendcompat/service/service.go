@@ -28,6 +28,9 @@ type Options struct {
 	Settings Settings
 	// Blocked tells which of the bridges have their frames dropped by the host's firewall; nil: nobody looks.
 	Blocked func(bridges ...string) []firewall.Blocked
+	// CheckKey tells why there is no key for a vnet with security: an error that is dataplane.ErrNoKey if there is none, or
+	// what is wrong with it. nil: there are no keys at all.
+	CheckKey func(id vnet.ID) error
 	// LogFile tells where the daemon's log is; "" if it goes to the journal.
 	LogFile func() string
 	Log     *slog.Logger

@@ -1,0 +1,50 @@
+package control
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/esp"
+	"github.com/xenvnet/xend/sxp"
+)
+
+// writeKeys writes, for each vnet with security, (keys (vnet ID) (security LEVEL) (epoch N) (age S) (packets N)
+// (key (kid K) (use send|open))… (sender (addr A)… (kid K) (epoch N) (age S) (echo S) (packets N))…
+// (refused (reason R) (packets N))…). Keys are named by their public names.
+func writeKeys(b *bytes.Buffer, s dataplane.Snapshot) {
+	for _, v := range s.Keys {
+		items := []sxp.Value{
+			sxp.Atom("keys"), sxp.Pair("vnet", v.ID.String()), sxp.Pair("security", v.Level.String()),
+			sxp.Pair("epoch", fmt.Sprint(v.Epoch)), sxp.Pair("age", fmt.Sprint(seconds(v.Age))), sxp.Pair("packets", fmt.Sprint(v.Packets)),
+		}
+		for _, k := range v.Keys {
+			use := "open"
+			if k.Sends {
+				use = "send"
+			}
+			items = append(items, sxp.List(sxp.Atom("key"), sxp.Pair("kid", fmt.Sprintf("%x", k.KID)), sxp.Pair("use", use)))
+		}
+		for _, x := range v.Senders {
+			f := []sxp.Value{sxp.Atom("sender")}
+			a := x.Addresses
+			if a.NAT.IsValid() {
+				f = append(f, sxp.Pair("addr", a.NAT.String()))
+			}
+			if a.Addr4.IsValid() {
+				f = append(f, sxp.Pair("addr", a.Addr4.String()))
+			}
+			if a.Addr6.IsValid() {
+				f = append(f, sxp.Pair("addr", a.Addr6.String()))
+			}
+			items = append(items, sxp.List(append(f, sxp.Pair("kid", fmt.Sprintf("%x", x.KID)), sxp.Pair("epoch", fmt.Sprint(x.Epoch)),
+				sxp.Pair("age", fmt.Sprint(seconds(x.Age))), sxp.Pair("echo", fmt.Sprint(seconds(x.Echo))), sxp.Pair("packets", fmt.Sprint(x.Packets)))...))
+		}
+		for r, n := range v.Refused {
+			if n > 0 {
+				items = append(items, sxp.List(sxp.Atom("refused"), sxp.Pair("reason", esp.Refusal(r).String()), sxp.Pair("packets", fmt.Sprint(n))))
+			}
+		}
+		writeForm(b, sxp.List(items...))
+	}
+}
