@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
@@ -167,10 +168,38 @@ func (e *Engine) tellLocked(key string) bool {
 	return true
 }
 
+// moveLog keeps moving MACs from filling the log: a domain can make as many as it likes.
+type moveLog struct {
+	since int64 // when the second began that is counted
+	told  int   // lines of it
+	more  int   // moves that got none
+}
+
+// movesTold is how many moves a second get a line.
+const movesTold = 10
+
+// tell tells whether a move gets a line of the log. How many got none is told once the second is over.
+func (m *moveLog) tell(now int64, log *slog.Logger) bool {
+	if now-m.since >= int64(time.Second) {
+		if m.more > 0 {
+			log.Info("more MACs moved", "moves", m.more)
+		}
+		*m = moveLog{since: now}
+	}
+	if m.told++; m.told > movesTold {
+		m.more++
+		return false
+	}
+	return true
+}
+
 // noticeLocked acts on a worker's word.
 func (e *Engine) noticeLocked(n notice) {
 	switch n.kind {
 	case noticeMoved:
+		if !e.moveLog.tell(e.now(), e.log) {
+			return
+		}
 		from, to := n.change.From.String(), n.addr.String()
 		if !n.change.From.IsValid() {
 			from = "this host"

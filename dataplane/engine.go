@@ -98,6 +98,7 @@ type Engine struct {
 	nextToken int32
 	nextSweep int64
 	mouth     speaker // of the cold side
+	moveLog   moveLog
 	limits    map[string]int64
 	// keys are those of the vnets with security, as they were read last; spoken is scratch memory.
 	keys   map[vnet.ID]KeySet

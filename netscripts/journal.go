@@ -117,6 +117,18 @@ func (j *journal) read() (entry, error) {
 	return e, nil
 }
 
+// sweep removes what scripts left that were killed while they wrote: renameio's temporary files. The lock of
+// the scripts is held, so nobody is writing one.
+func (j *journal) sweep() {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(j.path), "."+filepath.Base(j.path)+"[0-9]*"))
+	if err != nil {
+		return // the path has a bracket in it: they stay
+	}
+	for _, file := range left {
+		os.Remove(file)
+	}
+}
+
 // write makes e what the journal says, durably, or removes it if there is nothing to say.
 func (j *journal) write(e entry) error {
 	if len(e.Started) == 0 && e.Unfinished == nil {
@@ -133,6 +145,7 @@ func (j *journal) write(e entry) error {
 	if err := os.MkdirAll(filepath.Dir(j.path), 0o755); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
+	j.sweep()
 	if err := renameio.WriteFile(j.path, b, 0o600); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
