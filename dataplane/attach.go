@@ -75,7 +75,7 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 		e.log.Info("vnet is up", "vnet", c.IDText, "vnif", d.VnifName, "bridge", d.Bridge, "adopted", !d.Created)
 	}
 	e.kickSecurity()
-	e.claimLearned(c.ID)
+	e.learner.look(c.ID)
 	return nil
 }
 
@@ -259,7 +259,7 @@ func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
 			claim := !ev.Gone && e.joinedLocked(a, ev.Link.Master)
 			e.mu.Unlock()
 			if claim {
-				e.claimLearned(id)
+				e.learner.look(id)
 			}
 			return false
 		}

@@ -266,9 +266,6 @@ func (e *Engine) noticeLocked(n notice) {
 func (e *Engine) networkEvent(ev hostnet.Event) bool {
 	e.guards.event(ev)
 	switch ev := ev.(type) {
-	case hostnet.FDBEvent:
-		e.fdbEvent(ev)
-		return false
 	case hostnet.LinkEvent:
 		return e.linkEvent(ev)
 	case hostnet.ResyncEvent:
@@ -277,8 +274,7 @@ func (e *Engine) networkEvent(ev hostnet.Event) bool {
 	return true
 }
 
-// fdbEvent acts on a MAC that a bridge learned or forgot: a port that another program attached becomes
-// known so, also when its domain speaks to its neighbours only.
+// fdbEvent acts on a MAC that a bridge learned or forgot.
 func (e *Engine) fdbEvent(ev hostnet.FDBEvent) {
 	if ev.Entry.Local {
 		return
@@ -317,45 +313,6 @@ func (e *Engine) networkOnLocked(bridge int) *network {
 	return nil
 }
 
-// claimLearned takes over what a vnet's bridge knows already. It is not announced: others may know better
-// where a MAC went meanwhile, and where they don't, they still have the announces of before.
-func (e *Engine) claimLearned(id vnet.ID) {
-	bridgeOf := func() (*attachment, int) {
-		a := e.networks[id]
-		if a == nil || e.state != stateRunning {
-			return nil, 0
-		}
-		return a, a.bridge
-	}
-	e.mu.Lock()
-	_, bridge := bridgeOf()
-	e.mu.Unlock()
-	if bridge == 0 {
-		return
-	}
-	list, err := e.host.FDB(bridge)
-	if err != nil {
-		e.log.Debug("forwarding database cannot be listed", "vnet", id, "err", err)
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	a, now := bridgeOf()
-	if a == nil || now != bridge {
-		return // it went elsewhere meanwhile
-	}
-	at := e.now()
-	for _, f := range list {
-		key := varp.Key{Vnet: id, MAC: f.MAC}
-		if f.Local || f.Port == a.devices.VnifIndex {
-			continue
-		}
-		if _, known := e.table.Entry(key, at); !known {
-			e.table.Claim(key, at)
-		}
-	}
-}
-
 // resync looks at everything again, since events were lost.
 func (e *Engine) resync() {
 	e.mu.Lock()
@@ -386,6 +343,6 @@ func (e *Engine) resync() {
 			e.joinedLocked(a, vnif.Master)
 		}
 		e.mu.Unlock()
-		e.claimLearned(id)
+		e.learner.look(id)
 	}
 }

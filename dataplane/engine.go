@@ -69,6 +69,7 @@ type Engine struct {
 	echoStrangers strangers
 	deviceNames   deviceNames
 	guards        *Guards
+	learner       *learner
 	hosts         *hosts.Store
 	answers       *answerer
 	// nonce is that of this host's last probe; nil before the first.
@@ -144,6 +145,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	}
 	e.keys, e.secured, e.securityKick = map[vnet.ID]KeySet{}, esp.NewTable(nil), make(chan struct{}, 1)
 	e.mouth = newSpeaker(e, 0, cfg.workers())
+	e.learner = newLearner(e)
 	e.guards = newGuards(h, log, cfg.Port, &e.deviceNames, func() map[int]struct{} { return e.view.Load().devices })
 	e.peers.configure(cfg.Peers, cfg.Port)
 	e.replicas = newReplicas(cfg.Replicate, cfg.Port, nil)
@@ -179,6 +181,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
+	learned, err := e.learner.open(ctx)
+	if err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
+	defer e.learner.close()
 	defer e.close()
 	if err := e.open(); err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -200,6 +207,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	group.Go(func() error { return e.control(ctx, watch) })
 	group.Go(func() error { return e.resolve(ctx) })
 	group.Go(func() error { return e.guards.run(ctx) })
+	group.Go(func() error { return e.learner.run(ctx, learned) })
 	close(e.ready)
 	<-ctx.Done()
 	for _, w := range e.workers {

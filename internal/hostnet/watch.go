@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Event is something that happened to the network: LinkEvent, AddressEvent, RouteEvent, FDBEvent or
-// ResyncEvent.
+// Event is something that happened to the network: LinkEvent, AddressEvent, RouteEvent or ResyncEvent from Watch,
+// FDBEvent or ResyncEvent from WatchFDB.
 type Event interface{ event() }
 
 // LinkEvent is a device that appeared, changed or vanished.
@@ -58,8 +58,28 @@ const (
 // slow loses events, and is told by a ResyncEvent.
 func (h *Host) Watch(ctx context.Context) (<-chan Event, error) { return h.watch(ctx, watchBuffer) }
 
+// WatchFDB is Watch for the forwarding databases of bridges. Whoever sends frames to a bridge makes such events, as
+// many as he likes: they do not come in the way of others.
+func (h *Host) WatchFDB(ctx context.Context) (<-chan Event, error) {
+	return h.subscribe(ctx, &watcher{buffer: watchBuffer, groups: []uint32{unix.RTNLGRP_NEIGH}, filter: onlyBridges})
+}
+
 func (h *Host) watch(ctx context.Context, buffer int) (<-chan Event, error) {
-	w := &watcher{host: h, buffer: buffer, events: make(chan Event, watchQueue)}
+	return h.subscribe(ctx, &watcher{buffer: buffer, groups: []uint32{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	}})
+}
+
+// onlyBridges keeps the neighbours of IPv4 and IPv6 out of a subscription: ndm_family is not AF_BRIDGE.
+var onlyBridges = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: unix.SizeofNlMsghdr},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.AF_BRIDGE, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 18},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+func (h *Host) subscribe(ctx context.Context, w *watcher) (<-chan Event, error) {
+	w.host, w.events = h, make(chan Event, watchQueue)
 	if err := w.open(); err != nil {
 		return nil, wrap("watch", "network", err)
 	}
@@ -99,6 +119,8 @@ func (h *Host) AwaitRunning(ctx context.Context, index int) error {
 type watcher struct {
 	host   *Host
 	buffer int      // of the socket, in bytes
+	groups []uint32 // RTNLGRP_
+	filter []unix.SockFilter
 	file   *os.File // the subscription
 	events chan Event
 }
@@ -112,11 +134,15 @@ func (w *watcher) open() error {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, w.buffer) != nil {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, w.buffer) // not root: as much as may be
 		}
+		if len(w.filter) > 0 {
+			program := unix.SockFprog{Len: uint16(len(w.filter)), Filter: &w.filter[0]}
+			if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+				unix.Close(fd)
+				return os.NewSyscallError("attach filter", err)
+			}
+		}
 		var groups uint32
-		for _, g := range []uint32{
-			unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-		} {
+		for _, g := range w.groups {
 			groups |= 1 << (g - 1)
 		}
 		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {

@@ -42,10 +42,12 @@ func TestWatch(t *testing.T) {
 	await(t, events, "joining", func(e LinkEvent) bool { return e.Link.Index == a.Index && e.Link.Master == br.Index })
 
 	e := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Port: a.Index, Bridge: br.Index}
+	fdb, err := h.WatchFDB(ctx)
+	require.NoError(t, err)
 	require.NoError(t, h.EnsureFDB(e))
-	await(t, events, "learning", func(ev FDBEvent) bool { return ev.Entry == e && !ev.Gone })
+	await(t, fdb, "learning", func(ev FDBEvent) bool { return ev.Entry == e && !ev.Gone })
 	require.NoError(t, h.DeleteFDB(e))
-	await(t, events, "forgetting", func(ev FDBEvent) bool { return ev.Entry.MAC == e.MAC && ev.Gone })
+	await(t, fdb, "forgetting", func(ev FDBEvent) bool { return ev.Entry.MAC == e.MAC && ev.Gone })
 
 	addr := Address{Index: br.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}
 	require.NoError(t, h.EnsureAddress(addr))
@@ -70,6 +72,9 @@ func TestWatch(t *testing.T) {
 
 	cancel()
 	for range events { // closed at the end
+	}
+	for ev := range fdb { // nothing of IPv4's and IPv6's neighbours
+		require.IsType(t, FDBEvent{}, ev)
 	}
 }
 
