@@ -398,7 +398,7 @@ func TestUnderlayBecomesBridge(t *testing.T) {
 	}
 	arrives()
 	for _, command := range []string{
-		"ip link add xenbr0 type bridge forward_delay 0 && ip link set xenbr0 address $(cat /sys/class/net/eth0/address) up",
+		fmt.Sprintf("ip link add xenbr0 type bridge forward_delay 0 && ip link set xenbr0 address %s up", a.Uplink().MAC),
 		fmt.Sprintf("ip addr flush dev eth0 && ip link set eth0 master xenbr0 && ip addr add %s dev xenbr0 && ip route add default via %s",
 			a.Uplink().Addr4, s.Gateway4),
 	} {

@@ -1,7 +1,9 @@
 package port
 
 import (
+	"bytes"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -42,6 +44,8 @@ func (w *work) build() error {
 		{"bridge", w.makeBridge},
 		{"bridge mark", w.markBridge},
 		{"bridge quiet", w.quietBridge},
+		{"bridge identity", w.keepIdentity},
+		{"bridge settings", w.setBridge},
 		{"bridge guard", w.guardBridge},
 		{"bridge name", w.nameBridge},
 		{"bridge up", w.raiseBridge},
@@ -85,7 +89,9 @@ func (w *work) makeBridge() error {
 	if w.spec.Bridge == "" || w.bridge.Index != 0 {
 		return nil
 	}
-	b, err := w.host.CreateBridge(hostnet.Bridge{Name: newBridgeName(w.spec.ID), MTU: w.spec.MTU, Group: Group})
+	b, err := w.host.CreateBridge(hostnet.Bridge{
+		Name: newBridgeName(w.spec.ID), MAC: randomMAC(), MTU: w.spec.MTU, Group: Group, BridgeSettings: w.settings(),
+	})
 	if err != nil {
 		return err
 	}
@@ -100,6 +106,48 @@ func (w *work) markBridge() error {
 		return nil
 	}
 	return w.mark(&w.bridge)
+}
+
+// maxLearned is how many MACs a bridge learns, those behind the tunnel with them: some switches' worth. Those of more
+// are flooded. Without a bound a domain that sends from random MACs fills the kernel's memory.
+const maxLearned = 16384
+
+func (w *work) settings() hostnet.BridgeSettings {
+	return hostnet.BridgeSettings{ForwardMask: w.spec.ForwardMask, MaxLearned: maxLearned}
+}
+
+// keepIdentity has a bridge that an earlier release made keep its MAC and its MTU whatever its ports have: only one
+// whose MAC is the kernel's choice has a port's.
+func (w *work) keepIdentity() error {
+	if !w.bridgeOurs || w.newBridge {
+		return nil
+	}
+	ports, err := w.host.Ports(w.bridge.Index)
+	if err != nil {
+		return err
+	}
+	chosen := slices.ContainsFunc(ports, func(p hostnet.Link) bool { return bytes.Equal(p.MAC, w.bridge.MAC) })
+	if !chosen {
+		return nil
+	}
+	w.bridge.MTU = w.spec.MTU
+	return errors.Join(w.host.SetHardwareAddr(w.bridge.Index, w.bridge.MAC), w.host.PinMTU(w.bridge.Index, w.spec.MTU))
+}
+
+// setBridge puts right what may have been changed of a bridge.
+func (w *work) setBridge() error {
+	if !w.bridgeOurs || w.newBridge {
+		return nil
+	}
+	d, err := w.host.Detail(w.bridge.Index)
+	if err != nil {
+		return err
+	}
+	want := w.settings()
+	if d.ForwardMask == want.ForwardMask && (d.MaxLearned == want.MaxLearned || !d.BoundsLearned) {
+		return nil
+	}
+	return w.host.SetBridge(w.bridge.Index, want)
 }
 
 // quietBridge keeps the host's IPv6 off a new bridge, and its answers to ARP for addresses that it has elsewhere: an

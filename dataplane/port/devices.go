@@ -17,6 +17,8 @@ type Spec struct {
 	Bridge string // name of the bridge that the vnif is a port of; "": none, as for the default vnets
 	Vnetif string // name of the vnif
 	MTU    int    // of the vnif, and the bridge if xend makes it, in bytes; 0: DefaultMTU
+	// ForwardMask is hostnet.BridgeSettings.ForwardMask of the bridge if xend makes it.
+	ForwardMask uint16
 }
 
 // Devices are a vnet's devices as Ensure left them.

@@ -3,6 +3,8 @@ package port
 import (
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -496,5 +498,95 @@ func BenchmarkEnsure(b *testing.B) {
 		text := fmt.Sprintf("%x", 0x100+i)
 		_, err := Ensure(h, Spec{ID: id(b, text), Bridge: "vnet" + text, Vnetif: "vnif" + text})
 		require.NoError(b, err)
+	}
+}
+
+// A bridge keeps its MAC and its MTU when ports come and go, also one that an earlier release made, where both were the
+// kernel's choice; and it is bounded.
+func TestBridgeIdentity(t *testing.T) {
+	for _, earlier := range []bool{false, true} {
+		t.Run(fmt.Sprintf("of an earlier release: %v", earlier), func(t *testing.T) {
+			h := newHost(t)
+			if earlier {
+				b, err := h.CreateBridge(hostnet.Bridge{Name: "vnet97", Group: Group})
+				require.NoError(t, err)
+				require.NoError(t, h.SetAlias(b.Index, Alias(id(t, "97"))))
+				addPort(t, h, "before", net.HardwareAddr{4, 0, 0, 0, 0, 9}, 1500, b.Index)
+				_, err = Ensure(h, spec97(t))
+				require.NoError(t, err)
+			}
+			d, err := Ensure(h, spec97(t))
+			require.NoError(t, err)
+			before := link(t, h, "vnet97")
+			same := func() {
+				t.Helper()
+				now := link(t, h, "vnet97")
+				require.Equal(t, before.MAC, now.MAC)
+				require.Equal(t, 1500, now.MTU)
+			}
+			low := addPort(t, h, "low", net.HardwareAddr{2, 0, 0, 0, 0, 1}, 1300, d.BridgeIndex)
+			same()
+			require.NoError(t, h.Delete(low.Index))
+			same()
+			large := addPort(t, h, "large", net.HardwareAddr{2, 0, 0, 0, 0, 2}, 9000, d.BridgeIndex)
+			require.NoError(t, h.SetMaster(d.VnifIndex, 0))
+			same()
+			require.NoError(t, h.Delete(large.Index))
+			same()
+			// What somebody changed is mended.
+			require.NoError(t, h.SetMTU(d.BridgeIndex, 1400))
+			s := spec97(t)
+			s.ForwardMask = 0x4008
+			_, err = Ensure(h, s)
+			require.NoError(t, err)
+			same()
+			detail, err := h.Detail(d.BridgeIndex)
+			require.NoError(t, err)
+			require.EqualValues(t, 0x4008, detail.ForwardMask)
+			require.True(t, !detail.BoundsLearned || detail.MaxLearned == maxLearned)
+		})
+	}
+}
+
+func addPort(t *testing.T, h *hostnet.Host, name string, mac net.HardwareAddr, mtu, bridge int) hostnet.Link {
+	t.Helper()
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: name, Peer: name + "p", MAC: mac, MTU: mtu}))
+	l := link(t, h, name)
+	require.NoError(t, h.SetMaster(l.Index, bridge))
+	require.NoError(t, h.SetUp(l.Index))
+	return l
+}
+
+// A new bridge is quiet: no IPv6, no answers to ARP for other devices' addresses, no routers, nothing for the host; so
+// is a vnif without a bridge. What an administrator changes of that stays.
+func TestQuiet(t *testing.T) {
+	h := newHost(t)
+	_, err := Ensure(h, spec97(t))
+	require.NoError(t, err)
+	other := Spec{ID: id(t, "2"), Vnetif: "vnif0002"}
+	_, err = Ensure(h, other)
+	require.NoError(t, err)
+	for _, device := range []string{"vnet97", "vnif0002", "vnif97"} {
+		for setting, want := range map[string]string{"ipv6 disable_ipv6": "1", "ipv6 accept_ra": "0", "ipv4 arp_ignore": "1"} {
+			family, name, _ := strings.Cut(setting, " ")
+			v, err := h.Sysctl("net", family, "conf", device, name)
+			require.NoError(t, err)
+			require.Equal(t, want, v, "%s %s", device, setting)
+		}
+		guard, err := h.GuardOf(link(t, h, device).Index)
+		require.NoError(t, err)
+		require.Equal(t, device != "vnif97", guard == "1_closed", device)
+	}
+	for _, device := range []string{"vnet97", "vnif0002"} {
+		require.NoError(t, h.SetSysctl("0", "net", "ipv6", "conf", device, "disable_ipv6"))
+	}
+	for _, s := range []Spec{spec97(t), other} {
+		_, err := Ensure(h, s)
+		require.NoError(t, err)
+	}
+	for _, device := range []string{"vnet97", "vnif0002"} {
+		v, err := h.Sysctl("net", "ipv6", "conf", device, "disable_ipv6")
+		require.NoError(t, err)
+		require.Equal(t, "0", v, device)
 	}
 }

@@ -89,6 +89,7 @@ type Dataplane struct {
 	SourcePort      string   `toml:"source_port"`
 	TTL             int64    `toml:"ttl"`
 	MTU             int64    `toml:"mtu"`
+	GroupFwdMask    int64    `toml:"group_fwd_mask"`
 	MTUMode         string   `toml:"mtu_mode"`
 	ClampMSS        bool     `toml:"clamp_mss"`
 	Encapsulation   string   `toml:"encapsulation"`

@@ -223,7 +223,7 @@ func (d *Daemon) logPath() string {
 // settings are what a configuration says about vnets. On a host whose data plane is off there are no default
 // vnets: nobody could use them.
 func settings(cfg *config.Config, carry bool) service.Settings {
-	s := service.Settings{MTU: cfg.MTU}
+	s := service.Settings{MTU: cfg.MTU, ForwardMask: cfg.ForwardMask}
 	if carry && cfg.DefaultVnets {
 		s.Defaults = vnet.DefaultVnets()
 	}

@@ -18,6 +18,42 @@ type Bridge struct {
 	// Snooping leaves IGMP and MLD snooping as the kernel has it (on); false floods multicast to
 	// every port.
 	Snooping bool
+	BridgeSettings
+}
+
+// BridgeSettings are what can be changed of a bridge at any time.
+type BridgeSettings struct {
+	// ForwardMask has a bit for each of the groups 01:80:c2:00:00:00 to …0f that the bridge forwards, though they
+	// are for neighbours only: bit 14 LLDP, bit 3 802.1X. Bits 0 to 2 cannot be set.
+	ForwardMask uint16
+	// MaxLearned bounds the entries that the bridge learns; 0: nothing does. Linux 6.7; earlier ones ignore it.
+	MaxLearned uint32
+}
+
+func (s BridgeSettings) add(data *nl.RtAttr) {
+	data.AddRtAttr(unix.IFLA_BR_GROUP_FWD_MASK, nl.Uint16Attr(s.ForwardMask))
+	data.AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(s.MaxLearned))
+}
+
+// SetBridge changes the settings of a bridge.
+func (h *Host) SetBridge(index int, s BridgeSettings) error {
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	s.add(info.AddRtAttr(unix.IFLA_INFO_DATA, nil))
+	return h.wrapDevice("set bridge", index, h.change(unix.RTM_NEWLINK, 0, ifinfo(index), info))
+}
+
+// PinMTU sets a bridge's MTU so that it stays when ports come and go, also where it is that already: the kernel
+// takes only a change for somebody's wish (BROPT_MTU_SET_BY_USER).
+func (h *Host) PinMTU(index, mtu int) error {
+	l, err := h.LinkByIndex(index)
+	if err == nil && l.MTU == mtu {
+		err = h.SetMTU(index, mtu-1)
+	}
+	if err != nil {
+		return err
+	}
+	return h.SetMTU(index, mtu)
 }
 
 // CreateBridge makes a bridge with STP off and forward delay 0, down. ErrExists if the name is taken.
@@ -37,6 +73,7 @@ func (h *Host) CreateBridge(b Bridge) (Link, error) {
 	if !b.Snooping {
 		data.AddRtAttr(nl.IFLA_BR_MCAST_SNOOPING, nl.Uint8Attr(0))
 	}
+	b.add(data)
 	parts = append(parts, info)
 	if err := h.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, parts...); err != nil {
 		return Link{}, needs(wrap("create bridge", b.Name, err), "bridge", "CONFIG_BRIDGE (modprobe bridge)")
@@ -45,9 +82,8 @@ func (h *Host) CreateBridge(b Bridge) (Link, error) {
 	if err != nil {
 		return Link{}, err
 	}
-	// Set after creation, so that the bridge keeps it when ports come: BROPT_MTU_SET_BY_USER.
 	if b.MTU != 0 {
-		if err := h.SetMTU(l.Index, b.MTU); err != nil {
+		if err := h.PinMTU(l.Index, b.MTU); err != nil {
 			return Link{}, errors.Join(err, h.Delete(l.Index))
 		}
 		l.MTU = b.MTU

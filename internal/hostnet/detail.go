@@ -15,6 +15,8 @@ type Detail struct {
 	// its bridge id.
 	STP      bool
 	Priority uint16
+	BridgeSettings
+	BoundsLearned bool // the kernel knows MaxLearned
 }
 
 // Counters count since the device was made: struct rtnl_link_stats64.
@@ -51,6 +53,10 @@ func (h *Host) Detail(index int) (Detail, error) {
 						d.STP = number(v) != 0
 					case kind == unix.IFLA_BR_PRIORITY && len(v) >= 2:
 						d.Priority = binary.NativeEndian.Uint16(v)
+					case kind == unix.IFLA_BR_GROUP_FWD_MASK && len(v) >= 2:
+						d.ForwardMask = binary.NativeEndian.Uint16(v)
+					case kind == unix.IFLA_BR_FDB_MAX_LEARNED:
+						d.MaxLearned, d.BoundsLearned = number(v), true
 					}
 				})
 			})

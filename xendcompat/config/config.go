@@ -74,6 +74,8 @@ type Config struct {
 
 	// Carry is the key enabled of [dataplane]: false leaves vnets bridges and interfaces of this host alone.
 	Carry bool
+	// ForwardMask is the key group_fwd_mask: service.Settings.ForwardMask.
+	ForwardMask uint16
 	// DefaultVnets has the vnets 2 to 4 exist without being created.
 	DefaultVnets bool
 	// MTU is that of vnifs, and of bridges that xend makes, in bytes without the Ethernet header.

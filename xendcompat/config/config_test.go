@@ -249,7 +249,7 @@ func TestNeedRestart(t *testing.T) {
 
 // TestEveryFieldOfTheDataPlane has a key: a new field needs one.
 func TestEveryFieldOfTheDataPlane(t *testing.T) {
-	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField()+2, reflect.TypeFor[conffile.Dataplane]().NumField())
+	require.Equal(t, reflect.TypeFor[dataplane.Config]().NumField()+3, reflect.TypeFor[conffile.Dataplane]().NumField())
 }
 
 // keys lists "table.key" of every key that vnet.toml may have.

@@ -64,6 +64,7 @@ func (c *Config) fileOf() conffile.Vnet {
 			SourcePort:      string(d.SourcePort),
 			TTL:             int64(d.TTL),
 			MTU:             int64(c.MTU),
+			GroupFwdMask:    int64(c.ForwardMask),
 			MTUMode:         string(d.MTUMode),
 			ClampMSS:        d.ClampMSS,
 			Encapsulation:   string(d.Encapsulation),
@@ -246,6 +247,10 @@ func (v *validator) dataplane(t conffile.Dataplane, s conffile.Security) {
 			Encapsulation: dataplane.SecurityEncapsulation(s.Encapsulation),
 			NAT:           s.NAT,
 		},
+	}
+	v.c.ForwardMask = uint16(v.number("[dataplane] group_fwd_mask", t.GroupFwdMask, 0, 0xffff))
+	if v.c.ForwardMask&7 != 0 {
+		v.failf("[dataplane] group_fwd_mask %#x: bits 0 to 2 are STP's, PAUSE's and LACP's, which no bridge of Linux forwards", v.c.ForwardMask)
 	}
 	v.c.Carry, v.c.DefaultVnets, v.c.MTU, v.c.Dataplane = t.Enabled, t.DefaultVnets, int(t.MTU), d
 	if len(v.errs) > 0 {

@@ -89,7 +89,7 @@ func (s *Service) setOthers(list []Vnet) {
 
 // spec says which devices a vnet wants. changing is held.
 func (s *Service) spec(c vnet.Config) port.Spec {
-	return port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: s.settings.MTU}
+	return port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: s.settings.MTU, ForwardMask: s.settings.ForwardMask}
 }
 
 // bringUp makes a vnet's devices be as they should, and has the engine carry its frames. What is there already
@@ -139,6 +139,9 @@ type Settings struct {
 	Defaults []vnet.Config
 	// MTU is that of vnifs, and of bridges that xend makes, in bytes; 0: port.DefaultMTU.
 	MTU int
+	// ForwardMask says which frames between neighbours bridges that xend makes forward:
+	// hostnet.BridgeSettings.ForwardMask.
+	ForwardMask uint16
 }
 
 // Reconfigure has apply change the engine's configuration, and then takes other settings over. No vnet is
@@ -150,7 +153,6 @@ func (s *Service) Reconfigure(ctx context.Context, n Settings, apply func() erro
 	}
 	defer end()
 	errs := []error{apply()}
-	old := s.settings
 	s.settings = n
 	var others []Vnet
 	for _, v := range s.others {
@@ -166,13 +168,9 @@ func (s *Service) Reconfigure(ctx context.Context, n Settings, apply func() erro
 		}
 	}
 	s.setOthers(append(others, defaults(n)...))
-	if n.MTU == old.MTU && len(n.Defaults) == len(old.Defaults) {
-		return errors.Join(errs...)
-	}
+	// All of them: what somebody changed of a vnet's devices is mended, too.
 	for _, v := range s.all() {
-		if v.Lifetime == Default || n.MTU != old.MTU {
-			errs = append(errs, s.bringUp(v.Config))
-		}
+		errs = append(errs, s.bringUp(v.Config))
 	}
 	return errors.Join(errs...)
 }
