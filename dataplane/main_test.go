@@ -83,9 +83,16 @@ type testHost struct {
 // startEngine runs an engine on a host until the test ends or stop is called.
 func startEngine(t testing.TB, h *lab.Host, cfg Config) *testHost {
 	t.Helper()
+	return startEngineWith(t, h, cfg, func(*Engine) {})
+}
+
+// startEngineWith is startEngine for an engine that is changed before it runs.
+func startEngineWith(t testing.TB, h *lab.Host, cfg Config, change func(*Engine)) *testHost {
+	t.Helper()
 	log := &testLog{t: t, name: h.Name}
 	e, err := New(cfg, h.Net, loggerTo(log))
 	require.NoError(t, err)
+	change(e)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
