@@ -1,6 +1,7 @@
 package netscripts
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/firewall"
 )
 
 // iptables runs commands of iptables, a line each.
@@ -58,6 +61,58 @@ func TestAddressesDoNotRestrict(t *testing.T) {
 	x.toml("")
 	require.Equal(t, result{}, x.vif("online", "ip=192.0.2.11", "bridge=xenbr0"))
 	require.Empty(t, x.nft())
+}
+
+// A vnet's bridge whose frames a firewall drops is found, with a cure that cures.
+func TestBlockedBridge(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.IP("link add vnet97 type bridge\nlink set vnet97 up")
+	var domains []*host
+	for i := 1; i <= 2; i++ {
+		h.IP(fmt.Sprintf("link add vif%[1]d.0 type veth peer name dom%[1]d\nlink set vif%[1]d.0 master vnet97\nlink set vif%[1]d.0 up", i))
+		domains = append(domains, newDomain(t, h, fmt.Sprintf("dom%d", i), fmt.Sprintf("10.9.0.%d/24", i)))
+	}
+	ping := func() error {
+		_, err := domains[0].Output(exec.Command("ping", "-c", "1", "-W", "2", "10.9.0.2"))
+		return err
+	}
+	blocked := func() (list []firewall.Blocked) {
+		require.NoError(t, h.Do(func() error {
+			list = (&firewall.Firewall{}).Blocked("vnet97")
+			return nil
+		}))
+		return list
+	}
+	h.eventually(func() bool { return ping() == nil })
+	require.Empty(t, blocked())
+	h.likeDocker()
+	require.Error(t, ping())
+	list := blocked()
+	require.Len(t, list, 2, "a family each")
+	require.Equal(t, "IPv4 packets on the bridge vnet97 are dropped by iptables FORWARD (policy DROP)", list[0].String())
+	require.Equal(t, "[scripts] accept_bridges = true in vnet.toml, or: iptables -I DOCKER-USER -i vnet97 -o vnet97 -j ACCEPT", list[0].Advice())
+	require.Equal(t, "ip6tables -I FORWARD -i vnet97 -o vnet97 -j ACCEPT", list[1].Cure)
+	h.iptables(list[0].Cure + "\n" + list[1].Cure)
+	require.NoError(t, ping())
+	require.Empty(t, blocked())
+
+	h.nftables("table inet strict {\n chain pass {\n type filter hook forward priority 0; policy drop;\n }\n}\n")
+	require.Error(t, ping())
+	list = blocked()
+	require.Len(t, list, 1)
+	require.Equal(t, "frames on the bridge vnet97 are dropped by the nftables chain inet strict pass (policy drop)", list[0].String())
+	out, err := h.Output(exec.Command("sh", "-c", list[0].Cure))
+	require.NoError(t, err, out)
+	require.NoError(t, ping())
+	require.Empty(t, blocked())
+
+	for _, name := range []string{"iptables", "ip6tables"} {
+		h.Sysctl("bridge/bridge-nf-call-"+name, "0")
+	}
+	h.iptables("iptables -F DOCKER-USER")
+	require.NoError(t, ping())
+	require.Empty(t, blocked(), "nothing of it reaches iptables")
 }
 
 // Where the firewall drops what bridges forward, ip= has its addresses pass, in the chain that drops.

@@ -57,6 +57,7 @@ type Daemon struct {
 	domains  *domain.Manager
 	lab      *lab.Toolstack // nil but where it runs the domains
 	svc      *service.Service
+	firewall *firewallWatch
 	registry *registry.Registry
 	closers  []func()
 }
@@ -190,6 +191,10 @@ func (d *Daemon) build() error {
 	}
 	d.svc = service.New(o)
 	bridges.Service = d.svc
+	d.firewall = &firewallWatch{
+		bridges: d.svc.Bridges, do: host.Do, accept: d.cfg.AcceptBridges, off: d.cfg.BridgeNetfilterOff,
+		proc: "/proc", log: d.log, ready: make(chan struct{}),
+	}
 	return nil
 }
 
@@ -278,7 +283,7 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 			if err := d.ready(); err != nil {
 				cancel(err)
 			}
-		}, carriers, []task{d.svc}, []task{d.domains}, append(fronts, signals))
+		}, carriers, []task{d.svc}, []task{d.domains}, append(fronts, signals, d.firewall))
 	}()
 	select {
 	case err = <-done:

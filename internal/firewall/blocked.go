@@ -24,6 +24,14 @@ func (b Blocked) String() string {
 	return fmt.Sprintf("%s on the bridge %s are dropped by %s", what, b.Bridge, b.Chain)
 }
 
+// Advice is the cure, and the option that has xend do it for iptables.
+func (b Blocked) Advice() string {
+	if strings.HasPrefix(b.Cure, "nft ") {
+		return b.Cure
+	}
+	return "[scripts] accept_bridges = true in vnet.toml, or: " + b.Cure
+}
+
 // AcceptBridge are the rules that accept all that a bridge forwards between its ports.
 func AcceptBridge(bridge string) []Rule {
 	match := []string{"-i", bridge, "-o", bridge}
@@ -160,14 +168,14 @@ func blockedByNFT(bridges []string) []Blocked {
 		if err != nil {
 			continue
 		}
-		match := `iifname "%[1]s" oifname "%[1]s"`
+		match := func(bridge string) string { return "iifname " + bridge + " oifname " + bridge }
 		if table == "bridge" {
-			match = `meta ibrname "%[1]s"`
+			match = func(bridge string) string { return "meta ibrname " + bridge }
 		}
 		for _, bridge := range bridges {
 			if !slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return names(r, bridge) }) {
 				blocked = append(blocked, Blocked{bridge, family, fmt.Sprintf("the nftables chain %s %s %s (policy drop)", table, c.Table.Name, c.Name),
-					fmt.Sprintf("nft insert rule %s %s %s "+match+" accept", table, c.Table.Name, c.Name, bridge)})
+					fmt.Sprintf("nft insert rule %s %s %s %s accept", table, c.Table.Name, c.Name, match(bridge))})
 			}
 		}
 	}

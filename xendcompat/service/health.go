@@ -68,6 +68,13 @@ func (s *Service) Health(context.Context) Health {
 	return f.health()
 }
 
+// Bridges are those of all vnets, by name.
+func (s *Service) Bridges() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return bridgesOf(s.all())
+}
+
 func bridgesOf(vnets []Vnet) []string {
 	var names []string
 	for _, v := range vnets {
@@ -130,7 +137,7 @@ func (f *findings) health() Health {
 		add(Degraded, "file "+name, "it is in the state directory; the log says why", "cannot be read and was set aside")
 	}
 	for _, b := range f.blocked {
-		add(Degraded, "bridge "+b.Bridge, b.Cure, "%s", b)
+		add(Degraded, "bridge "+b.Bridge, b.Advice(), "%s", b)
 	}
 	for _, r := range f.snapshot.Replicate {
 		if r.Problem != "" {
