@@ -16,8 +16,8 @@ import (
 	"github.com/xenvnet/xend/internal/lab"
 )
 
-// handDriven is an engine with one worker that the test itself drives, with vnet 97 on it.
-func handDriven(t testing.TB, cfg Config) (*Engine, *worker, *network, *lab.Host, *lab.Switch) {
+// handDrivenLab is an engine with one worker that the test itself drives, with vnet 97 on it.
+func handDrivenLab(t testing.TB, cfg Config) (*Engine, *worker, *network, *lab.Host, *lab.Switch) {
 	t.Helper()
 	l := lab.New(t)
 	s, err := l.Switch("lan", 0)
@@ -41,7 +41,7 @@ func TestAllocations(t *testing.T) {
 	cfg := testConfig()
 	cfg.Peers = []Peer{{Addr: "10.9.1.200"}}
 	cfg.BUMRate = 1 << 30
-	e, w, n, _, s := handDriven(t, cfg)
+	e, w, n, _, s := handDrivenLab(t, cfg)
 	o, err := s.Host("B") // where nobody listens: that would allocate
 	require.NoError(t, err)
 	known := varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(9))}
@@ -87,7 +87,7 @@ func TestAllocations(t *testing.T) {
 
 // Nor by what receives.
 func TestReceiveAllocations(t *testing.T) {
-	e, w, n, h, s := handDriven(t, testConfig())
+	e, w, n, h, s := handDrivenLab(t, testConfig())
 	o := newOriginal(t, s, "original")
 	d, err := h.Domain(lab.DomainSpec{Name: "d", Vif: "vif1.0", Bridge: "vnet97", MAC: domainMAC(1),
 		Addrs: []netip.Prefix{netip.MustParsePrefix("10.97.0.1/16")}})
@@ -102,7 +102,7 @@ func TestReceiveAllocations(t *testing.T) {
 	share := &n.shares[0]
 	for name, from := range map[string]struct{ send, receive func() }{
 		"UDP":      {func() { o.send(h.Addr(), packet) }, func() { w.fromUDP(l, l.UDP()[0]) }},
-		"the vnif": {func() { require.NoError(t, d.Send("eth0", frame)) }, func() { w.fromVnif(n, n.ports[0].Port) }},
+		"the vnif": {func() { require.NoError(t, d.Send("eth0", frame)) }, func() { w.fromVnif(n, n.ports[0].vnif) }},
 	} {
 		// Whoever else runs in this process allocates, too, but not always.
 		least := math.Inf(1)

@@ -19,7 +19,7 @@ type attachment struct {
 
 // attached is a port that a worker reads.
 type attached struct {
-	*port.Port
+	vnif
 	token  int32
 	worker int
 }
@@ -49,13 +49,17 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 		return fmt.Errorf("vnet %s: security %s: %w", c.IDText, c.Security, err)
 	}
 	same := before != nil && len(before.ports) > 0 && before.devices.PeerIndex == d.PeerIndex
-	var opened []*port.Port
+	var opened []vnif
 	if state == stateRunning && !same {
-		if opened, err = port.OpenShared(d, port.Options{}, len(workers)); err != nil {
+		ports, err := port.OpenShared(d, port.Options{}, len(workers))
+		if err != nil {
 			if before == nil {
 				e.unprotect(c.ID, "")
 			}
 			return fmt.Errorf("vnet %s: %w", c.IDText, err)
+		}
+		for _, p := range ports {
+			opened = append(opened, p)
 		}
 	}
 	m := &meter{shares: make([]share, len(workers))}
@@ -82,7 +86,7 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 // replace puts a network in the place of the one before, if any, and has the workers read the ports that were
 // opened for it; with none opened it goes on with those there are. It returns the ports that are not read any
 // more, to be closed when no worker uses them: the old ones, or after an error the new ones.
-func (e *Engine) replace(c vnet.Config, d port.Devices, m *meter, before *attachment, opened []*port.Port, s *seal) ([]*port.Port, error) {
+func (e *Engine) replace(c vnet.Config, d port.Devices, m *meter, before *attachment, opened []vnif, s *seal) ([]vnif, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ports []attached
@@ -135,14 +139,14 @@ func (e *Engine) replace(c vnet.Config, d port.Devices, m *meter, before *attach
 
 // assignLocked gives each worker one of a vnet's ports; where the kernel does not let ports share a vnif, the
 // only one goes to the worker that has fewest.
-func (e *Engine) assignLocked(ports []*port.Port) []attached {
+func (e *Engine) assignLocked(ports []vnif) []attached {
 	worker := 0
 	if len(ports) == 1 {
 		worker = e.leastLocked()
 	}
 	list := make([]attached, len(ports))
 	for i, p := range ports {
-		list[i] = attached{Port: p, token: e.tokenLocked(), worker: worker + i}
+		list[i] = attached{vnif: p, token: e.tokenLocked(), worker: worker + i}
 	}
 	return list
 }
@@ -194,11 +198,11 @@ func (e *Engine) Detach(id vnet.ID) error {
 }
 
 // unwatchLocked has no worker wait for an attachment's ports any more, and returns them.
-func (e *Engine) unwatchLocked(a *attachment) []*port.Port {
-	ports := make([]*port.Port, len(a.ports))
+func (e *Engine) unwatchLocked(a *attachment) []vnif {
+	ports := make([]vnif, len(a.ports))
 	for i, p := range a.ports {
 		e.workers[p.worker].unwatch(p.FD())
-		ports[i] = p.Port
+		ports[i] = p.vnif
 	}
 	return ports
 }
@@ -209,7 +213,7 @@ func (e *Engine) unwatchLocked(a *attachment) []*port.Port {
 const closers = 32
 
 // retire closes ports that no worker uses, without waiting for it.
-func (e *Engine) retire(ports []*port.Port) {
+func (e *Engine) retire(ports []vnif) {
 	for _, p := range ports {
 		e.retiring.Go(func() {
 			e.closing <- struct{}{}

@@ -53,7 +53,7 @@ func linkOf(t *testing.T, mtu int, group string) *link {
 	t.Helper()
 	g := netip.MustParseAddr(group)
 	return &link{
-		Underlay: underlay.Detached(underlay.Of(g)), path: &underlay.Path{MTU: mtu, Source: netip.MustParseAddr("192.0.2.1")},
+		Underlay: underlay.Detached(underlay.Of(g), 1), path: &underlay.Path{MTU: mtu, Source: netip.MustParseAddr("192.0.2.1")},
 		group: netip.AddrPortFrom(g, 1798), heard: new(heard),
 	}
 }

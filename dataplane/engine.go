@@ -315,7 +315,7 @@ func (e *Engine) publishLocked() {
 			v.vnets[id] = a.network
 		}
 		for _, p := range a.ports {
-			v.sources[p.token] = source{network: a.network, port: p.Port}
+			v.sources[p.token] = source{network: a.network, port: p.vnif}
 		}
 	}
 	for _, f := range e.underlays {

@@ -231,7 +231,7 @@ func TestReplicaTwice(t *testing.T) {
 func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	cfg := testConfig()
 	cfg.Replicate = []Peer{{Addr: "10.9.1.77"}}
-	_, w, n, _, _ := handDriven(t, cfg)
+	_, w, n := handDriven(t, cfg)
 	other := netip.MustParseAddr("10.9.1.2")
 	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: w.view.links[underlay.IPv4].path.Source}
 	flooded := from
@@ -281,7 +281,7 @@ func TestForwardedUnclamped(t *testing.T) {
 	cfg := testConfig()
 	cfg.MTUMode = MTUPath
 	cfg.Peers = []Peer{{Addr: "10.9.1.200"}}
-	_, w, n, _, _ := handDriven(t, cfg)
+	_, w, n := handDriven(t, cfg)
 	syn := append(append(append([]byte{}, broadcastMAC...), domainMAC(9)...), 8, 0)
 	mss := []byte{2, 4, 5, 0xb4}
 	syn, err := wire.AppendIPv4(syn, wire.IPv4{
@@ -457,7 +457,7 @@ func TestBUMRate(t *testing.T) {
 func TestBUMRateOfSuperFrames(t *testing.T) {
 	cfg := testConfig()
 	cfg.BUMRate = 10
-	_, w, n, _, _ := handDriven(t, cfg)
+	_, w, n := handDriven(t, cfg)
 	f := udpFrame(t, net.HardwareAddr{1, 0, 0x5e, 1, 1, 1}, 1, make([]byte, 42_000))
 	gso := wire.VnetHdr{Flags: wire.FlagNeedsCsum, GSOType: wire.GSOUDPL4, HdrLen: 42, GSOSize: 1400, CsumStart: 34, CsumOffset: 6}
 	second := func() (packets, drops uint64) {
@@ -602,12 +602,8 @@ func TestPathMTUOfSmallUnderlay(t *testing.T) {
 func TestTooBigRate(t *testing.T) {
 	cfg := testConfig()
 	cfg.MTUMode = MTUPath
-	e, w, n, h, _ := handDriven(t, cfg)
-	d, err := h.Domain(lab.DomainSpec{Name: "d", Vif: "vif1.0", Bridge: "vnet97", MAC: domainMAC(9)})
-	require.NoError(t, err)
-	told, err := d.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && f.EtherType() == 0x0800 && f.Data[23] == 1 })
-	require.NoError(t, err)
-	e.table.LearnRemote(varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(1))}, netip.MustParseAddr("10.9.1.2"), varp.Announce, w.now)
+	m, w, n := handDriven(t, cfg)
+	m.hosts[0].table.LearnRemote(varp.Key{Vnet: n.config.ID, MAC: wire.MAC(domainMAC(1))}, netip.MustParseAddr("10.9.1.2"), varp.Announce, w.now)
 	large := udpFrame(t, domainMAC(1), 0, make([]byte, 1472))
 	large[20] |= 0x40 // DF
 	const frames = 5 * tooBigRate
@@ -616,10 +612,10 @@ func TestTooBigRate(t *testing.T) {
 	}
 	require.Empty(t, w.unicast.Trains())
 	require.EqualValues(t, frames, w.drops[DropTooBig].Load())
-	for range tooBigRate {
-		f, err := told.Next(soon(t))
-		require.NoError(t, err)
-		require.EqualValues(t, 1436, binary.BigEndian.Uint16(f.Data[40:]))
+	told := m.got(0)
+	require.Len(t, told, tooBigRate)
+	for _, f := range told {
+		require.EqualValues(t, 1436, binary.BigEndian.Uint16(f[40:]))
 	}
 	require.Zero(t, w.drops[DropPort].Load())
 	require.False(t, w.tooBigs.take(w.now, 1))
@@ -627,7 +623,7 @@ func TestTooBigRate(t *testing.T) {
 
 // Where the network changes all the time, it is looked at nevertheless.
 func TestSteadyChanges(t *testing.T) {
-	e, _, _, h, _ := handDriven(t, testConfig())
+	e, _, _, h, _ := handDrivenLab(t, testConfig())
 	dev, err := h.Net.LinkByName("eth0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -567,7 +567,7 @@ func udpFrame(t testing.TB, to net.HardwareAddr, id uint16, payload []byte) []by
 
 // The count of what the kernel dropped does not fall when the group changes.
 func TestDropsOfFormerGroup(t *testing.T) {
-	e, _, n, _, s := handDriven(t, testConfig())
+	e, _, n, _, s := handDrivenLab(t, testConfig())
 	o := newOriginal(t, s, "original")
 	dropped := func() uint64 { return e.Snapshot().Drops[DropSocketQueue].Count }
 	f := vudp(n.config.ID, tcpFrame(1400))

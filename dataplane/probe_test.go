@@ -9,6 +9,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
@@ -67,57 +68,64 @@ func TestIdleNetworkIsNotAlarming(t *testing.T) {
 	}
 }
 
+// probes are the probes among the packets that were sent since the last call.
+func (m *memory) probes() (out []underlaytest.Packet) {
+	for _, p := range m.net.Take() {
+		if v, err := wire.DecodeVARP(p.Payload); err == nil && v.IsProbe(p.Payload) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // A dead group is told of, if others answer by unicast.
 func TestDeadGroupIsTold(t *testing.T) {
-	e, w, n, _, s := handDriven(t, testConfig())
-	o := newOriginal(t, s, "asked")
-	f := e.underlays[0]
-	from := arrival{link: w.view.links[underlay.IPv4], from: o.Addr(), outer: o.Addr(), to: w.view.links[underlay.IPv4].path.Source}
+	m, w, n := handDriven(t, testConfig())
+	e, f, other := m.hosts[0], m.hosts[0].underlays[0], netip.MustParseAddr("10.9.1.2")
+	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: e.addr}
 	w.fromHost(vudp(n.config.ID, testFrame(domainMAC(1), domainMAC(9), "by unicast")), from)
 	f.heard.group.Store(w.now)
 	later := w.now + int64(e.config.GroupSilence) + int64(time.Hour) // long after unicast was heard
 	var question []byte
-	for range groupQuestions {
-		e.listenLocked(f, later)
-		p := o.wait("a question by unicast", func(p heardPacket) bool {
-			m, err := wire.DecodeVARP(p.data)
-			return err == nil && m.IsProbe(p.data) && p.to == o.Addr()
-		})
-		question = p.data
+	ask := func() {
+		for range groupQuestions {
+			e.listenLocked(f, later)
+			asked := m.probes()
+			require.Len(t, asked, 2)
+			require.Equal(t, other, asked[0].To.Addr())
+			require.Equal(t, m.group, asked[1].To.Addr())
+			question = asked[0].Payload
+		}
 	}
+	ask()
 	e.listenLocked(f, later)
 	require.False(t, f.watch.silent, "nobody answers: nobody is there")
 
-	e.listenLocked(f, later+int64(e.config.GroupSilence)+1)
-	for range groupQuestions {
-		e.listenLocked(f, later)
-		question = o.wait("a question by unicast", func(p heardPacket) bool {
-			m, err := wire.DecodeVARP(p.data)
-			return err == nil && m.IsProbe(p.data) && p.to == o.Addr()
-		}).data
-	}
+	later += int64(e.config.GroupSilence) + 1
+	e.listenLocked(f, later)
+	ask()
 	f.watch.firstAsked = 0
-	answer := wire.Probe{Answer: true, Nonce: wire.ProbeNonce(question), CareOf: o.Addr(), Received: len(question)}
+	answer := wire.Probe{Answer: true, Nonce: wire.ProbeNonce(question), CareOf: other, Received: len(question)}
 	stray := answer
 	stray.Nonce[0]++
 	w.fromHost(stray.Append(nil), from)
 	require.EqualValues(t, 1, w.drops[DropAnswer].Load())
 	w.fromHost(answer.Append(nil), from)
-	for len(e.notices) > 0 {
-		e.noticeLocked(<-e.notices)
-	}
+	m.settle()
 	e.listenLocked(f, later)
 	require.True(t, f.watch.silent)
+	require.Equal(t, 1, e.log.count(silentText))
 }
 
-// Where others replicate, a silent group is none to wonder at; nor is the alarm lost where a vnet is repaired.
+// Where others replicate, a silent group is none to wonder at.
 func TestNoAlarm(t *testing.T) {
 	for name, replicate := range map[string]func(e *Engine){
 		"this host": func(e *Engine) { e.replicas = []*replica{{name: "b.example"}} },
 		"another":   func(e *Engine) { e.hosts.Replicated(e.hosts.See(netip.MustParseAddr("10.9.1.2"), e.now()), e.now()) },
 		"nobody":    func(*Engine) {},
 	} {
-		e, _, n, _, _ := handDriven(t, testConfig())
+		m, _, _ := handDriven(t, testConfig())
+		e := m.hosts[0].Engine
 		f := e.underlays[0]
 		replicate(e)
 		later := f.watch.since + int64(e.config.GroupSilence) + 1
@@ -126,33 +134,28 @@ func TestNoAlarm(t *testing.T) {
 			e.listenLocked(f, later)
 		}
 		require.Equal(t, name == "nobody", f.watch.silent, name)
-
-		n.suspect.Store(later)
-		require.NoError(t, attach(e, n.config))
-		require.Equal(t, later, e.networks[n.config.ID].suspect.Load())
 	}
 }
 
 // Answers are never longer than questions, not too many, tell nothing of vnets with security, and teach nobody anything.
 func TestProbeIsAnswered(t *testing.T) {
-	e, w, n, _, s := handDriven(t, testConfig())
-	o := newOriginal(t, s, "asker")
+	m, w, n := handDriven(t, testConfig())
+	e, other := m.hosts[0], netip.MustParseAddr("10.9.1.2")
 	secret := bareNetwork(vnet.Config{ID: vnet.ID{15: 0x55}, Security: vnet.Conf}, 1)
 	w.view.vnets[secret.config.ID] = secret
-	from := arrival{link: w.view.links[underlay.IPv4], from: o.Addr(), outer: o.Addr(), to: wire.Group, by: dedup.Group}
+	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: wire.Group, by: dedup.Group}
 	ask := func(size int) []byte {
-		p := wire.Probe{Nonce: [16]byte{7, 15: byte(size)}, CareOf: o.Addr(), Size: size}
+		p := wire.Probe{Nonce: [16]byte{7, 15: byte(size)}, CareOf: other, Size: size}
 		return p.Append(nil)
-	}
-	isAnswer := func(p heardPacket) bool {
-		m, err := wire.DecodeVARP(p.data)
-		return err == nil && m.IsProbe(p.data) && wire.IsAnswer(p.data) && p.to == o.Addr()
 	}
 	for _, size := range []int{67, 71, 100, 200, 1400} {
 		w.now += int64(time.Second)
 		w.fromHost(ask(size), from)
 		w.flush()
-		b := o.wait("an answer", isAnswer).data
+		answers := m.probes()
+		require.Len(t, answers, 1)
+		require.Equal(t, netip.AddrPortFrom(other, 1798), answers[0].To)
+		b := answers[0].Payload
 		require.LessOrEqual(t, len(b), size)
 		if size < 71 {
 			continue
@@ -212,25 +215,23 @@ func TestAnswerer(t *testing.T) {
 
 // A host that wants to hear something by the group does, from one host; if two want to, they hear each other.
 func TestSomethingIsSaidByTheGroup(t *testing.T) {
-	e, w, _, _, s := handDriven(t, testConfig())
-	o := newOriginal(t, s, "deaf")
-	f := e.underlays[0]
-	said := func(p heardPacket) bool {
-		m, err := wire.DecodeVARP(p.data)
-		return err == nil && m.IsProbe(p.data) && p.to == wire.Group
-	}
-	e.groupWantedLocked(o.Addr())
+	m, w, _ := handDriven(t, testConfig())
+	e, f, other := m.hosts[0], m.hosts[0].underlays[0], netip.MustParseAddr("10.9.1.2")
+	e.groupWantedLocked(other)
 	e.obligeLocked(f, w.now)
-	p, err := wire.DecodeProbe(o.wait("something", said).data)
+	said := m.probes()
+	require.Len(t, said, 1)
+	require.Equal(t, m.group, said[0].To.Addr())
+	p, err := wire.DecodeProbe(said[0].Payload)
 	require.NoError(t, err)
 	require.True(t, p.NoAnswer)
 	require.False(t, p.WantsGroup)
 	at := f.watch.said
-	e.groupWantedLocked(o.Addr())
-	e.groupWantedLocked(o.Addr().Next())
+	e.groupWantedLocked(other)
+	e.groupWantedLocked(other.Next())
 	e.obligeLocked(f, w.now+int64(time.Minute))
 	require.Equal(t, at, f.watch.said)
-	e.groupWantedLocked(o.Addr())
+	e.groupWantedLocked(other)
 	e.obligeLocked(f, w.now+int64(time.Millisecond))
 	require.Equal(t, at, f.watch.said, "not that often")
 }

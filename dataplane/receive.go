@@ -46,12 +46,12 @@ type target struct {
 
 // fromUDP moves a batch of packets from other hosts to vnifs.
 func (w *worker) fromUDP(l *link, s *underlay.Socket) {
-	count, err := s.Recv(w.packets)
+	count, err := w.carrier.Recv(s, w.received)
 	if err != nil {
 		return // an error of the moment: a device that went down
 	}
 	for i := range count {
-		p := w.packets.Packet(i)
+		p := w.received.Packet(i)
 		if p.Misdirected && s != l.UDP()[0] {
 			continue // all sockets get a copy of a broadcast
 		}
@@ -72,12 +72,12 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 
 // fromEtherIP moves a batch of EtherIP packets to vnifs.
 func (w *worker) fromEtherIP(l *link, s *underlay.Socket) {
-	count, err := s.Recv(w.packets)
+	count, err := w.carrier.Recv(s, w.received)
 	if err != nil {
 		return
 	}
 	for i := range count {
-		p := w.packets.Packet(i)
+		p := w.received.Packet(i)
 		a, ok := w.admit(l, p)
 		if !ok {
 			continue
@@ -258,7 +258,7 @@ func (w *worker) forwarded(b []byte, a arrival) {
 		return
 	}
 	from := netip.AddrPortFrom(a.from, w.view.port)
-	if err := w.relay.Send(a.link.Underlay, a.link.path, from, a.link.group, w.view.ttl, f.Payload); err != nil {
+	if err := w.carrier.Relay(a.link.Underlay, a.link.path, from, a.link.group, w.view.ttl, f.Payload); err != nil {
 		w.sendFailed(1, err)
 	}
 }

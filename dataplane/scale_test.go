@@ -60,17 +60,17 @@ func TestManyVnets(t *testing.T) {
 func TestMACFlood(t *testing.T) {
 	cfg := testConfig()
 	cfg.MaxMACs = 10000
-	e, w, n, _, s := handDriven(t, cfg)
-	o, err := s.Host("B")
-	require.NoError(t, err)
-	a := arrival{link: w.view.links[0], from: o.Addr(), outer: o.Addr()}
+	m, w, n := handDriven(t, cfg)
+	e, other := m.hosts[0].Engine, netip.MustParseAddr("10.9.1.2")
+	a := arrival{link: w.view.links[0], from: other, outer: other}
 	mac := func(i int) wire.MAC { return wire.MAC{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)} }
 	for i := range 5 * cfg.MaxMACs {
-		m := mac(i)
+		m.net.Take()
+		mac := mac(i)
 		w.now = e.now()
-		w.fromHost(vudp(n.config.ID, testFrame(domainMAC(1), m[:], "flood")), a)
-		m[0] = 6
-		w.outward(n, testFrame(domainMAC(9), m[:], "flood"), wire.VnetHdr{})
+		w.fromHost(vudp(n.config.ID, testFrame(domainMAC(1), mac[:], "flood")), a)
+		mac[0] = 6
+		w.outward(n, testFrame(domainMAC(9), mac[:], "flood"), wire.VnetHdr{})
 		if i%32 == 0 {
 			w.transmit(n)
 			w.deliver()
@@ -84,5 +84,5 @@ func TestMACFlood(t *testing.T) {
 	require.NotZero(t, w.drops[DropAnnounce].Load(), "announces are not limited")
 	addr, ok := e.table.Lookup(varp.Key{Vnet: n.config.ID, MAC: mac(5*cfg.MaxMACs - 1)})
 	require.True(t, ok)
-	require.Equal(t, o.Addr(), addr)
+	require.Equal(t, other, addr)
 }

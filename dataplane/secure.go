@@ -409,13 +409,13 @@ func (s *speaker) messages(n *network, list []esp.Message) {
 
 // fromSecured moves a batch of packets of vnets with security to vnifs.
 func (w *worker) fromSecured(l *link, s *underlay.Socket) {
-	count, err := s.Recv(w.packets)
+	count, err := w.carrier.Recv(s, w.received)
 	if err != nil {
 		return
 	}
 	raw := s == l.secure.ESP()
 	for i := range count {
-		p := w.packets.Packet(i)
+		p := w.received.Packet(i)
 		if p.Misdirected && s != l.secure.UDP()[0] && !raw {
 			continue // all sockets get a copy of a broadcast
 		}
@@ -493,7 +493,7 @@ func (w *worker) relaySealed(sender netip.Addr, b []byte, a arrival) {
 		return
 	}
 	group := netip.AddrPortFrom(a.link.group.Addr(), w.view.secure)
-	if err := w.relay.Send(a.link.Underlay, a.link.path, from, group, w.view.ttl, b); err != nil {
+	if err := w.carrier.Relay(a.link.Underlay, a.link.path, from, group, w.view.ttl, b); err != nil {
 		w.sendFailed(1, err)
 	}
 }

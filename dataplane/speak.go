@@ -31,8 +31,8 @@ type speaker struct {
 	view   *view
 	now    int64
 
-	sender *underlay.Sender
-	msgs   []underlay.Msg
+	carrier carrier
+	msgs    []underlay.Msg
 	// queue waits for flush; what it holds may be in arena.
 	queue []spoken
 	arena []byte
@@ -56,7 +56,7 @@ type spoken struct {
 func newSpeaker(e *Engine, number, lane int) speaker {
 	return speaker{
 		engine: e, number: number, lane: lane,
-		sender:    underlay.NewSender(),
+		carrier:   underlay.NewThread(),
 		replies:   newBucket(replyRate, replyRate),
 		announces: newBucket(announceRate, 2*announceRate),
 		tooBigs:   newBucket(tooBigRate, tooBigRate),
@@ -243,7 +243,7 @@ func (s *speaker) flush() {
 			s.msgs = append(s.msgs, underlay.Msg{To: q.to, Bufs: q.parts[:]})
 		}
 		l := first.link
-		if failed, err := s.sender.Send(l.socket(first.form, s.number), l.path, s.msgs); failed > 0 {
+		if failed, err := s.carrier.Send(l.socket(first.form, s.number), l.path, s.msgs); failed > 0 {
 			s.sendFailed(failed, err)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 // From the vnif to the underlay.
 
 // fromVnif moves a batch of frames from a vnif to other hosts.
-func (w *worker) fromVnif(n *network, p *port.Port) {
+func (w *worker) fromVnif(n *network, p vnif) {
 	count, err := p.Recv(w.frames)
 	if errors.Is(err, port.ErrUnreadable) {
 		w.drop(DropFrame)
@@ -312,7 +312,7 @@ func (w *worker) sendBy(l *link, socket *underlay.Socket) int {
 			}
 		}
 	}
-	failed, err := w.sender.Send(socket, l.path, w.msgs)
+	failed, err := w.carrier.Send(socket, l.path, w.msgs)
 	w.msgs = w.msgs[:0]
 	if failed > 0 {
 		w.sendFailed(failed, err)

@@ -52,7 +52,7 @@ type view struct {
 // source is a descriptor with packets for a worker: a vnif or a socket of an underlay.
 type source struct {
 	network *network
-	port    *port.Port
+	port    vnif
 	link    *link
 	socket  *underlay.Socket
 	// secured is true of the sockets of vnets with security.
@@ -129,7 +129,7 @@ func newNetwork(n network, rate int) *network {
 }
 
 // sender is the port by which a worker sends to the vnif: its own, where it has one.
-func (n *network) sender(worker int) *port.Port { return n.ports[worker%len(n.ports)].Port }
+func (n *network) sender(worker int) vnif { return n.ports[worker%len(n.ports)].vnif }
 
 // longest is the length of the longest frame that the vnif takes: its MTU, and room for the tags that
 // the frame has.

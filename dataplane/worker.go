@@ -32,7 +32,7 @@ type worker struct {
 	_     [64]byte
 
 	// Receiving.
-	packets  *underlay.Batch
+	received *underlay.Batch
 	frames   *port.Batch
 	coalesce offload.Coalescer
 	inbound  []inbound // frames for vnifs, chained by vnif
@@ -41,7 +41,6 @@ type worker struct {
 	// Sending.
 	unicast offload.Segmenter
 	flood   offload.Segmenter
-	relay   *underlay.Relay
 	// forwardOwn is forwardOwnTo, which takes forwardPort for the UDP port of what it forwards.
 	forwardOwn  func(payload [][]byte)
 	forwardPort uint16
@@ -87,9 +86,8 @@ const cacheFor = int64(5 * time.Millisecond)
 func newWorker(e *Engine, number int) (*worker, error) {
 	w := &worker{
 		speaker: newSpeaker(e, number, number), epoll: -1, wake: -1,
-		packets: underlay.NewBatch(),
-		frames:  port.NewBatch(),
-		relay:   underlay.NewRelay(),
+		received: underlay.NewBatch(),
+		frames:   port.NewBatch(),
 	}
 	w.forwardOwn, w.sealOne = w.forwardOwnTo, w.sealDatagram
 	w.coalesce.NoUDP = !port.UDPGSO()

@@ -57,6 +57,22 @@ func (b *Batch) Frame(i int) []byte { return b.frames[i] }
 // Hdr says what is left to do on frame i: segmentation, checksum.
 func (b *Batch) Hdr(i int) wire.VnetHdr { return b.hdrs[i] }
 
+// Load puts frames into the batch, as Recv does, for ports that are none of this package's; at most BatchSize. They are
+// copied.
+func (b *Batch) Load(frames []wire.Frame) int {
+	b.n = 0
+	for i := range frames[:min(len(frames), BatchSize)] {
+		at := i*slot + Headroom
+		n := 0
+		for _, piece := range frames[i].Bufs {
+			n += copy(b.bufs[at+n:at+MaxFrame], piece)
+		}
+		b.frames[i], b.hdrs[i] = b.bufs[at:at+n:at+n], frames[i].Hdr
+		b.n++
+	}
+	return b.n
+}
+
 // prepare makes the first field of each message that the kernel has overwritten what it was.
 func (b *Batch) prepare() {
 	b.n = 0

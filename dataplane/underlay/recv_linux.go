@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// batchLen is how many packets (with UDP_GRO: runs of packets) one call receives.
-	batchLen = 32
+	// BatchLen is how many packets (with UDP_GRO: runs of packets) one call receives.
+	BatchLen = 32
 	// bufferLen holds the largest IP packet, and roomLen is free in front of it: see Packet.Buf.
 	bufferLen = 65536
 	roomLen   = 64
@@ -28,19 +28,19 @@ type mmsghdr struct {
 
 // Batch is the memory that packets are received into. It belongs to one goroutine.
 type Batch struct {
-	packets [batchLen]Packet
-	msgs    [batchLen]mmsghdr
-	iovs    [batchLen]unix.Iovec
-	names   [batchLen][unix.SizeofSockaddrInet6]byte
-	control [batchLen][controlLen]byte
-	bufs    [batchLen][]byte
+	packets [BatchLen]Packet
+	msgs    [BatchLen]mmsghdr
+	iovs    [BatchLen]unix.Iovec
+	names   [BatchLen][unix.SizeofSockaddrInet6]byte
+	control [BatchLen][controlLen]byte
+	bufs    [BatchLen][]byte
 }
 
 // NewBatch allocates a batch, of about 2 MiB.
 func NewBatch() *Batch {
 	b := new(Batch)
 	const stride = roomLen + bufferLen
-	memory := make([]byte, batchLen*stride)
+	memory := make([]byte, BatchLen*stride)
 	for i := range b.msgs {
 		b.bufs[i] = memory[i*stride : (i+1)*stride : (i+1)*stride]
 		b.iovs[i].Base = &b.bufs[i][roomLen]
@@ -66,7 +66,7 @@ func (s *Socket) Recv(b *Batch) (int, error) {
 		h.SetControllen(controlLen)
 	}
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.msgs[0])), batchLen, unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.msgs[0])), BatchLen, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			k := 0

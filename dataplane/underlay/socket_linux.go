@@ -21,6 +21,12 @@ type Socket struct {
 // FD is the non-blocking file descriptor, for epoll.
 func (s *Socket) FD() int { return s.fd }
 
+// Family is that of the packets' addresses.
+func (s *Socket) Family() Family { return s.family }
+
+// EtherIP reports whether packets are EtherIP without UDP.
+func (s *Socket) EtherIP() bool { return s.raw }
+
 // Close closes the socket, which nobody must be using. Idempotent.
 func (s *Socket) Close() {
 	if s.fd >= 0 {

@@ -341,14 +341,15 @@ type Packet struct {
 // ErrClosed is returned by operations on a closed socket.
 var ErrClosed = errors.New("socket is closed")
 
-// Detached is an underlay without sockets, for tests of what only looks at the family.
-func Detached(f Family) *Underlay {
-	return &Underlay{options: Options{Family: f}, etherip: detachedEtherIP(f), relay: -1}
-}
-
-func detachedEtherIP(f Family) *Socket {
-	if f == IPv6 {
-		return nil
+// Detached is an underlay whose sockets are not open, for those who move packets by other means: tests.
+func Detached(f Family, sockets int) *Underlay {
+	u := &Underlay{options: Options{Family: f}, relay: -1}
+	for range sockets {
+		u.udp = append(u.udp, &Socket{fd: -1, family: f})
+		u.spread = append(u.spread, []*Socket{{fd: -1, family: f}})
 	}
-	return &Socket{fd: -1, family: f, raw: true}
+	if f == IPv4 {
+		u.etherip = &Socket{fd: -1, family: f, raw: true}
+	}
+	return u
 }

@@ -1,0 +1,35 @@
+package dataplane
+
+import (
+	"net/netip"
+
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
+)
+
+// What a worker needs of the kernel, a batch at a time, so that the way of a frame is tested without one: porttest and
+// underlaytest have the others.
+
+// vnif is where frames of a vnet come from and go to.
+type vnif interface {
+	Recv(*port.Batch) (int, error)
+	Send([]wire.Frame) (int, error)
+	// FD is what epoll waits for, and Drops what the kernel dropped since it was last asked.
+	FD() int
+	Drops() (uint32, error)
+	Close() error
+}
+
+// packets moves packets from and to other hosts, for one thread.
+type carrier interface {
+	Recv(*underlay.Socket, *underlay.Batch) (int, error)
+	Send(*underlay.Socket, *underlay.Path, []underlay.Msg) (failed int, err error)
+	// Relay multicasts what another host has sent, with its source address.
+	Relay(u *underlay.Underlay, p *underlay.Path, from, group netip.AddrPort, ttl uint8, payload []byte) error
+}
+
+var (
+	_ vnif    = (*port.Port)(nil)
+	_ carrier = (*underlay.Thread)(nil)
+)
