@@ -113,7 +113,8 @@ func newFileHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: nameLevel})
 }
 
-// journalHandler sends records to systemd's journal.
+// journalHandler sends records to systemd's journal, as one text. systemd/slog-journal would make fields of the
+// attributes, which journalctl does not show unless it is asked to: people would read "vnet is up", and not which.
 type journalHandler struct {
 	level slog.Leveler
 	// render makes a handler that writes the text of a record.
