@@ -7,20 +7,11 @@ import (
 	"strings"
 
 	"github.com/xenvnet/xend/internal/cli"
+	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
-	"github.com/xenvnet/xend/xendcompat/config"
 	"github.com/xenvnet/xend/xendcompat/keys"
 )
-
-// keyDir is the folder of the keys.
-func (a *app) keyDir() (string, error) {
-	c, err := config.Load(a.paths, config.Options{})
-	if err != nil {
-		return "", err
-	}
-	return c.KeyDir, nil
-}
 
 // keyVnet is the vnet whose key file is meant; nil for the default one.
 func keyVnet(args []string) (*vnet.ID, error) {
@@ -35,7 +26,7 @@ func keyVnet(args []string) (*vnet.ID, error) {
 }
 
 func (a *app) keyGenerate(_ context.Context, in cli.Invocation) error {
-	dir, err := a.keyDir()
+	dir, err := conffile.KeyDir(a.paths)
 	if err != nil {
 		return err
 	}
@@ -59,7 +50,7 @@ var rotateNext = map[keys.Step]string{
 }
 
 func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
-	dir, err := a.keyDir()
+	dir, err := conffile.KeyDir(a.paths)
 	if err != nil {
 		return err
 	}

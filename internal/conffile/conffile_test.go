@@ -1,10 +1,13 @@
 package conffile
 
 import (
+	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/paths"
 )
 
 func TestDecodeVnet(t *testing.T) {
@@ -16,6 +19,32 @@ func TestDecodeVnet(t *testing.T) {
 	require.Equal(t, Duration(90*time.Second), v.Scripts.Timeout)
 	_, err = DecodeVnet([]byte("[paths]\nstate = \n"), &v)
 	require.ErrorContains(t, err, "line 2, column 9: ")
+}
+
+func TestServers(t *testing.T) {
+	t.Setenv("XEND_CONFIG", "")
+	p := paths.Paths{Prefix: t.TempDir()}
+	s, err := LoadServers(p)
+	require.NoError(t, err)
+	require.Equal(t, DefaultServers(p), s)
+	dir, err := KeyDir(p)
+	require.NoError(t, err)
+	require.Equal(t, p.VnetKeys(), dir)
+
+	require.NoError(t, os.MkdirAll(p.EtcXen(), 0o755))
+	require.NoError(t, os.WriteFile(p.XendConfig(), []byte("(xend-unix-server no)(xend-port 1)(loglevel ())(xend-address '')"), 0o644))
+	require.NoError(t, os.WriteFile(p.VnetConfig(), []byte("[paths]\ncontrol_socket = '/a'\n[security]\nkey_dir = '/k'\n[x]\n"), 0o644))
+	s, err = LoadServers(p)
+	require.NoError(t, err, "what does not concern servers is left alone")
+	want := DefaultServers(p)
+	want.UnixServer, want.HTTPPort, want.ControlSocket = false, 1, "/a"
+	require.Equal(t, want, s)
+	dir, err = KeyDir(p)
+	require.NoError(t, err)
+	require.Equal(t, "/k", dir)
+	require.NoError(t, os.WriteFile(p.XendConfig(), []byte("(xend-port x)"), 0o644))
+	_, err = LoadServers(p)
+	require.EqualError(t, err, p.XendConfig()+": invalid xend config xend-port: expected int: x")
 }
 
 func TestOptions(t *testing.T) {

@@ -94,6 +94,22 @@ func LoadServers(p paths.Paths) (Servers, error) {
 	return s, nil
 }
 
+// KeyDir reads from vnet.toml where the keys of vnets with security are.
+func KeyDir(p paths.Paths) (string, error) {
+	b, err := read(p.VnetConfig())
+	if err != nil {
+		return "", err
+	}
+	v := Vnet{Security: Security{KeyDir: p.VnetKeys()}}
+	if _, err := DecodeVnet(b, &v); err != nil {
+		return "", fmt.Errorf("%s: %w", p.VnetConfig(), err)
+	}
+	if !filepath.IsAbs(v.Security.KeyDir) {
+		return "", fmt.Errorf("%s: [security] key_dir: %q is not an absolute path", p.VnetConfig(), v.Security.KeyDir)
+	}
+	return v.Security.KeyDir, nil
+}
+
 func read(file string) ([]byte, error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
