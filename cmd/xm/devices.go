@@ -113,7 +113,7 @@ func (a *app) networkList(ctx context.Context, in cli.Invocation) error {
 	}
 	heading := "Idx BE     MAC Addr.     handle state evt-ch tx-/rx-ring-ref BE-path"
 	if vnets {
-		heading += "                        vnet"
+		heading += "                         vnet"
 	}
 	fmt.Fprintln(a.stdout, heading)
 	for _, d := range devices {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/xenvnet/xend/xendcompat/console"
 	"github.com/xenvnet/xend/xendcompat/control"
 	"github.com/xenvnet/xend/xendcompat/httpsxp"
 	"github.com/xenvnet/xend/xendcompat/httpx"
@@ -124,6 +125,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		{cfg.XMLRPCServer, rpc, tcp(cfg.XMLRPCAddress, cfg.XMLRPCPort)},
 		{true, ctl, unix(cfg.ControlSocket)},
 		{cfg.RelocationServer, relocation, everywhere(cfg.RelocationAddress, cfg.RelocationPort)},
+		{d.domains.Toolstack() != "", console.New(d.domains, d.log), unix(d.o.Paths.ConsoleSocket())},
 		{cfg.LegacyControlSocket != "", ctl, unix(cfg.LegacyControlSocket)},
 	} {
 		if !f.on {

@@ -19,16 +19,17 @@ import (
 
 // Scripts runs the transcripts in dir, each on a host of its own: a network namespace with a device
 // eth0 (MAC 02:00:00:00:00:01, 192.0.2.1/24), and a prefix, below which no daemon runs yet. The
-// programs xend, xm and vn are built from this module; $completions is its directory of that name.
+// programs xend, xm and vn, and the script vif-bridge, are built from this module; $completions is its directory of that name.
 func Scripts(t *testing.T, dir string) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
 	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../xend", "../xm", "../vn")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../xend", "../xm", "../vn", "../netscript")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	require.NoError(t, os.Symlink("netscript", filepath.Join(bin, "vif-bridge")))
 	completions, err := filepath.Abs("../../completions")
 	require.NoError(t, err)
 	// Others than root run them, too.
