@@ -16,7 +16,6 @@ import (
 
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/accept"
-	"github.com/xenvnet/xend/xendcompat/service"
 )
 
 // Timeouts and bounds.
@@ -50,7 +49,7 @@ type Options struct {
 
 // Server does commands.
 type Server struct {
-	svc  *service.Service
+	svc  Operations
 	log  *slog.Logger
 	loop accept.Loop
 
@@ -60,7 +59,7 @@ type Server struct {
 }
 
 // New returns a server of svc.
-func New(svc *service.Service, o Options) *Server {
+func New(svc Operations, o Options) *Server {
 	s := &Server{svc: svc, log: o.Log, maxOne: maxAnswer, maxTogether: maxAnswers}
 	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Arrive: s.arrive, Refuse: s.refuse}
 	return s

@@ -1,12 +1,10 @@
-// Package fronttest runs a whole service for the tests of the front ends: a registry in a temporary
-// directory, and an engine on the bridges and interfaces of a network namespace of its own.
+// Package fronttest runs a whole service for the tests of the front ends, on devices and an engine that are fakes: it
+// needs no kernel and no root. The way from a client to the kernel is tested with the programs, in cmd.
 package fronttest
 
 import (
 	"context"
-	"errors"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -16,13 +14,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/xenvnet/xend/dataplane"
-	"github.com/xenvnet/xend/dataplane/port"
-	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/dataplane/port/porttest"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/registry"
 	"github.com/xenvnet/xend/xendcompat/service"
+	"github.com/xenvnet/xend/xendcompat/service/servicetest"
 )
 
 // soon bounds what takes milliseconds.
@@ -31,7 +28,7 @@ const soon = 20 * time.Second
 // Daemon is a service and what it stands on.
 type Daemon struct {
 	*service.Service
-	Host *hostnet.Host
+	Devices *porttest.Devices
 	// Dir is where its files are.
 	Dir string
 	Log *slog.Logger
@@ -47,25 +44,10 @@ func New(t testing.TB, carry bool) *Daemon {
 // NewWith is New with a toolstack that runs domains.
 func NewWith(t testing.TB, carry bool, tool domain.Toolstack) *Daemon {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
 	log := slog.New(slog.DiscardHandler)
 	if _, fuzzing := t.(*testing.F); !fuzzing { // which may not log while its target runs
 		log = slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	host, err := hostnet.Unshare()
-	require.NoError(t, err)
-	t.Cleanup(host.Close)
-	// The kernel would send from the vnifs, whose MACs would be learned.
-	require.NoError(t, host.Do(func() error {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}))
-
 	// Socket paths are short.
 	dir, err := os.MkdirTemp("", "xend")
 	require.NoError(t, err)
@@ -74,26 +56,21 @@ func NewWith(t testing.TB, carry bool, tool domain.Toolstack) *Daemon {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, reg.Close()) })
 
-	logFile := filepath.Join(dir, "xend.log")
+	logFile, devices := filepath.Join(dir, "xend.log"), &porttest.Devices{}
 	bridges := &service.Bridges{Dir: filepath.Join(dir, "vnets.d")}
 	domains, err := domain.Open(domain.Options{Toolstack: tool, Dir: filepath.Join(dir, "domains"), Networks: bridges, Log: log})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, domains.Close()) })
-	o := service.Options{Registry: reg, Devices: &port.Maker{Host: host}, Domains: domains,
+	o := service.Options{Registry: reg, Devices: devices, Domains: domains,
 		LogFile: func() string { return logFile }, Log: log}
 	if carry {
-		config := dataplane.DefaultConfig()
-		config.Workers = 1
-		engine, err := dataplane.New(config, host, log)
-		require.NoError(t, err)
-		run(t, engine)
-		o.Engine, o.Settings.Defaults = engine, vnet.DefaultVnets()
+		o.Engine, o.Settings.Defaults = &servicetest.Engine{}, vnet.DefaultVnets()
 	}
 	svc := service.New(o)
 	bridges.Service = svc
 	run(t, svc)
 	run(t, domains)
-	return &Daemon{Service: svc, Host: host, Dir: dir, Log: log}
+	return &Daemon{Service: svc, Devices: devices, Dir: dir, Log: log}
 }
 
 // run runs a task until the test ends, and returns when it is ready.
@@ -193,3 +170,43 @@ func (w writer) Write(b []byte) (int, error) {
 	w.t.Logf("%s", b)
 	return len(b), nil
 }
+
+// Refusing is a fake of the operations: those that change something, or fetch something that may not be had, are refused
+// with an error. Nothing is there.
+type Refusing struct {
+	*service.Service
+	Err error
+}
+
+// NewRefusing is one whose other operations are those of a service without vnets.
+func NewRefusing(t testing.TB, err error) (*Daemon, Refusing) {
+	t.Helper()
+	d := New(t, false)
+	return d, Refusing{d.Service, err}
+}
+
+// CreateVnet is refused.
+func (r Refusing) CreateVnet(context.Context, vnet.Config) error { return r.Err }
+
+// DeleteVnet is refused.
+func (r Refusing) DeleteVnet(context.Context, vnet.ID) error { return r.Err }
+
+// FindDeletable finds a vnet of any id.
+func (r Refusing) FindDeletable(id string) (vnet.Config, error) {
+	return vnet.ParseConfig([]byte("(vnet (id " + id + "))"))
+}
+
+// AddTransient is refused.
+func (r Refusing) AddTransient(context.Context, vnet.Config) error { return r.Err }
+
+// DeleteTransient is refused.
+func (r Refusing) DeleteTransient(context.Context, vnet.ID) error { return r.Err }
+
+// NodeLog is refused.
+func (r Refusing) NodeLog(context.Context) ([]byte, error) { return nil, r.Err }
+
+// Dmesg is refused.
+func (r Refusing) Dmesg(context.Context) ([]byte, error) { return nil, r.Err }
+
+// ClearDmesg is refused.
+func (r Refusing) ClearDmesg(context.Context) error { return r.Err }

@@ -15,14 +15,14 @@ import (
 
 // Server answers requests with the operations of a service.
 type Server struct {
-	svc  *service.Service
+	svc  Operations
 	http *httpx.Server
 }
 
 var _ httpx.Handler = (*Server)(nil)
 
 // New returns a server of svc.
-func New(svc *service.Service, o httpx.Options) *Server {
+func New(svc Operations, o httpx.Options) *Server {
 	s := &Server{svc: svc}
 	s.http = httpx.NewServer("http", s, o)
 	return s
@@ -57,7 +57,7 @@ func wantsHTML(r *httpx.Request) bool {
 // request is a request on its way to the operation that it means.
 type request struct {
 	*httpx.Request
-	svc    *service.Service
+	svc    Operations
 	params params
 	post   bool
 	html   bool

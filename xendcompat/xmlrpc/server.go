@@ -25,7 +25,7 @@ const (
 
 // Server answers calls with the operations of a service.
 type Server struct {
-	svc  *service.Service
+	svc  Operations
 	log  *slog.Logger
 	http *httpx.Server
 	proc string
@@ -34,7 +34,7 @@ type Server struct {
 var _ httpx.Handler = (*Server)(nil)
 
 // New returns a server of svc.
-func New(svc *service.Service, o httpx.Options) *Server {
+func New(svc Operations, o httpx.Options) *Server {
 	s := &Server{svc: svc, log: o.Log, proc: "/proc"}
 	s.http = httpx.NewServer("xmlrpc", s, o)
 	return s
