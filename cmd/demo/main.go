@@ -1,14 +1,14 @@
 // Demo shows what this project does, on one machine, in half a minute: two hosts as network namespaces,
-// a vnet over both, a domain on each, and the migration of one while it is pinged. It touches nothing of
+// a vnet over both, a domain on each, made by xm create, and the live migration of one while it is pinged. It touches nothing of
 // the machine's own network and removes what it made, also after ctrl-C.
 package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -24,7 +24,7 @@ func main() {
 	dir, err := filepath.Abs(*bin)
 	if err == nil {
 		err = lab.Run(lab.Options{Named: true}, func(ctx context.Context, l *lab.Lab) error {
-			return (&demo{ctx: ctx, lab: l, bin: dir}).run()
+			return (&demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text()}).run()
 		})
 	}
 	switch {
@@ -41,9 +41,10 @@ func main() {
 const vnet97 = "(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))\n"
 
 type demo struct {
-	ctx context.Context
-	lab *lab.Lab
-	bin string
+	ctx    context.Context
+	lab    *lab.Lab
+	bin    string
+	secret string // of the hosts, for migrations
 }
 
 // say tells the story.
@@ -84,14 +85,18 @@ func (d *demo) run() error {
 
 	say("Each host starts the daemon and creates vnet 97, from the file that Xen's users have always had.")
 	for _, h := range hosts {
-		file := filepath.Join(h.Dir, "vnet97.sxp")
-		if err := os.WriteFile(file, []byte(vnet97), 0o644); err != nil {
+		if err := d.files(h, map[string]string{
+			"vnet97.sxp": vnet97,
+			// For the migration later: who has the secret may send domains.
+			"etc/xen/xend-config.sxp":   "(xend-relocation-server yes)\n",
+			"etc/xen/relocation.secret": d.secret,
+		}); err != nil {
 			return err
 		}
 		if err := d.on(h, "xend", "start"); err != nil {
 			return err
 		}
-		if err := d.on(h, "xm", "vnet-create", file); err != nil {
+		if err := d.on(h, "xm", "vnet-create", filepath.Join(h.Dir, "vnet97.sxp")); err != nil {
 			return err
 		}
 	}
@@ -99,35 +104,35 @@ func (d *demo) run() error {
 		return err
 	}
 
-	say("A domain on each host is attached to bridge vnet97; nothing else is configured.")
-	one, err := d.domain(a, "one", 1)
+	say("A domain on each host. Where Xen runs, xm create starts it with Xen; here, without, it is a namespace of its own.")
+	one, err := d.domain(a, "vm1", 1)
 	if err != nil {
 		return err
 	}
-	two, err := d.domain(b, "two", 2)
+	two, err := d.domain(b, "vm2", 2)
 	if err != nil {
 		return err
 	}
-	for _, h := range hosts {
-		if err := d.on(h, "vn", "bridges"); err != nil {
+	for _, args := range [][]string{{"xm", "list"}, {"xm", "network-list", "vm1"}, {"vn", "bridges"}} {
+		if err := d.on(a, args[0], args[1:]...); err != nil {
 			return err
 		}
 	}
 
 	say("Do they reach each other? The first frame is flooded to the group, the answer teaches, the rest is unicast.")
-	pinger, err := one.StartPing(two.Addr(), lab.PingOptions{Interval: 100 * time.Millisecond})
+	pinger, err := two.StartPing(address(1), lab.PingOptions{Interval: 20 * time.Millisecond})
 	if err != nil {
 		return err
 	}
-	defer pinger.Close()
-	for range 5 {
+	defer func() { pinger.Close() }()
+	for range 3 {
 		if err := d.reply(pinger); err != nil {
 			return err
 		}
 	}
 
 	say("A full frame with \"don't fragment\" passes although the tunnel adds 50 bytes; no MTU had to be set anywhere:")
-	rtt, err := one.Ping(d.ctx, two.Addr(), lab.PingOptions{Size: 1472, DontFragment: true})
+	rtt, err := two.Ping(d.ctx, address(1), lab.PingOptions{Size: 1472, DontFragment: true})
 	if err != nil {
 		return err
 	}
@@ -135,7 +140,7 @@ func (d *demo) run() error {
 
 	say("A TCP transfer of 1 GiB, every byte checked:")
 	const size = 1 << 30
-	took, err := lab.Transfer(d.ctx, one.Node, two.Node, two.Addr(), size)
+	took, err := lab.Transfer(d.ctx, one, two, address(2), size)
 	if err != nil {
 		return err
 	}
@@ -146,33 +151,45 @@ func (d *demo) run() error {
 		return err
 	}
 
-	say("Now a migration. Domain one moves from host A to host B, with its MAC and its address, and is pinging all the while.")
-	if err := one.MoveTo(b, "vif2.0", "vnet97"); err != nil {
+	say("Now a migration, with the MAC, the addresses and the routes. vm2 pings vm1 all the while.")
+	gap := func(from, to *lab.Host) error {
+		pinger.Close()
+		if pinger, err = two.StartPing(address(1), lab.PingOptions{Interval: 10 * time.Millisecond}); err != nil {
+			return err
+		}
+		if err := d.fresh(pinger); err != nil {
+			return err
+		}
+		if err := d.on(from, "xm", "migrate", "--live", "vm1", to.Addr().String()); err != nil {
+			return err
+		}
+		if err := d.fresh(pinger); err != nil {
+			return err
+		}
+		fmt.Printf("  the longest gap between two answers was %s\n", pinger.Stats().LongestGap.Round(time.Millisecond))
+		return nil
+	}
+	if err := gap(a, b); err != nil {
 		return err
 	}
-	fmt.Println("  domain one is on host B now; a ping between two domains on one bridge:")
-	if err := d.fresh(pinger); err != nil {
-		return err
+	for _, h := range hosts {
+		if err := d.on(h, "xm", "list"); err != nil {
+			return err
+		}
 	}
-	fmt.Println("  and domain two moves from host B to host A:")
-	if err := two.MoveTo(a, "vif3.0", "vnet97"); err != nil {
-		return err
-	}
-	if err := d.fresh(pinger); err != nil {
-		return err
-	}
-	stats := pinger.Stats()
-	fmt.Printf("  %d requests, %d answered; the longest gap, over two migrations, was %s\n",
-		stats.Sent, stats.Received, stats.LongestGap.Round(time.Millisecond))
-	if err := d.on(a, "vn", "vifs"); err != nil {
+	say("And back again:")
+	if err := gap(b, a); err != nil {
 		return err
 	}
 
-	say("Killing the daemon of host A (kill -9) and starting it again loses nothing: the vnet is a file, its devices stay.")
+	say("Killing the daemon of host A (kill -9) and starting it again loses nothing: vnets and domains are there, and go on meanwhile.")
 	if err := d.kill(a); err != nil {
 		return err
 	}
 	if err := d.on(a, "xend", "start"); err != nil {
+		return err
+	}
+	if err := d.on(a, "xm", "list"); err != nil {
 		return err
 	}
 	if err := d.fresh(pinger); err != nil {
@@ -181,29 +198,56 @@ func (d *demo) run() error {
 	pinger.Close()
 
 	say("Cleaning up, as an administrator would.")
-	for _, h := range hosts {
-		if err := d.on(h, "xm", "vnet-delete", "97"); err != nil {
+	for h, name := range map[*lab.Host]string{a: "vm1", b: "vm2"} {
+		for _, args := range [][]string{{"xm", "destroy", name}, {"xm", "vnet-delete", "97"}, {"xend", "stop"}} {
+			if err := d.on(h, args[0], args[1:]...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// files writes files below a host's directory.
+func (d *demo) files(h *lab.Host, files map[string]string) error {
+	for name, text := range files {
+		path := filepath.Join(h.Dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := d.on(h, "xend", "stop"); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// domain starts domain number n on a host.
-func (d *demo) domain(h *lab.Host, name string, n byte) (*lab.Domain, error) {
-	dom, err := h.Domain(lab.DomainSpec{
-		Name: name, Vif: "vif1.0", Bridge: "vnet97",
-		MAC:   net.HardwareAddr{0x00, 0x16, 0x3e, 0x00, 0x00, n},
-		Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, n}), 24)},
-	})
+// address is that of domain number n.
+func address(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 97, 0, n}) }
+
+// domain starts domain number n on a host, and returns its namespace.
+func (d *demo) domain(h *lab.Host, name string, n byte) (*lab.Node, error) {
+	text := fmt.Sprintf("name = \"%s\"\nmemory = 64\nvif = ['mac=00:16:3e:00:00:%02x, bridge=vnet97, ip=%s']\n", name, n, address(n))
+	file := filepath.Join(h.Dir, name+".cfg")
+	if err := d.files(h, map[string]string{name + ".cfg": text}); err != nil {
+		return nil, err
+	}
+	fmt.Printf("  %s# cat %s\n", h.Name, file)
+	for line := range strings.Lines(text) {
+		fmt.Print("    ", line)
+	}
+	if err := d.on(h, "xm", "create", file); err != nil {
+		return nil, err
+	}
+	id, err := h.Run(d.ctx, filepath.Join(d.bin, "xm"), "domid", name)
 	if err != nil {
 		return nil, err
 	}
-	fmt.Printf("  domain %s on host %s: vif1.0 in bridge vnet97, MAC %s, address %s\n", name, h.Name, dom.Spec.MAC, dom.Addr())
-	return dom, nil
+	pid, err := os.ReadFile(filepath.Join(h.Dir, "run/xend/domains", strings.TrimSpace(id), "pid"))
+	if err != nil {
+		return nil, err
+	}
+	return d.lab.Enter(name, "/proc/"+strings.TrimSpace(string(pid))+"/ns/net")
 }
 
 // patience is how long the demo waits for something that takes milliseconds.

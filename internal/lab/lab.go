@@ -117,7 +117,8 @@ func (l *Lab) Close() error {
 	for _, n := range nodes {
 		inodes[n.Net.Inode()] = true
 	}
-	errs := []error{endProcesses(func(pid int) bool { return inodes[namespaceOf(pid)] })}
+	// Those that xend runs as domains are in namespaces of their own.
+	errs := []error{endProcesses(func(pid int) bool { return inodes[namespaceOf(pid)] || variableOf(pid, labVariable) == l.prefix })}
 	for _, n := range nodes {
 		errs = append(errs, n.close())
 	}

@@ -42,7 +42,7 @@ func (l *Lab) node(name string) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lab: %s: %w", name, err)
 	}
-	n := &Node{Name: name, Net: net, lab: l, env: []string{makerVariable + "=" + maker()}}
+	n := &Node{Name: name, Net: net, lab: l, env: []string{makerVariable + "=" + maker(), labVariable + "=" + l.prefix}}
 	l.nodes = append(l.nodes, n) // from here on Close removes it
 	if l.named {
 		if err := n.giveName(l.prefix + "-" + name); err != nil {
@@ -72,6 +72,19 @@ func (n *Node) settle() error {
 		}
 	}
 	return nil
+}
+
+// Enter adds a namespace that exists already, of a domain that xend runs on a host of the lab, by its file.
+func (l *Lab) Enter(name, path string) (*Node, error) {
+	net, err := hostnet.At(path)
+	if err != nil {
+		return nil, fmt.Errorf("lab: %s: %w", name, err)
+	}
+	n := &Node{Name: name, Net: net, lab: l, env: []string{makerVariable + "=" + maker(), labVariable + "=" + l.prefix}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nodes = append(l.nodes, n)
+	return n, nil
 }
 
 const netnsDir = "/run/netns" // ip-netns(8)

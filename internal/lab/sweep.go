@@ -19,6 +19,8 @@ const (
 	namePrefix = "lab"
 	// makerVariable marks the processes of a lab with the process that made it.
 	makerVariable = "XEND_LAB_MAKER"
+	// labVariable marks them with the lab, wherever they go.
+	labVariable = "XEND_LAB"
 	// endWait is how long a process may take to end on SIGTERM.
 	endWait = 3 * time.Second
 )
@@ -96,13 +98,15 @@ func stale(name string) bool {
 }
 
 // makerOf is what the environment of a process says; "" for one that has nothing to do with labs.
-func makerOf(pid int) string {
+func makerOf(pid int) string { return variableOf(pid, makerVariable) }
+
+func variableOf(pid int, name string) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
 		return ""
 	}
 	for v := range strings.SplitSeq(string(b), "\x00") {
-		if m, found := strings.CutPrefix(v, makerVariable+"="); found {
+		if m, found := strings.CutPrefix(v, name+"="); found {
 			return m
 		}
 	}

@@ -307,7 +307,8 @@ func (e *embryo) startKeeper() error {
 	defer errs.Close()
 	e.cmd = &exec.Cmd{
 		Path: e.t.o.Program, Args: []string{keeperName, e.rec.Name}, Dir: e.dir,
-		Env:   []string{"GOMAXPROCS=2", "GOMEMLIMIT=32MiB"},
+		// Its program gets none of it.
+		Env:   append(os.Environ(), "GOMAXPROCS=2", "GOMEMLIMIT=32MiB"),
 		Stdin: null, Stdout: errs, Stderr: errs,
 		ExtraFiles: []*os.File{ordersR, readyW},
 		SysProcAttr: &syscall.SysProcAttr{
@@ -329,6 +330,11 @@ func (e *embryo) startKeeper() error {
 		return errors.New("it ended at once")
 	}
 	e.rec.Start = p.start
+	// For people who want to look inside: nsenter -a -t $(cat pid).
+	if err := os.WriteFile(e.dir+"/pid", []byte(strconv.Itoa(e.rec.PID)+"\n"), 0o600); err != nil {
+		readyR.Close()
+		return err
+	}
 	e.cmd.ExtraFiles = []*os.File{readyR}
 	return nil
 }
