@@ -81,6 +81,8 @@ func Main(argv []string) (status int, ok bool) {
 type keeper struct {
 	order order
 	con   *console
+	// ownProc says that /proc shows the domain's processes.
+	ownProc bool
 	ended chan Exit // the program has ended
 	run   chan struct{}
 	once  sync.Once // closes run
@@ -142,9 +144,14 @@ func (k *keeper) settle() error {
 	if err := unix.Sethostname([]byte(k.order.Name)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EINVAL) {
+		return nil // in a chroot, whose root is no mount: what is mounted here the whole machine would see
+	}
+	if err != nil {
 		return fmt.Errorf("mounts: %w", err)
 	}
+	k.ownProc = true
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
@@ -241,6 +248,9 @@ func (k *keeper) wait(signals <-chan os.Signal) error {
 
 // reap collects the orphans that every pid 1 inherits; the program itself is exec's.
 func (k *keeper) reap() {
+	if !k.ownProc {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	own := 0
