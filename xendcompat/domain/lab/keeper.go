@@ -83,9 +83,9 @@ type keeper struct {
 	con   *console
 	// ownProc says that /proc shows the domain's processes.
 	ownProc bool
-	ended chan Exit // the program has ended
-	run   chan struct{}
-	once  sync.Once // closes run
+	ended   chan Exit // the program has ended
+	run     chan struct{}
+	once    sync.Once // closes run
 
 	mu      sync.Mutex
 	program *os.Process // nil: not started, or a sleeper
