@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet vnet-insert vif-bridge vif-setup
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build test race lint fuzz demo bench install uninstall deb test-install test-vm clean need-go need-root
+.PHONY: help build test race lint fuzz demo bench install uninstall deb test-install test-vm test-xen clean need-go need-root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ test-install: need-root deb ## install the package into a fresh Debian tree and 
 test-vm: need-root build ## the data plane's and the network scripts' tests on Debian's 6.1 kernel, under emulation
 	@scripts/need qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio
 	@test/vm/run
+
+test-xen: need-root ## two Xen hosts in an emulator: domains, a vnet, save and restore; 10 to 20 minutes
+	@test/xen/run
 
 clean: ## remove what was built
 	rm -rf bin build
