@@ -179,19 +179,10 @@ func (h *testHost) domain(n int, id string) *lab.Domain {
 	return d
 }
 
-// forwarding waits until all ports of a bridge forward, which they do a moment after their links are up.
+// forwarding waits until all ports of a bridge forward.
 func (h *testHost) forwarding(bridge string) {
 	h.t.Helper()
-	eventually(h.t, bridge+" forwards", func() bool {
-		out, err := h.Host.Run(soon(h.t), "bridge", "link")
-		require.NoError(h.t, err)
-		for line := range strings.Lines(out) {
-			if strings.Contains(line, "master "+bridge+" ") && !strings.Contains(line, "state forwarding") {
-				return false
-			}
-		}
-		return true
-	})
+	require.NoError(h.t, h.AwaitForwarding(soon(h.t), bridge))
 }
 
 // attach makes the devices of a vnet and has an engine carry its frames.

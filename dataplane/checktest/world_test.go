@@ -138,6 +138,7 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 	require.NoError(t, x.engine.Attach(c, devices))
 	x.domain = w.newDomain(t, x, 1+i)
 	x.guest = w.newDomain(t, x, 11+i)
+	require.NoError(t, h.AwaitForwarding(soon(t), c.Bridge))
 	x.mac = wire.MAC(x.domain.Spec.MAC)
 	eth, err := x.domain.Net.LinkByName("eth0")
 	require.NoError(t, err)

@@ -37,14 +37,13 @@ func newBench(t testing.TB, l *lab.Lab, name string, n byte) *bench {
 	b.port, err = Open(b.devices, Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = b.port.Close() })
-	// Before that the bridge forwards nothing from it.
-	require.NoError(t, b.host.Net.AwaitRunning(soon(t), b.devices.VnifIndex))
 	v4, v6 := netip.AddrFrom4([4]byte{10, 97, 0, n}), netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x97, 15: n})
 	b.domain, err = b.host.Domain(lab.DomainSpec{
 		Name: "domain" + name, Vif: "vif1.0", Bridge: "vnet97",
 		Addrs: []netip.Prefix{netip.PrefixFrom(v4, 24), netip.PrefixFrom(v6, 64)},
 	})
 	require.NoError(t, err)
+	require.NoError(t, b.host.AwaitForwarding(soon(t), "vnet97"))
 	return b
 }
 
