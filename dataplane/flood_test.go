@@ -95,7 +95,7 @@ func TestFloodOfMACs(t *testing.T) {
 	for range vnets {
 		require.NoError(t, <-ended)
 	}
-	require.LessOrEqual(t, len(a.Snapshot().Vifs), a.config.MaxMACs)
+	require.LessOrEqual(t, a.Snapshot().Tables.Vifs, a.config.MaxMACs)
 	for i := range vnets {
 		bridge := deviceOf(t, a.Host, fmt.Sprint("vnet", 100+i))
 		detail, err := a.Net.Detail(bridge.Index)

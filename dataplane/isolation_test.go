@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv6"
 
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -488,4 +490,66 @@ func TestStrangers(t *testing.T) {
 		require.LessOrEqual(t, c.count-c.error, uint64(10_000))
 	}
 	require.True(t, found)
+}
+
+// A router advertisement in a vnet changes no route of a host: not by a vnet's bridge, nor by vnifs that are on none,
+// which other hosts reach though no vnet was created. Its IPv6 gets neither addresses there.
+func TestRouterAdvertisement(t *testing.T) {
+	_, s, hosts := newLab(t, 1, testConfig())
+	a := hosts[0]
+	c := newOriginal(t, s, "C")
+	add(t, "97", a)
+	require.NoError(t, attach(a.Engine, vnet.DefaultVnets()[0]))
+	d := a.domain(1, "97")
+	advertisement := routerAdvertisement(t)
+	// What a network card of the same host makes of it shows that it is one.
+	link, err := c.Net.LinkByName("eth0")
+	require.NoError(t, err)
+	require.NoError(t, a.Host.Send("eth0", advertisement))
+	eventually(t, "default route of a host that accepts it", func() bool { return routesByRouter(t, c.Net) == 1 })
+	require.NotZero(t, link.Index)
+
+	require.NoError(t, d.Send("eth0", advertisement))
+	for _, id := range []string{"97", "2"} {
+		c.send(a.Addr(), vudp(idOf(t, id), advertisement))
+	}
+	for _, device := range []string{"vnet97", "vnif0002"} {
+		// An administrator who wants IPv6 there has not asked for routers.
+		require.NoError(t, a.Net.SetSysctl("0", "net", "ipv6", "conf", device, "disable_ipv6"))
+	}
+	require.NoError(t, d.Send("eth0", advertisement))
+	for _, id := range []string{"97", "2"} {
+		c.send(a.Addr(), vudp(idOf(t, id), advertisement))
+	}
+	got := capture(t, d) // the last of them has come when this has
+	last := testFrame(broadcastMAC, domainMAC(5), "last")
+	c.send(a.Addr(), vudp(idOf(t, "97"), last))
+	expect(t, got, last)
+	require.Zero(t, routesByRouter(t, a.Net))
+}
+
+// routesByRouter counts the IPv6 default routes that a router's advertisement made: protocol RTPROT_RA.
+func routesByRouter(t *testing.T, h *hostnet.Host) (n int) {
+	routes, err := h.Routes(0)
+	require.NoError(t, err)
+	const ra = 9
+	for _, r := range routes {
+		if r.Default() && r.To.Addr().Is6() && r.Protocol == ra {
+			n++
+		}
+	}
+	return n
+}
+
+// routerAdvertisement is one of a router fe80::66 that wants to be the default; RFC 4861, section 4.2.
+func routerAdvertisement(t *testing.T) []byte {
+	t.Helper()
+	from, to := netip.MustParseAddr("fe80::66"), netip.MustParseAddr("ff02::1")
+	m := icmp.Message{Type: ipv6.ICMPTypeRouterAdvertisement, Body: &icmp.RawBody{Data: []byte{64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0}}}
+	b, err := m.Marshal(icmp.IPv6PseudoHeader(from.AsSlice(), to.AsSlice()))
+	require.NoError(t, err)
+	f := append([]byte{0x33, 0x33, 0, 0, 0, 1}, domainMAC(66)...)
+	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(b)), 58, 255)
+	f = append(append(f, from.AsSlice()...), to.AsSlice()...)
+	return append(f, b...)
 }

@@ -80,9 +80,6 @@ func (d *Domain) connect() error {
 	if err != nil {
 		return err
 	}
-	if err := n.DisableIPv6(vif.Index); err != nil {
-		return err
-	}
 	if d.Spec.Bridge != "" {
 		br, err := n.LinkByName(d.Spec.Bridge)
 		if err != nil {

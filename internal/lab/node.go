@@ -55,7 +55,8 @@ func (l *Lab) node(name string) (*Node, error) {
 	return n, nil
 }
 
-// settle makes bridges bridge, and addresses usable at once.
+// settle makes bridges bridge, and addresses usable at once; everything else is as Linux has it by default, whatever the
+// machine has: a lab that is kinder than the world proves nothing.
 func (n *Node) settle() error {
 	for _, s := range [][]string{
 		{"0", "net", "bridge", "bridge-nf-call-iptables"},
@@ -63,8 +64,15 @@ func (n *Node) settle() error {
 		{"0", "net", "bridge", "bridge-nf-call-arptables"},
 		{"0", "net", "ipv6", "conf", "all", "accept_dad"},
 		{"0", "net", "ipv6", "conf", "default", "accept_dad"},
-		{"0", "net", "ipv6", "conf", "default", "accept_ra"},
-		{"0", "net", "ipv6", "conf", "default", "router_solicitations"},
+		// A namespace inherits these from the machine.
+		{"0", "net", "ipv4", "conf", "all", "rp_filter"},
+		{"0", "net", "ipv4", "conf", "default", "rp_filter"},
+		{"0", "net", "ipv4", "conf", "all", "arp_ignore"},
+		{"0", "net", "ipv4", "conf", "default", "arp_ignore"},
+		{"0", "net", "ipv4", "ip_forward"},
+		{"1", "net", "ipv6", "conf", "default", "accept_ra"},
+		{"0", "net", "ipv6", "conf", "all", "disable_ipv6"},
+		{"0", "net", "ipv6", "conf", "default", "disable_ipv6"},
 	} {
 		err := n.Net.SetSysctl(s[0], s[1:]...)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without br_netfilter or IPv6
