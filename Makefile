@@ -8,7 +8,7 @@ VERSION ?= $(shell scripts/version)
 export CGO_ENABLED ?= 0
 LDFLAGS  := -s -w -X github.com/xenvnet/xend/internal/version.Version=$(VERSION)
 PROGRAMS := xend xm vn sxp netscript
-SCRIPTS  := network-bridge network-vnet vnet-insert vif-bridge vif-setup
+SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy vnet-insert vif-bridge vif-route vif-nat vif-setup
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 

@@ -18,8 +18,12 @@ func (v *vifScript) antispoof(bridge string) (bool, error) {
 // without addresses it takes that back. A firewall that cannot be changed is no reason to leave a domain without
 // the rest.
 func (v *vifScript) accept(vif string, addresses []netip.Prefix) {
+	v.acceptRules(vif, acceptVif(vif, addresses))
+}
+
+func (v *vifScript) acceptRules(vif string, rules []firewall.Rule) {
 	f := &firewall.Firewall{Look: v.program, Before: v.Before}
-	if err := f.Set("vif:"+vif, acceptVif(vif, addresses)); err != nil {
+	if err := f.Set("vif:"+vif, rules); err != nil {
 		v.warn("%v", err)
 	}
 }

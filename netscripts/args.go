@@ -102,7 +102,11 @@ var (
 	known           = map[string][]string{
 		"network-bridge": bridgeVariables,
 		"network-vnet":   bridgeVariables,
+		"network-route":  {"netdev", "bridge", "vifnum", "antispoof"},
+		"network-nat":    {"netdev", "bridge", "vifnum", "antispoof", "dhcp"},
 		"vif-bridge":     vifVariables,
+		"vif-route":      append([]string{"netdev"}, vifVariables...),
+		"vif-nat":        append([]string{"netdev", "dhcp"}, vifVariables...),
 	}
 )
 
@@ -157,7 +161,15 @@ func usage(name string) string {
   antispoof=yes   domains reach the network only with the addresses given to them (default: no)
   --dry-run       print the steps and change nothing
 `
-	case "vif-bridge", "vif-setup":
+	case "network-route", "network-nat":
+		text := "usage: " + name + ` start|stop|status [netdev=DEV] [--dry-run] [--prefix DIR]
+  netdev=DEV      the device that leads to the network (default: that of the default route)
+`
+		if name == "network-nat" {
+			text += "  dhcp=no         accepted; no DHCP server is set up\n"
+		}
+		return text
+	case "vif-bridge", "vif-route", "vif-nat", "vif-setup":
 		return "usage: " + name + ` add|remove|online|offline [key=value…] [--prefix DIR]
   vif=NAME type_if=vif|tap XENBUS_PATH=PATH bridge=NAME ip=ADDRESSES mac=MAC vifname=NAME mtu=N
   from the environment, then the arguments, then xenstore; later ones override

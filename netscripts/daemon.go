@@ -24,6 +24,8 @@ func (s *script) tellDaemon(ctx context.Context, command, vnet string, mac net.H
 	defer cancel()
 	answer, err := ctl.Do(ctx, s.conf.Paths.ControlSocket, text)
 	switch {
+	case err == nil && command == "vif.del":
+		// What is to go may be gone: with its vnet, or with the daemon that was told of it.
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 	case err != nil:
 		s.warn("%s: %v", text, err)

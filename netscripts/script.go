@@ -15,7 +15,10 @@ import (
 )
 
 // Names are the scripts, in the order in which usage texts show them.
-var Names = []string{"network-bridge", "network-vnet", "vnet-insert", "vif-bridge", "vif-setup"}
+var Names = []string{
+	"network-bridge", "network-vnet", "network-route", "network-nat", "network-dummy", "vnet-insert",
+	"vif-bridge", "vif-route", "vif-nat", "vif-setup",
+}
 
 // Is tells whether name is that of a script.
 func Is(name string) bool {
@@ -71,8 +74,13 @@ type script struct {
 var scripts = map[string]func(ctx context.Context, s *script) error{
 	"network-bridge": networkBridge,
 	"network-vnet":   networkVnet,
+	"network-route":  networkRoute,
+	"network-nat":    networkNAT,
+	"network-dummy":  networkDummy,
 	"vnet-insert":    vnetInsert,
 	"vif-bridge":     vifBridge,
+	"vif-route":      vifRoute,
+	"vif-nat":        vifNAT,
 	"vif-setup":      vifSetup,
 }
 

@@ -33,7 +33,17 @@ type vifScript struct {
 	xs   xenstore
 	vars map[string]string // from the environment, the arguments, xenstore
 	tap  bool
+	kind vifKind
 }
+
+// vifKind is how a domain's interface is connected.
+type vifKind int
+
+const (
+	bridgeVif vifKind = iota // to a bridge
+	routeVif                 // by a route
+	natVif                   // by a route, behind the machine's address
+)
 
 // vifKeys are the variables of vif-bridge; the last ones may be in xenstore.
 var (
@@ -42,8 +52,10 @@ var (
 )
 
 // vifBridge is the script vif-bridge.
-func vifBridge(ctx context.Context, s *script) error {
-	v := &vifScript{script: s, vars: map[string]string{}}
+func vifBridge(ctx context.Context, s *script) error { return runVif(ctx, s, bridgeVif) }
+
+func runVif(ctx context.Context, s *script, kind vifKind) error {
+	v := &vifScript{script: s, vars: map[string]string{}, kind: kind}
 	configured := s.configuredArguments()
 	for _, key := range vifKeys {
 		v.vars[key] = s.variable(key)
@@ -75,6 +87,8 @@ func (v *vifScript) run(ctx context.Context) error {
 		return &commandError{command, vifCommands}
 	case !v.tap && (command == "add" || command == "remove"), v.tap && (command == "online" || command == "offline"):
 		return nil // the other kind's
+	case v.tap && v.kind != bridgeVif:
+		return nil // an emulated card has no use for a route: its frames come by the other interface
 	default:
 		attach = command == "online" || command == "add"
 	}
@@ -93,10 +107,15 @@ func (v *vifScript) run(ctx context.Context) error {
 	}
 	defer v.m.close()
 	return v.withLock(ctx, lockHotplug, func() error {
-		if attach {
+		switch {
+		case attach && v.kind == bridgeVif:
 			return v.attach(ctx, name)
+		case attach:
+			return v.attachRouted(ctx, name)
+		case v.kind == bridgeVif:
+			return v.detach(ctx, name)
 		}
-		return v.detach(ctx, name)
+		return v.detachRouted(ctx, name)
 	})
 }
 
@@ -184,8 +203,8 @@ func (v *vifScript) attach(ctx context.Context, name string) error {
 // findVif finds the interface, perhaps under the name that an earlier run gave it.
 func (v *vifScript) findVif(name string) (hostnet.Link, error) {
 	l, err := v.m.host.LinkByName(name)
-	if errors.Is(err, hostnet.ErrNotFound) && !v.tap && v.vars["vifname"] != "" {
-		return v.m.host.LinkByName(v.vars["vifname"])
+	if final := v.finalName(name); errors.Is(err, hostnet.ErrNotFound) && final != name {
+		return v.m.host.LinkByName(final)
 	}
 	return l, err
 }
@@ -292,19 +311,47 @@ func (v *vifScript) mac() (net.HardwareAddr, error) {
 	return mac, nil
 }
 
+// emulated ends the name of the device of an emulated card beside the interface that has vifname.
+const emulated = "-emu"
+
+// finalName is the name that an interface has in the end.
+func (v *vifScript) finalName(name string) string {
+	want := v.vars["vifname"]
+	switch {
+	case want == "":
+		return name
+	case v.tap && len(want)+len(emulated) > hostnet.MaxName:
+		return name // the emulated card's name matters to nobody
+	case v.tap:
+		return want + emulated
+	}
+	return want
+}
+
+// renamed gives the interface the name that vifname says; its emulated card the same with -emu behind.
+func (v *vifScript) renamed(l hostnet.Link) (hostnet.Link, error) {
+	want := v.finalName(l.Name)
+	if l.Name == want || v.tap && l.Name == v.vars["vifname"] {
+		return l, nil
+	}
+	if err := checkName(want); err != nil {
+		return l, fmt.Errorf("vifname: %w", err)
+	}
+	if other, err := v.m.host.LinkByName(want); err == nil {
+		return l, fmt.Errorf("vifname=%s: there is a device of that name (%s)", want, other)
+	}
+	if err := v.m.rename(l.Index, want, func() error { return nil }); err != nil {
+		return l, err
+	}
+	return v.m.host.LinkByIndex(l.Index)
+}
+
 // prepare gives the interface its name, MAC and MTU and takes addresses from it.
 func (v *vifScript) prepare(l, bridge hostnet.Link, onVnet bool) (hostnet.Link, error) {
 	m := v.m
-	if want := v.vars["vifname"]; want != "" && !v.tap && l.Name != want {
-		if err := checkName(want); err != nil {
-			return l, fmt.Errorf("vifname: %w", err)
-		}
-		if other, err := m.host.LinkByName(want); err == nil {
-			return l, fmt.Errorf("vifname=%s: there is a device of that name (%s)", want, other)
-		}
-		if err := m.rename(l.Index, want, func() error { return nil }); err != nil {
-			return l, err
-		}
+	l, err := v.renamed(l)
+	if err != nil {
+		return l, err
 	}
 	if !bytes.Equal(l.MAC, vifMAC) {
 		err := m.change("set MAC of "+l.Name, func() error { return m.host.SetHardwareAddr(l.Index, vifMAC) })
@@ -357,10 +404,7 @@ func (v *vifScript) detach(ctx context.Context, name string) error {
 	}
 	master := l.Master
 	if gone {
-		l.Name = name
-		if want := v.vars["vifname"]; want != "" && !v.tap {
-			l.Name = want
-		}
+		l.Name = v.finalName(name)
 		if b, err := v.bridge(); err == nil {
 			master = b.Index
 		}

@@ -368,6 +368,11 @@ func TestVifOnAdoptedVnetBridge(t *testing.T) {
 	require.Contains(t, r.stderr, `xend answers (error "no such vnet")`)
 	require.Equal(t, "(vif.add (vnet "+vnet97+") (vmac "+domMAC+"))", <-heard)
 	x.attached("vif1.0", "xenbr0")
+	// A daemon that was started anew knows nothing of the domain that is destroyed.
+	x.IP("link del vif1.0")
+	x.env["bridge"], x.env["mac"] = "xenbr0", domMAC
+	require.Equal(t, result{}, x.vif("offline"))
+	require.Equal(t, "(vif.del (vnet "+vnet97+") (vmac "+domMAC+"))", <-heard)
 }
 
 // vif-setup runs what xenstore names, or vif-bridge. It replaces its process, so it runs as one.

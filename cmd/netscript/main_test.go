@@ -41,7 +41,7 @@ func TestNames(t *testing.T) {
 	_, errs, status = call("netscript")
 	require.Equal(t, 1, status)
 	require.Contains(t, errs, "usage: netscript NAME")
-	_, _, status = call("netscript", "network-nat", "start")
+	_, _, status = call("netscript", "network-frob", "start")
 	require.Equal(t, 1, status)
 	out, _, status = call("vif-setup", "--version")
 	require.Equal(t, 0, status)
