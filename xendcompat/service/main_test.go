@@ -20,6 +20,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/port/porttest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -47,10 +48,34 @@ func newHost(t *testing.T) *hostnet.Host {
 	return h
 }
 
+// ground is what devices are on: the kernel's network or a list. Both have these verbs.
+type ground interface {
+	LinkByName(name string) (hostnet.Link, error)
+	Links() ([]hostnet.Link, error)
+	CreateVeth(v hostnet.Veth) error
+	CreateBridge(b hostnet.Bridge) (hostnet.Link, error)
+	Delete(index int) error
+	SetMaster(index, master int) error
+	SetAlias(index int, alias string) error
+	SetDown(index int) error
+	Rename(index int, name string) error
+}
+
+var (
+	_ ground = (*hostnet.Host)(nil)
+	_ ground = (*porttest.Devices)(nil)
+)
+
+// onGrounds runs a test on a list, which anybody may, and in the kernel, where root may.
+func onGrounds(t *testing.T, f func(t *testing.T, h ground)) {
+	t.Run("list", func(t *testing.T) { f(t, &porttest.Devices{}) })
+	t.Run("kernel", func(t *testing.T) { f(t, newHost(t)) })
+}
+
 // A daemon is a service with its parts and tasks, as cmd/xend runs them.
 type daemon struct {
 	*Service
-	host *hostnet.Host
+	host ground
 	log  *journal
 	stop func() error
 }
@@ -63,7 +88,7 @@ type options struct {
 }
 
 // startDaemon starts everything and waits until it is ready; stop, also at the end of the test, ends it.
-func startDaemon(t *testing.T, h *hostnet.Host, state string, o options) *daemon {
+func startDaemon(t *testing.T, h ground, state string, o options) *daemon {
 	t.Helper()
 	d, err := runDaemon(h, state, o)
 	require.NoError(t, err)
@@ -71,22 +96,31 @@ func startDaemon(t *testing.T, h *hostnet.Host, state string, o options) *daemon
 	return d
 }
 
-func runDaemon(h *hostnet.Host, state string, o options) (*daemon, error) {
+func runDaemon(h ground, state string, o options) (*daemon, error) {
 	d := &daemon{host: h, log: newJournal()}
 	log := slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	reg, err := registry.Open(registry.Options{Dir: state, Log: log, Step: o.step})
 	if err != nil {
 		return nil, err
 	}
-	so := Options{Registry: reg, Devices: &port.Maker{Host: h, Step: o.step}, Domains: domain.NewManager(domain.Options{}), Log: log, Step: o.step}
+	so := Options{Registry: reg, Domains: domain.NewManager(domain.Options{}), Log: log, Step: o.step}
 	var engine *dataplane.Engine
 	if o.enabled {
-		cfg := dataplane.DefaultConfig()
-		cfg.Workers = 1
-		if engine, err = dataplane.New(cfg, h, log); err != nil {
-			return nil, err
+		so.Settings.Defaults = vnet.DefaultVnets()
+	}
+	switch h := h.(type) {
+	case *porttest.Devices:
+		so.Devices = h
+	case *hostnet.Host:
+		so.Devices = &port.Maker{Host: h, Step: o.step}
+		if o.enabled {
+			cfg := dataplane.DefaultConfig()
+			cfg.Workers = 1
+			if engine, err = dataplane.New(cfg, h, log); err != nil {
+				return nil, err
+			}
+			so.Engine = engine
 		}
-		so.Engine, so.Settings.Defaults = engine, vnet.DefaultVnets()
 	}
 	if o.wrap != nil {
 		so.Engine = o.wrap(newOff())
@@ -170,7 +204,7 @@ func vnets(s *Service) string {
 }
 
 // layout describes all devices but lo: "vnet97 vnif97@vnet97 …", without the peers.
-func layout(t testing.TB, h *hostnet.Host) string {
+func layout(t testing.TB, h ground) string {
 	t.Helper()
 	links, err := h.Links()
 	require.NoError(t, err)

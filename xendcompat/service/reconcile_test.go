@@ -7,13 +7,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/port/porttest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
 const restored = `msg="vnet restored"`
 
-func index(t *testing.T, h *hostnet.Host, name string) int {
+func index(t *testing.T, h ground, name string) int {
 	t.Helper()
 	l, err := h.LinkByName(name)
 	require.NoError(t, err)
@@ -22,40 +23,42 @@ func index(t *testing.T, h *hostnet.Host, name string) int {
 
 func TestRestore(t *testing.T) {
 	for name, c := range map[string]struct {
-		damage func(t *testing.T, h *hostnet.Host)
+		damage func(t *testing.T, h ground)
 		reason string
 	}{
-		"interface deleted": {func(t *testing.T, h *hostnet.Host) { require.NoError(t, h.Delete(index(t, h, "vnif97"))) }, "interface vnif97 is gone"},
-		"bridge deleted":    {func(t *testing.T, h *hostnet.Host) { require.NoError(t, h.Delete(index(t, h, "vnet97"))) }, "bridge vnet97 is gone"},
-		"off the bridge":    {func(t *testing.T, h *hostnet.Host) { require.NoError(t, h.SetMaster(index(t, h, "vnif97"), 0)) }, "vnif97 left its bridge vnet97"},
-		"peer deleted": {func(t *testing.T, h *hostnet.Host) {
+		"interface deleted": {func(t *testing.T, h ground) { require.NoError(t, h.Delete(index(t, h, "vnif97"))) }, "interface vnif97 is gone"},
+		"bridge deleted":    {func(t *testing.T, h ground) { require.NoError(t, h.Delete(index(t, h, "vnet97"))) }, "bridge vnet97 is gone"},
+		"off the bridge":    {func(t *testing.T, h ground) { require.NoError(t, h.SetMaster(index(t, h, "vnif97"), 0)) }, "vnif97 left its bridge vnet97"},
+		"peer deleted": {func(t *testing.T, h ground) {
 			require.NoError(t, h.Delete(index(t, h, port.PeerName(simple(t, "97").ID))))
 		}, "interface vnif97 is gone"},
-		"renamed": {func(t *testing.T, h *hostnet.Host) {
+		"renamed": {func(t *testing.T, h ground) {
 			i := index(t, h, "vnif97")
 			require.NoError(t, h.SetDown(i))
 			require.NoError(t, h.Rename(i, "other"))
 		}, "interface vnif97 is gone"},
-		"on another bridge": {func(t *testing.T, h *hostnet.Host) {
+		"on another bridge": {func(t *testing.T, h ground) {
 			b, err := h.CreateBridge(hostnet.Bridge{Name: "aside"})
 			require.NoError(t, err)
 			require.NoError(t, h.SetMaster(index(t, h, "vnif97"), b.Index))
 		}, "vnif97 is on aside instead of vnet97"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t)
-			d := startDaemon(t, h, t.TempDir(), options{enabled: true})
-			require.NoError(t, d.CreateVnet(t.Context(), simple(t, "97")))
-			c.damage(t, h)
-			d.log.wait(restored, 1)
-			require.Contains(t, layout(t, h), "vnif97@vnet97")
-			require.Contains(t, d.log.String(), c.reason)
+			onGrounds(t, func(t *testing.T, h ground) {
+				d := startDaemon(t, h, t.TempDir(), options{enabled: true})
+				require.NoError(t, d.CreateVnet(t.Context(), simple(t, "97")))
+				c.damage(t, h)
+				d.log.wait(restored, 1)
+				require.Contains(t, layout(t, h), "vnif97@vnet97")
+				require.Contains(t, d.log.String(), c.reason)
+			})
 		})
 	}
 }
 
-func TestRestoreDefaultAndTransient(t *testing.T) {
-	h := newHost(t)
+func TestRestoreDefaultAndTransient(t *testing.T) { onGrounds(t, testRestoreDefaultAndTransient) }
+
+func testRestoreDefaultAndTransient(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{enabled: true})
 	c := simple(t, "50")
 	c.Bridge = ""
@@ -68,8 +71,9 @@ func TestRestoreDefaultAndTransient(t *testing.T) {
 }
 
 // TestRestoreAfterFailure has a foreign device in the way of a vnet when the daemon starts.
-func TestRestoreAfterFailure(t *testing.T) {
-	h := newHost(t)
+func TestRestoreAfterFailure(t *testing.T) { onGrounds(t, testRestoreAfterFailure) }
+
+func testRestoreAfterFailure(t *testing.T, h ground) {
 	state := t.TempDir()
 	d := startDaemon(t, h, state, options{})
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "97")))
@@ -88,10 +92,17 @@ func TestRestoreAfterFailure(t *testing.T) {
 	require.Contains(t, layout(t, h), "vnif97@vnet97")
 }
 
-func TestLeftovers(t *testing.T) {
-	h := newHost(t)
+func TestLeftovers(t *testing.T) { onGrounds(t, testLeftovers) }
+
+func testLeftovers(t *testing.T, h ground) {
 	left := simple(t, "66")
-	_, err := port.Ensure(h, port.Spec{ID: left.ID, Bridge: left.Bridge, Vnetif: left.Vnetif})
+	spec, err := port.Spec{ID: left.ID, Bridge: left.Bridge, Vnetif: left.Vnetif}, error(nil)
+	switch h := h.(type) {
+	case *porttest.Devices:
+		_, err = h.Ensure(spec)
+	case *hostnet.Host:
+		_, err = port.Ensure(h, spec)
+	}
 	require.NoError(t, err)
 	// Somebody else's.
 	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif67", Peer: "vnp67"}))
@@ -117,8 +128,9 @@ func TestPauses(t *testing.T) {
 }
 
 // TestRestoreIsPaused does not fight with somebody who takes a device away again and again.
-func TestRestoreIsPaused(t *testing.T) {
-	h := newHost(t)
+func TestRestoreIsPaused(t *testing.T) { onGrounds(t, testRestoreIsPaused) }
+
+func testRestoreIsPaused(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "97")))
 	for n := range 2 {

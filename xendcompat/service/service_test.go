@@ -28,8 +28,9 @@ func refused(t *testing.T, err error, k Kind, text string) {
 	require.Equal(t, k, KindOf(err))
 }
 
-func TestCreateAndDelete(t *testing.T) {
-	h := newHost(t)
+func TestCreateAndDelete(t *testing.T) { onGrounds(t, testCreateAndDelete) }
+
+func testCreateAndDelete(t *testing.T, h ground) {
 	state := t.TempDir()
 	d := startDaemon(t, h, state, options{enabled: true})
 	ctx := t.Context()
@@ -72,8 +73,9 @@ func TestCreateAndDelete(t *testing.T) {
 	require.Equal(t, before.Index, after.Index)
 }
 
-func TestRefusals(t *testing.T) {
-	h := newHost(t)
+func TestRefusals(t *testing.T) { onGrounds(t, testRefusals) }
+
+func testRefusals(t *testing.T, h ground) {
 	state := t.TempDir()
 	reg, err := registry.Open(registry.Options{Dir: state})
 	require.NoError(t, err)
@@ -139,8 +141,9 @@ func TestRefusals(t *testing.T) {
 }
 
 // TestCreateAgain checks that what is there already can be created again, and nothing else under its id.
-func TestCreateAgain(t *testing.T) {
-	h := newHost(t)
+func TestCreateAgain(t *testing.T) { onGrounds(t, testCreateAgain) }
+
+func testCreateAgain(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{enabled: true})
 	given := "(vnet (id 97) (bridge br1) (color 'light blue'))"
 	require.NoError(t, d.CreateVnet(t.Context(), config(t, given)))
@@ -163,8 +166,9 @@ func TestCreateAgain(t *testing.T) {
 	require.Equal(t, given, c.Form.String())
 }
 
-func TestBridgeOfSomebodyElse(t *testing.T) {
-	h := newHost(t)
+func TestBridgeOfSomebodyElse(t *testing.T) { onGrounds(t, testBridgeOfSomebodyElse) }
+
+func testBridgeOfSomebodyElse(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	_, err := h.CreateBridge(hostnet.Bridge{Name: "vnet97"})
 	require.NoError(t, err)
@@ -185,8 +189,9 @@ func TestBridgeOfSomebodyElse(t *testing.T) {
 	require.Equal(t, "domain0 vif1.0@vnet98 vnet97 vnet98", layout(t, h))
 }
 
-func TestTransient(t *testing.T) {
-	h := newHost(t)
+func TestTransient(t *testing.T) { onGrounds(t, testTransient) }
+
+func testTransient(t *testing.T, h ground) {
 	state := t.TempDir()
 	d := startDaemon(t, h, state, options{enabled: true})
 	ctx := t.Context()
@@ -213,8 +218,9 @@ func TestTransient(t *testing.T) {
 	require.Contains(t, d.log.String(), "removed what was left of a vnet that is no more")
 }
 
-func TestDefaultVnetsOff(t *testing.T) {
-	h := newHost(t)
+func TestDefaultVnetsOff(t *testing.T) { onGrounds(t, testDefaultVnetsOff) }
+
+func testDefaultVnetsOff(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "2")), "without the defaults the id is free")
 	require.NoError(t, d.DeleteVnet(t.Context(), simple(t, "2").ID))
@@ -257,8 +263,9 @@ func (f *flaky) Detach(id vnet.ID) error {
 	return f.Engine.Detach(id)
 }
 
-func TestEngineFails(t *testing.T) {
-	h := newHost(t)
+func TestEngineFails(t *testing.T) { onGrounds(t, testEngineFails) }
+
+func testEngineFails(t *testing.T, h ground) {
 	state := t.TempDir()
 	f := &flaky{}
 	d := startDaemon(t, h, state, options{wrap: func(e Engine) Engine { f.Engine = e; return f }})
@@ -289,8 +296,9 @@ func TestEngineFails(t *testing.T) {
 }
 
 // TestEveryStepMayFail fails create and delete after each step.
-func TestEveryStepMayFail(t *testing.T) {
-	h := newHost(t)
+func TestEveryStepMayFail(t *testing.T) { onGrounds(t, testEveryStepMayFail) }
+
+func testEveryStepMayFail(t *testing.T, h ground) {
 	broken := errors.New("broken")
 	var left atomic.Int64
 	left.Store(1 << 30)
@@ -338,8 +346,9 @@ func TestEveryStepMayFail(t *testing.T) {
 	}
 }
 
-func TestConcurrentRequests(t *testing.T) {
-	h := newHost(t)
+func TestConcurrentRequests(t *testing.T) { onGrounds(t, testConcurrentRequests) }
+
+func testConcurrentRequests(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	ctx := t.Context()
 	var all sync.WaitGroup

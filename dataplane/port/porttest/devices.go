@@ -7,8 +7,8 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -23,13 +23,6 @@ type Devices struct {
 	last   int
 	links  map[int]hostnet.Link
 	events []chan hostnet.Event
-}
-
-// Add adds a device, and returns it with its index.
-func (d *Devices) Add(l hostnet.Link) hostnet.Link {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.add(l)
 }
 
 func (d *Devices) add(l hostnet.Link) hostnet.Link {
@@ -50,17 +43,6 @@ func (d *Devices) pair(a, b hostnet.Link) (hostnet.Link, hostnet.Link) {
 	return a, d.add(b)
 }
 
-// Delete removes the device of that name, with the other end of a pair, and tells those who watch.
-func (d *Devices) Delete(name string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range d.links {
-		if l.Name == name {
-			d.delete(l)
-		}
-	}
-}
-
 func (d *Devices) delete(l hostnet.Link) {
 	for index, other := range d.links {
 		if index == l.Index || other.Index == l.Partner {
@@ -73,17 +55,87 @@ func (d *Devices) delete(l hostnet.Link) {
 	}
 }
 
-// Change has f change the device of that name, and tells those who watch.
-func (d *Devices) Change(name string, f func(*hostnet.Link)) {
+// The verbs below do what those of hostnet.Host do, for tests that run on both.
+
+// LinkByName finds a device; hostnet.ErrNotFound if there is none.
+func (d *Devices) LinkByName(name string) (hostnet.Link, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for index, l := range d.links {
+	for _, l := range d.links {
 		if l.Name == name {
-			f(&l)
-			d.links[index] = l
-			d.tell(hostnet.LinkEvent{Link: l})
+			return l, nil
 		}
 	}
+	return hostnet.Link{}, &hostnet.OpError{Op: "find", Object: name, Err: syscall.ENODEV}
+}
+
+// Links lists all devices in the order of their indices.
+func (d *Devices) Links() ([]hostnet.Link, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.list(), nil
+}
+
+func (d *Devices) list() []hostnet.Link {
+	return slices.SortedFunc(maps.Values(d.links), func(a, b hostnet.Link) int { return a.Index - b.Index })
+}
+
+// CreateVeth makes a pair.
+func (d *Devices) CreateVeth(v hostnet.Veth) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pair(hostnet.Link{Name: v.Name, Group: v.Group}, hostnet.Link{Name: v.Peer, Group: v.PeerGroup})
+	return nil
+}
+
+// CreateBridge makes a bridge.
+func (d *Devices) CreateBridge(b hostnet.Bridge) (hostnet.Link, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.add(hostnet.Link{Name: b.Name, Kind: "bridge", Group: b.Group, MTU: b.MTU}), nil
+}
+
+// Delete removes a device, with the other end of a pair.
+func (d *Devices) Delete(index int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l, ok := d.links[index]; ok {
+		d.delete(l)
+	}
+	return nil
+}
+
+// SetMaster makes a device a port of a bridge; 0: of none.
+func (d *Devices) SetMaster(index, master int) error {
+	return d.change(index, func(l *hostnet.Link) { l.Master = master })
+}
+
+// SetAlias sets a device's alias.
+func (d *Devices) SetAlias(index int, alias string) error {
+	return d.change(index, func(l *hostnet.Link) { l.Alias = alias })
+}
+
+// SetDown takes a device down.
+func (d *Devices) SetDown(index int) error {
+	return d.change(index, func(l *hostnet.Link) { l.Flags &^= net.FlagUp })
+}
+
+// Rename gives a device another name.
+func (d *Devices) Rename(index int, name string) error {
+	return d.change(index, func(l *hostnet.Link) { l.Name = name })
+}
+
+func (d *Devices) change(index int, f func(*hostnet.Link)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, ok := d.links[index]
+	if !ok {
+		return &hostnet.OpError{Op: "change", Err: syscall.ENODEV}
+	}
+	f(&l)
+	d.links[index] = l
+	d.tell(hostnet.LinkEvent{Link: l})
+	return nil
 }
 
 // tell gives an event to those who watch.
@@ -94,36 +146,6 @@ func (d *Devices) tell(ev hostnet.Event) {
 		default: // a resync is not needed: readers look at everything
 		}
 	}
-}
-
-// String describes all devices but peers, sorted by name: "vnet97 vnif97@vnet97".
-func (d *Devices) String() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var all []string
-	for _, l := range d.links {
-		switch {
-		case strings.HasPrefix(l.Name, "vnp"):
-		case l.Master != 0:
-			all = append(all, l.Name+"@"+d.links[l.Master].Name)
-		default:
-			all = append(all, l.Name)
-		}
-	}
-	slices.Sort(all)
-	return strings.Join(all, " ")
-}
-
-// Link returns the device of that name; Index 0: there is none.
-func (d *Devices) Link(name string) hostnet.Link {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range d.links {
-		if l.Name == name {
-			return l
-		}
-	}
-	return hostnet.Link{}
 }
 
 func (d *Devices) fail(op string, s port.Spec) error {
@@ -147,7 +169,7 @@ func (d *Devices) LookFor(s port.Spec) (*port.Survey, error) {
 }
 
 func (d *Devices) survey() *port.Survey {
-	return port.NewSurvey(slices.SortedFunc(maps.Values(d.links), func(a, b hostnet.Link) int { return a.Index - b.Index }))
+	return port.NewSurvey(d.list())
 }
 
 // Ensure makes a vnet's devices be as specified.
