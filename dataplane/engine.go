@@ -290,6 +290,7 @@ func (e *Engine) close() {
 // publishLocked gives the workers another view.
 func (e *Engine) publishLocked() {
 	c := &e.config
+	told := e.config
 	v := &view{
 		vnets:   make(map[vnet.ID]*network, len(e.networks)),
 		sources: map[int32]source{},
@@ -306,6 +307,8 @@ func (e *Engine) publishLocked() {
 		flows:   c.SourcePort == SourceFlow,
 
 		groupSilence: int64(c.GroupSilence),
+		workers:      e.workers,
+		config:       &told,
 		secure:       c.Security.Port,
 		esp:          c.Security.Encapsulation == ESP,
 		nat:          c.Security.NAT,

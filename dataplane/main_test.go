@@ -238,3 +238,15 @@ func ping(t testing.TB, from *lab.Domain, to netip.Addr) {
 	_, err := from.Ping(soon(t), to, lab.PingOptions{})
 	require.NoError(t, err)
 }
+
+// snapshot is all that can be asked for.
+type snapshot struct {
+	Status
+	Vifs    []Vif
+	Entries []Entry
+}
+
+// Snapshot asks for all at once.
+func (e *Engine) Snapshot() snapshot {
+	return snapshot{Status: e.Status(), Vifs: e.Vifs(Filter{}), Entries: e.Entries(Filter{})}
+}

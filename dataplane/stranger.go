@@ -197,8 +197,8 @@ func (e *Engine) admitsEcho(index int, from netip.Addr) bool {
 	return false
 }
 
-// strangersLocked puts together what workers know.
-func (e *Engine) strangersLocked() []Stranger {
+// strangers puts together what workers know.
+func (e *Engine) strangers(workers []*worker) []Stranger {
 	type place struct {
 		index int
 		from  netip.Addr
@@ -210,7 +210,7 @@ func (e *Engine) strangersLocked() []Stranger {
 		}
 	}
 	add(e.echoStrangers.copyOf())
-	for _, w := range e.workers {
+	for _, w := range workers {
 		add(w.strangers.copyOf())
 	}
 	out := make([]Stranger, 0, len(sum))

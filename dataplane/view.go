@@ -45,6 +45,9 @@ type view struct {
 	clamp bool // the MSS of SYNs is lowered to what fits
 	esp   bool // frames of vnets with security are sent as ESP without UDP
 	nat   bool // this host is behind NAT, as vnets with security see it
+	// workers count what they drop, and config is what lists tell.
+	workers []*worker
+	config  *Config
 	// groupSilence is Config.GroupSilence in nanoseconds.
 	groupSilence int64
 }

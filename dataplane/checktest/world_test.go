@@ -225,7 +225,7 @@ func (w *world) meet(t *testing.T) {
 	for i, x := range w.sides {
 		y := w.sides[1-i]
 		eventually(t, "a host knows where the other domain is", func() bool {
-			for _, e := range x.engine.Snapshot().Entries {
+			for _, e := range x.engine.Entries(dataplane.Filter{}) {
 				// Hosts with both families are known by their IPv4 address, once copies have told that it is one host.
 				if e.MAC == y.mac && e.State == dataplane.Reachable && e.Addr.Is6() == w.v6 {
 					return true
@@ -271,13 +271,13 @@ func (w *world) sync(t *testing.T) {
 }
 
 // duplicates is how many copies of frames the engine has dropped.
-func (x *side) duplicates() int { return int(x.engine.Snapshot().Drops[dataplane.DropDuplicate].Count) }
+func (x *side) duplicates() int { return int(x.engine.Counters().Drops[dataplane.DropDuplicate].Count) }
 
 // drops lists what the engines dropped.
 func (w *world) drops() string {
 	var out []string
 	for _, x := range w.sides {
-		for _, d := range x.engine.Snapshot().Drops {
+		for _, d := range x.engine.Counters().Drops {
 			if d.Count > 0 {
 				out = append(out, fmt.Sprintf("%s %s %d", x.host.Name, d.Reason, d.Count))
 			}

@@ -126,6 +126,29 @@ func (t *Table) Remote(now int64) []Entry {
 	return t.list(now, func(e *entry) bool { return e.place == remote })
 }
 
+// RemoteIf returns the entries of the VARP cache that fit, sorted by vnet and MAC.
+func (t *Table) RemoteIf(now int64, fits func(*Entry) bool) []Entry {
+	return t.list(now, func(e *entry) bool {
+		if e.place != remote {
+			return false
+		}
+		x := e.at(now)
+		return fits(&x)
+	})
+}
+
+// Behind counts the entries of the VARP cache by care-of address.
+func (t *Table) Behind() map[netip.Addr]int {
+	out := map[netip.Addr]int{}
+	s := *t.slots.Load()
+	for i := range s {
+		if e := s[i].Load(); e != nil && e.place == remote {
+			out[e.addr]++
+		}
+	}
+	return out
+}
+
 // Vifs returns the vif table, sorted by vnet and MAC.
 func (t *Table) Vifs(now int64) []Entry {
 	return t.list(now, func(e *entry) bool { return e.place == local })

@@ -24,16 +24,16 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"varp.mcaddr": silent((*Server).varpGroup),
 	"varp.flush":  silent((*Server).varpFlush),
 
-	"vnet.list":  prints(writeVnets),
-	"vif.list":   prints(writeVifs),
-	"varp.list":  prints(writeVARP),
-	"peer.list":  prints(writePeers),
-	"varp.print": prints(writeVnets, writeVifs, writeVARP),
+	"vnet.list":  prints([]part{state}, writeVnets),
+	"vif.list":   prints([]part{counters, macs}, writeVifs),
+	"varp.list":  prints([]part{state, macs}, writeVARP),
+	"peer.list":  prints([]part{state}, writePeers),
+	"varp.print": prints([]part{state, macs}, writeVnets, writeVifs, writeVARP),
 
-	"vn.stats":  prints(writeStats),
+	"vn.stats":  prints([]part{counters}, writeStats),
 	"vn.status": status,
-	"vn.mtu":    prints(writeMTU),
-	"vn.keys":   prints(writeKeys),
+	"vn.mtu":    prints([]part{state}, writeMTU),
+	"vn.keys":   prints([]part{state}, writeKeys),
 }
 
 // silent makes a command of something that prints nothing.

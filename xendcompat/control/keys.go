@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/sxp"
 )
@@ -12,7 +11,7 @@ import (
 // writeKeys writes, for each vnet with security, (keys (vnet ID) (security LEVEL) (epoch N) (age S) (packets N)
 // (key (kid K) (use send|open))… (sender (addr A)… (kid K) (epoch N) (age S) (echo S) (packets N))…
 // (refused (reason R) (packets N))…). Keys are named by their public names.
-func writeKeys(b *bytes.Buffer, s dataplane.Snapshot) {
+func writeKeys(b *bytes.Buffer, s snapshot) {
 	for _, v := range s.Keys {
 		items := []sxp.Value{
 			sxp.Atom("keys"), sxp.Pair("vnet", v.ID.String()), sxp.Pair("security", v.Level.String()),

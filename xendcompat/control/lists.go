@@ -9,14 +9,39 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/xendcompat/service"
 )
 
-// prints makes a command of lists of one snapshot.
-func prints(lists ...func(*bytes.Buffer, dataplane.Snapshot)) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {
+// snapshot is what lists are made of; each list needs a part of it.
+type snapshot struct {
+	dataplane.Status
+	Vifs    []dataplane.Vif
+	Entries []dataplane.Entry
+}
+
+// part reads a part of a snapshot.
+type part func(*snapshot, service.Dataplane)
+
+func state(s *snapshot, d service.Dataplane) { s.Status = d.Status() }
+func macs(s *snapshot, d service.Dataplane) {
+	s.Vifs, s.Entries = d.Vifs(dataplane.Filter{}), d.Entries(dataplane.Filter{})
+}
+
+// counters reads what is counted only, without what it takes to find out the rest.
+func counters(s *snapshot, d service.Dataplane) {
+	c := d.Counters()
+	s.Drops, s.Strangers, s.Tables = c.Drops, c.Strangers, c.Tables
+}
+
+// prints makes a command of lists of one snapshot, of which some parts are read.
+func prints(parts []part, lists ...func(*bytes.Buffer, snapshot)) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {
 	return func(s *Server, _ context.Context, _ sxp.Value, out *bytes.Buffer) error {
-		snapshot := s.svc.Dataplane().Snapshot()
+		var all snapshot
+		for _, read := range parts {
+			read(&all, s.svc.Dataplane())
+		}
 		for _, write := range lists {
-			write(out, snapshot)
+			write(out, all)
 		}
 		return nil
 	}
@@ -24,13 +49,13 @@ func prints(lists ...func(*bytes.Buffer, dataplane.Snapshot)) func(*Server, cont
 
 // The layouts below are the original's, blanks included: scripts cut them with sed.
 
-func writeVnets(b *bytes.Buffer, s dataplane.Snapshot) {
+func writeVnets(b *bytes.Buffer, s snapshot) {
 	for _, v := range s.Vnets {
 		fmt.Fprintf(b, "(vnet (id %s) (vnetif %s) (security %s) (header %d))\n", v.ID, atom(v.Vnetif), v.Security, v.Header)
 	}
 }
 
-func writeVifs(b *bytes.Buffer, s dataplane.Snapshot) {
+func writeVifs(b *bytes.Buffer, s snapshot) {
 	fmt.Fprintf(b, "(viftable\n (table_ttl %d)\n (entry_ttl %d)\n (sweeps %d)\n)\n",
 		seconds(s.Tables.SweepInterval), seconds(s.Tables.EntryTTL), s.Tables.Sweeps)
 	for _, v := range s.Vifs {
@@ -40,7 +65,7 @@ func writeVifs(b *bytes.Buffer, s dataplane.Snapshot) {
 
 // writeVARP writes the settings, once for each address family, and the cache. Without a data plane there is
 // neither a family nor an entry.
-func writeVARP(b *bytes.Buffer, s dataplane.Snapshot) {
+func writeVARP(b *bytes.Buffer, s snapshot) {
 	for _, u := range s.Underlays {
 		address := u.Address
 		if !address.IsValid() {
@@ -63,7 +88,7 @@ func writeVARP(b *bytes.Buffer, s dataplane.Snapshot) {
 	}
 }
 
-func writePeers(b *bytes.Buffer, s dataplane.Snapshot) {
+func writePeers(b *bytes.Buffer, s snapshot) {
 	for _, p := range s.Peers {
 		fmt.Fprintf(b, "(vnet_peer\n  (addr %s)\n  (port %d)\n  (tx_packets %d)\n  (rx_packets %d)\n)\n",
 			p.Addr, p.Port, p.TxPackets, p.RxPackets)
@@ -72,7 +97,7 @@ func writePeers(b *bytes.Buffer, s dataplane.Snapshot) {
 
 // writeStats writes (stats (drop (reason R) (packets N) (help TEXT))… (from (device D) (addr A) (packets N))…): the
 // latter are where most of what was dropped as not_underlay came from.
-func writeStats(b *bytes.Buffer, s dataplane.Snapshot) {
+func writeStats(b *bytes.Buffer, s snapshot) {
 	items := []sxp.Value{sxp.Atom("stats")}
 	for _, d := range s.Drops {
 		items = append(items, sxp.List(sxp.Atom("drop"), sxp.Pair("reason", d.Reason.String()),
@@ -88,7 +113,7 @@ func writeStats(b *bytes.Buffer, s dataplane.Snapshot) {
 // writeMTU writes (mtu (mtu N) (mode M) (path (to T) (addr A) (device D) (mtu N) (ip N) (udp N) (header N))…):
 // what stands in front of a frame on the way to the group and to each host that is known. The vnifs' MTU
 // is the smallest of all.
-func writeMTU(b *bytes.Buffer, s dataplane.Snapshot) {
+func writeMTU(b *bytes.Buffer, s snapshot) {
 	mtu := 0
 	for _, v := range s.Vnets {
 		if v.MTU > 0 && (mtu == 0 || v.MTU < mtu) {

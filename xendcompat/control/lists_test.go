@@ -28,15 +28,12 @@ func config(t *testing.T, text string) vnet.Config {
 }
 
 // sample has one of everything.
-func sample() dataplane.Snapshot {
+func sample() snapshot {
 	id := vnet.ID{15: 0x97}
 	addr := netip.MustParseAddr
-	return dataplane.Snapshot{
+	return snapshot{Status: dataplane.Status{
 		Encapsulation: dataplane.EtherIPInUDP, MTUMode: dataplane.MTUFragment,
 		Vnets: []dataplane.Vnet{{ID: id, Vnetif: "vnif97", Header: 64, MTU: 1500}, {ID: vnet.ID{15: 0x98}, Header: 64, MTU: 1448}},
-		Vifs:  []dataplane.Vif{{Vnet: id, MAC: wire.MAC{0xaa, 0, 0, 0, 0, 1}, Age: 61999 * time.Millisecond}},
-		Entries: []dataplane.Entry{{Vnet: id, MAC: wire.MAC{0, 0x16, 0x3e, 0, 0, 1}, Addr: addr("192.0.2.2"),
-			State: dataplane.Reachable, Age: 5 * time.Second}},
 		Peers: []dataplane.PeerState{{Addr: addr("192.0.2.9"), Port: 1799, TxPackets: 3, RxPackets: 4}},
 		Paths: []dataplane.Path{
 			{To: "group", Addr: addr("224.10.0.1"), Device: "eth0", MTU: 1500, IP: 20, UDP: 8, Header: 22},
@@ -47,17 +44,21 @@ func sample() dataplane.Snapshot {
 		Tables:    dataplane.Tables{EntryTTL: 60 * time.Second, SweepInterval: 30 * time.Second, Sweeps: 7},
 		Drops:     []dataplane.Drop{{Reason: dataplane.DropMalformed, Count: 5}, {Reason: dataplane.DropLoop}},
 		Strangers: []dataplane.Stranger{{Device: "vnet97", Index: 7, From: addr("192.0.2.7"), Packets: 3}},
+	},
+		Vifs: []dataplane.Vif{{Vnet: id, MAC: wire.MAC{0xaa, 0, 0, 0, 0, 1}, Age: 61999 * time.Millisecond}},
+		Entries: []dataplane.Entry{{Vnet: id, MAC: wire.MAC{0, 0x16, 0x3e, 0, 0, 1}, Addr: addr("192.0.2.2"),
+			State: dataplane.Reachable, Age: 5 * time.Second}},
 	}
 }
 
-func written(write func(*bytes.Buffer, dataplane.Snapshot)) []byte {
+func written(write func(*bytes.Buffer, snapshot)) []byte {
 	var b bytes.Buffer
 	write(&b, sample())
 	return b.Bytes()
 }
 
 func TestLists(t *testing.T) {
-	for want, write := range map[string]func(*bytes.Buffer, dataplane.Snapshot){
+	for want, write := range map[string]func(*bytes.Buffer, snapshot){
 		"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0097) (vnetif vnif97) (security none) (header 64))\n" +
 			"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0098) (vnetif ) (security none) (header 64))\n": writeVnets,
 		"(viftable\n (table_ttl 30)\n (entry_ttl 60)\n (sweeps 7)\n)\n" +
@@ -76,9 +77,9 @@ func TestLists(t *testing.T) {
 		require.NoError(t, err)
 	}
 	var b bytes.Buffer
-	writeVARP(&b, dataplane.Snapshot{})
+	writeVARP(&b, snapshot{})
 	require.Empty(t, b.String(), "without a data plane there is none to describe")
 	// A MAC that was asked for is behind nobody yet.
-	writeVARP(&b, dataplane.Snapshot{Entries: []dataplane.Entry{{State: dataplane.Incomplete}}})
+	writeVARP(&b, snapshot{Entries: []dataplane.Entry{{State: dataplane.Incomplete}}})
 	require.Contains(t, b.String(), "(state incomplete)\n (flags -)\n (addr 0.0.0.0)\n")
 }

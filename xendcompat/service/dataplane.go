@@ -23,8 +23,13 @@ type Engine interface {
 
 // Dataplane is what the low-level control socket does with the data plane directly.
 type Dataplane interface {
-	// Snapshot is the state at this moment.
-	Snapshot() dataplane.Snapshot
+	// Status is the state at this moment, but for the MACs.
+	Status() dataplane.Status
+	// Vifs are the MACs that live on this host, and Entries those behind others.
+	Vifs(f dataplane.Filter) []dataplane.Vif
+	Entries(f dataplane.Filter) []dataplane.Entry
+	// Counters are what is counted.
+	Counters() dataplane.Counters
 	// AddPeer makes addr a peer until the daemon ends; port 0 means the protocol's.
 	AddPeer(ctx context.Context, addr netip.Addr, port uint16) error
 	// RemovePeer undoes it.

@@ -40,7 +40,7 @@ type Health struct {
 	Vnets, Up int
 	// Off is true where the configuration turns the data plane off.
 	Off bool
-	// Underlays are as in dataplane.Snapshot.
+	// Underlays are as in dataplane.Status.
 	Underlays []dataplane.Underlay
 	// Troubles are sorted, the worst first.
 	Troubles []Trouble
@@ -56,7 +56,9 @@ func (h Health) Severity() Severity {
 
 // Health looks at the data plane, the devices, the state directory and the host's firewall.
 func (s *Service) Health(context.Context) Health {
-	f := findings{snapshot: s.Dataplane().Snapshot(), corrupt: s.o.Registry.Corrupt()}
+	f := findings{
+		snapshot: s.Dataplane().Status(), damped: s.Dataplane().Entries(dataplane.Filter{Damped: true}), corrupt: s.o.Registry.Corrupt(),
+	}
 	s.mu.RLock()
 	f.wanted = s.all()
 	s.mu.RUnlock()
@@ -87,7 +89,8 @@ func bridgesOf(vnets []Vnet) []string {
 
 // findings are what Health judges by.
 type findings struct {
-	snapshot  dataplane.Snapshot
+	snapshot  dataplane.Status
+	damped    []dataplane.Entry
 	wanted    []Vnet
 	survey    *port.Survey
 	surveyErr error
@@ -144,7 +147,7 @@ func (f *findings) health() Health {
 			add(Degraded, "replica "+r.Name, "", "gets nothing: %s", r.Problem)
 		}
 	}
-	for _, e := range f.snapshot.Entries {
+	for _, e := range f.damped {
 		if e.Damped > 0 {
 			add(Degraded, "MAC "+e.MAC.String(), "look for a second domain with this MAC, or a loop",
 				"moves to and fro in vnet %s; it stays behind %s for %s", e.Vnet, e.Addr, e.Damped.Round(time.Second))

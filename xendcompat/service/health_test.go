@@ -30,7 +30,7 @@ func (j *judged) health() Health {
 // well is a host with vnets 97 and 98 that is well.
 func well(t *testing.T) *judged {
 	group := netip.MustParseAddr("224.10.0.1")
-	f := &judged{findings: findings{snapshot: dataplane.Snapshot{Underlays: []dataplane.Underlay{
+	f := &judged{findings: findings{snapshot: dataplane.Status{Underlays: []dataplane.Underlay{
 		{Family: "ipv4", Up: true, Device: "eth0", Group: group}, {Family: "ipv6", Problem: "eth0 has no IPv6 address"},
 	}}}}
 	for i, id := range []string{"97", "98"} {
@@ -84,7 +84,7 @@ func TestHealth(t *testing.T) {
 		}, Degraded, 2,
 			"replica h3: gets nothing: no such host"},
 		"flapping": {func(f *judged) {
-			f.snapshot.Entries = []dataplane.Entry{{MAC: wire.MAC{0, 1, 2, 3, 4, 5}, Addr: netip.MustParseAddr("192.0.2.2"), Damped: 20 * time.Second}}
+			f.damped = []dataplane.Entry{{MAC: wire.MAC{0, 1, 2, 3, 4, 5}, Addr: netip.MustParseAddr("192.0.2.2"), Damped: 20 * time.Second}}
 		}, Degraded, 2, "MAC 00:01:02:03:04:05: moves to and fro in vnet 0000:0000:0000:0000:0000:0000:0000:0000; it stays behind 192.0.2.2 for 20s"},
 	} {
 		t.Run(name, func(t *testing.T) {

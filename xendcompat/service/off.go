@@ -47,12 +47,12 @@ func (o *off) Detach(id vnet.ID) error {
 	return nil
 }
 
-// Snapshot knows the vnets, and no underlay.
-func (o *off) Snapshot() dataplane.Snapshot {
+// Status knows the vnets, and no underlay.
+func (o *off) Status() dataplane.Status {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := dataplane.DefaultConfig()
-	return dataplane.Snapshot{
+	return dataplane.Status{
 		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode,
 		Vnets: slices.SortedFunc(maps.Values(o.vnets), func(a, b dataplane.Vnet) int { return a.ID.Compare(b.ID) }),
 		Tables: dataplane.Tables{
@@ -60,6 +60,10 @@ func (o *off) Snapshot() dataplane.Snapshot {
 		},
 	}
 }
+
+func (o *off) Vifs(dataplane.Filter) []dataplane.Vif      { return nil }
+func (o *off) Entries(dataplane.Filter) []dataplane.Entry { return nil }
+func (o *off) Counters() dataplane.Counters               { return dataplane.Counters{Tables: o.Status().Tables} }
 
 func (o *off) AddPeer(context.Context, netip.Addr, uint16) error { return errOff }
 func (o *off) RemovePeer(context.Context, netip.Addr) error      { return errOff }

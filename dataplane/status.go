@@ -12,12 +12,14 @@ import (
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
 )
 
-// Snapshot is the state of the data plane at one moment, in plain values that the caller may keep.
-type Snapshot struct {
+// Status is the state of the data plane at one moment, in plain values that the caller may keep. What may be long, the
+// MACs, is asked for with Vifs and Entries; what is asked for often, the numbers, with Counters.
+type Status struct {
 	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
 	MTUMode       MTUMode
@@ -25,10 +27,6 @@ type Snapshot struct {
 	Workers int
 	// Vnets are sorted by id.
 	Vnets []Vnet
-	// Vifs are the MACs that live on this host, sorted by vnet and MAC.
-	Vifs []Vif
-	// Entries are the VARP cache, sorted by vnet and MAC.
-	Entries []Entry
 	// Peers are sorted by address.
 	Peers []PeerState
 	// Replicate are the head-end hosts as configured, in that order.
@@ -50,11 +48,45 @@ type Snapshot struct {
 	Strangers []Stranger
 }
 
-// Counters count one direction.
-type Counters struct {
+// Traffic counts one direction of a vnet.
+type Traffic struct {
 	Packets uint64 // on the wire: VUDP or EtherIP packets
 	Frames  uint64 // at the vnif: what the bridge counts, a super-frame as one
 	Bytes   uint64 // of Ethernet frames, without our headers
+}
+
+// Counters are what is counted. Reading them takes no lock that anything else waits for.
+type Counters struct {
+	// Drops has one element per reason, in a fixed order. What the kernel dropped because its queues were full is some
+	// seconds old.
+	Drops []Drop
+	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
+	Strangers []Stranger
+	// Vnets are those that are carried, in order of their ids.
+	Vnets []VnetCounters
+	// Tables are the settings and sizes of the VARP cache and the vif table.
+	Tables Tables
+}
+
+// VnetCounters are those of one vnet.
+type VnetCounters struct {
+	ID vnet.ID
+	// Tx is from the vnif to the underlay, Rx the reverse.
+	Tx, Rx Traffic
+}
+
+// Filter says which MACs are asked for; the zero Filter: all.
+type Filter struct {
+	// Vnet is the vnet that they are of; zero: any.
+	Vnet vnet.ID
+	// Addr is the host that they are behind; the zero Addr: any.
+	Addr netip.Addr
+	// Damped: only those that moved to and fro and are held where they are.
+	Damped bool
+}
+
+func (f *Filter) fits(e *varp.Entry) bool {
+	return (f.Vnet == vnet.ID{} || f.Vnet == e.Vnet) && (!f.Addr.IsValid() || f.Addr == e.Addr) && (!f.Damped || e.Damped > 0)
 }
 
 // Vnet is the state of one vnet.
@@ -75,7 +107,7 @@ type Vnet struct {
 	// MAC is the vnif's.
 	MAC net.HardwareAddr
 	// Tx is from the vnif to the underlay, Rx the reverse.
-	Tx, Rx Counters
+	Tx, Rx Traffic
 }
 
 // Vif is a MAC that lives on this host.
@@ -192,22 +224,69 @@ type Drop struct {
 	Count  uint64
 }
 
-// Snapshot returns the state of everything.
-func (e *Engine) Snapshot() Snapshot {
+// Counters returns what is counted.
+func (e *Engine) Counters() Counters {
+	v := e.view.Load()
+	c := Counters{Drops: make([]Drop, reasons), Tables: e.tables(v)}
+	for r := range reasons {
+		c.Drops[r] = Drop{Reason: r, Count: e.mouth.drops[r].Load()}
+		for _, w := range v.workers {
+			c.Drops[r].Count += w.drops[r].Load()
+		}
+	}
+	for id, n := range v.vnets {
+		x := VnetCounters{ID: id}
+		x.Tx, x.Rx = n.traffic()
+		c.Vnets = append(c.Vnets, x)
+	}
+	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
+	c.Strangers = e.strangers(v.workers)
+	return c
+}
+
+// Status returns the state of everything but the MACs.
+func (e *Engine) Status() Status {
+	e.mu.Lock()
+	e.queueDropsLocked()
+	e.mu.Unlock()
+	counters, behind := e.Counters(), e.table.Behind()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
 	c := &e.config
-	s := Snapshot{
+	s := Status{
 		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
-		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: e.dropsLocked(), Tables: e.tablesLocked(),
-		Strangers: e.strangersLocked(),
+		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: counters.Drops, Tables: counters.Tables, Strangers: counters.Strangers,
 	}
-	for _, v := range e.table.Vifs(now) {
-		s.Vifs = append(s.Vifs, Vif{Vnet: v.Vnet, MAC: v.MAC, Age: v.Age, ByHand: v.ByHand})
+	for _, r := range e.replicas {
+		s.Replicate = append(s.Replicate, ReplicaState{Name: r.name, Addr: r.addr, Port: r.port, Problem: r.problem})
 	}
-	for _, r := range e.table.Remote(now) {
-		s.Entries = append(s.Entries, Entry{
+	for _, f := range e.underlays {
+		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
+	}
+	s.Keys = e.keyStatus()
+	s.Hosts = e.hostsLocked(behind, now)
+	s.Paths = e.pathsLocked(s.Hosts)
+	return s
+}
+
+// Vifs returns the MACs that live on this host, sorted by vnet and MAC.
+func (e *Engine) Vifs(f Filter) []Vif {
+	var out []Vif
+	for _, v := range e.table.Vifs(e.now()) {
+		if f.fits(&v) {
+			out = append(out, Vif{Vnet: v.Vnet, MAC: v.MAC, Age: v.Age, ByHand: v.ByHand})
+		}
+	}
+	return out
+}
+
+// Entries returns the VARP cache, sorted by vnet and MAC.
+func (e *Engine) Entries(f Filter) []Entry {
+	now := e.now()
+	var out []Entry
+	for _, r := range e.table.RemoteIf(now, f.fits) {
+		out = append(out, Entry{
 			Vnet: r.Vnet, MAC: r.MAC, Addr: r.Addr, State: Reachable, Age: r.Age, Source: r.Source.String(), Damped: r.Damped,
 		})
 	}
@@ -216,21 +295,28 @@ func (e *Engine) Snapshot() Snapshot {
 		if q.Failed {
 			x.State = Failed
 		}
-		s.Entries = append(s.Entries, x)
+		if f.fits(&varp.Entry{Key: q.Key}) {
+			out = append(out, x)
+		}
 	}
-	slices.SortFunc(s.Entries, func(a, b Entry) int {
+	slices.SortFunc(out, func(a, b Entry) int {
 		return cmp.Or(a.Vnet.Compare(b.Vnet), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
-	for _, r := range e.replicas {
-		s.Replicate = append(s.Replicate, ReplicaState{Name: r.name, Addr: r.addr, Port: r.port, Problem: r.problem})
+	return out
+}
+
+// traffic sums what the workers counted.
+func (n *network) traffic() (tx, rx Traffic) {
+	for i := range n.shares {
+		h := &n.shares[i]
+		tx.Packets += h.txPackets.Load()
+		tx.Frames += h.txFrames.Load()
+		tx.Bytes += h.txBytes.Load()
+		rx.Packets += h.rxPackets.Load()
+		rx.Frames += h.rxFrames.Load()
+		rx.Bytes += h.rxBytes.Load()
 	}
-	for _, f := range e.underlays {
-		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
-	}
-	s.Keys = e.keyStatus()
-	s.Hosts = e.hostsLocked(s.Entries, now)
-	s.Paths = e.pathsLocked(s.Hosts)
-	return s
+	return tx, rx
 }
 
 func (e *Engine) vnetsLocked() []Vnet {
@@ -245,15 +331,7 @@ func (e *Engine) vnetsLocked() []Vnet {
 		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
 		}
-		for i := range n.shares {
-			h := &n.shares[i]
-			v.Tx.Packets += h.txPackets.Load()
-			v.Tx.Frames += h.txFrames.Load()
-			v.Tx.Bytes += h.txBytes.Load()
-			v.Rx.Packets += h.rxPackets.Load()
-			v.Rx.Frames += h.rxFrames.Load()
-			v.Rx.Bytes += h.rxBytes.Load()
-		}
+		v.Tx, v.Rx = n.traffic()
 		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })
@@ -270,19 +348,6 @@ func (e *Engine) overheadLocked(n *network) offload.Overhead {
 		return offload.EtherIPv4
 	}
 	return offload.VUDPv4
-}
-
-// dropsLocked sums the counters of all workers.
-func (e *Engine) dropsLocked() []Drop {
-	e.queueDropsLocked()
-	out := make([]Drop, reasons)
-	for r := range reasons {
-		out[r] = Drop{Reason: r, Count: e.mouth.drops[r].Load()}
-		for _, w := range e.workers {
-			out[r].Count += w.drops[r].Load()
-		}
-	}
-	return out
 }
 
 // queueDropsLocked fetches what the kernel dropped before workers could see it.
@@ -304,8 +369,8 @@ func (e *Engine) queueDropsLocked() {
 	}
 }
 
-func (e *Engine) tablesLocked() Tables {
-	c, t := &e.config, e.table.Stats()
+func (e *Engine) tables(v *view) Tables {
+	c, t := v.config, e.table.Stats()
 	return Tables{
 		EntryTTL: c.EntryTTL, SweepInterval: c.SweepInterval, HoldDown: c.HoldDown, MaxMACs: c.MaxMACs,
 		Vifs: t.Local, Entries: t.Remote, Sweeps: t.Sweeps,
@@ -336,14 +401,8 @@ func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	return u
 }
 
-// hostsLocked collects everybody who is known, but for this host itself.
-func (e *Engine) hostsLocked(entries []Entry, now int64) []Host {
-	macs := map[netip.Addr]int{}
-	for _, x := range entries {
-		if x.Addr.IsValid() {
-			macs[x.Addr]++
-		}
-	}
+// hostsLocked collects everybody who is known, with how many MACs are behind them, but for this host itself.
+func (e *Engine) hostsLocked(macs map[netip.Addr]int, now int64) []Host {
 	out := []Host{}
 	v := e.view.Load()
 	add := func(i hosts.Info) {
