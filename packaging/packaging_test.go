@@ -141,7 +141,7 @@ func TestNames(t *testing.T) {
 	m := regexp.MustCompile(`(?m)^KERNEL=="([^"]+)"`).FindStringSubmatch(string(rules))
 	require.NotNil(t, m)
 	var want []string
-	for _, name := range regexp.MustCompile(`return "(\w+)" \+ suffix`).FindAllStringSubmatch(string(source), -1) {
+	for _, name := range regexp.MustCompile(`Prefix += "(vn\w)"`).FindAllStringSubmatch(string(source), -1) {
 		want = append(want, name[1]+"*")
 	}
 	require.NotEmpty(t, want)

@@ -26,12 +26,20 @@ func (d *Daemon) openDomains(host *hostnet.Host, bridges *service.Bridges) (*dom
 	if o.Toolstack == nil {
 		return domain.NewManager(o), nil
 	}
-	d.log.Info("domains are run", "toolstack", o.Toolstack.Name())
 	m, err := domain.Open(o)
-	if err == nil {
-		d.onClose(func() { m.Close() }) //nolint:errcheck // all is on the disk
+	if err != nil {
+		d.noDomains(err)
+		o.Toolstack = nil
+		return domain.NewManager(o), nil
 	}
-	return m, err
+	d.log.Info("domains are run", "toolstack", o.Toolstack.Name())
+	d.onClose(func() { m.Close() }) //nolint:errcheck // all is on the disk
+	return m, nil
+}
+
+// noDomains tells that domains can't be run, which keeps no vnet down: a full disk, for one.
+func (d *Daemon) noDomains(err error) {
+	d.log.Error("domains can't be managed until xend is restarted; vnets are not concerned", "error", err)
 }
 
 // openToolstack returns nil where nobody runs domains.
@@ -76,7 +84,8 @@ func (d *Daemon) openLab(host *hostnet.Host) (domain.Toolstack, error) {
 		Log:        d.log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("domains: %w", err)
+		d.noDomains(err)
+		return nil, nil
 	}
 	d.lab = t
 	d.onClose(func() { t.Close() }) //nolint:errcheck // its domains live on
