@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build test race lint fuzz demo bench install uninstall deb test-install test-vm test-xen clean need-go need-root
+.PHONY: help build test race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ fuzz: need-root need-go ## run every fuzz target for FUZZTIME (60s)
 demo: need-root build ## two hosts on this machine, a vnet between them, a migration: told as a story
 	@scripts/need ip:iproute2 ping:iputils-ping
 	$(GO) run ./cmd/demo
+
+lab: need-root build ## examples/lab on this machine: three hosts, two vnets, routers, a trunk; its picture
+	@scripts/need ip:iproute2
+	@if [ -t 0 ]; then stay=-stay; fi; $(GO) run ./cmd/demo -lab examples/lab $$stay
 
 bench: need-root build ## our tunnel against kernel VXLAN and the overlays that Debian has
 	@scripts/need ip:iproute2 iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc vde_plug:vdeplug

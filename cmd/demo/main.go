@@ -20,11 +20,20 @@ import (
 
 func main() {
 	bin := flag.String("bin", "bin", "directory of the programs that `make build` made")
+	topologyDir := flag.String("lab", "", "instead of the demo, build the lab of a `directory`, as examples/lab")
+	stay := flag.Bool("stay", false, "leave the lab standing until ctrl-C")
 	flag.Parse()
 	dir, err := filepath.Abs(*bin)
+	if err == nil && *topologyDir != "" {
+		*topologyDir, err = filepath.Abs(*topologyDir)
+	}
 	if err == nil {
 		err = lab.Run(lab.Options{Named: true}, func(ctx context.Context, l *lab.Lab) error {
-			return (&demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text()}).run()
+			d := &demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text()}
+			if *topologyDir != "" {
+				return (&topology{demo: d, dir: *topologyDir}).run(*stay)
+			}
+			return d.run()
 		})
 	}
 	switch {
@@ -239,6 +248,11 @@ func (d *demo) domain(h *lab.Host, name string, n byte) (*lab.Node, error) {
 	if err := d.on(h, "xm", "create", file); err != nil {
 		return nil, err
 	}
+	return d.enter(h, name)
+}
+
+// enter finds the namespace of a domain.
+func (d *demo) enter(h *lab.Host, name string) (*lab.Node, error) {
 	id, err := h.Run(d.ctx, filepath.Join(d.bin, "xm"), "domid", name)
 	if err != nil {
 		return nil, err
