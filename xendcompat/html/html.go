@@ -111,14 +111,35 @@ func Node(node sxp.Value) []byte {
 	return draw("node", page{Path: []string{"xend", "node"}, Data: node})
 }
 
-// Domains draws the list of domains from their (domain …) forms.
-func Domains(forms []sxp.Value) []byte {
-	return draw("domains", page{Path: []string{"xend", "domain"}, Data: forms})
+// DomainsPage is the list of domains, with the form that makes another.
+type DomainsPage struct {
+	// Domains are (domain …) forms.
+	Domains []sxp.Value
+	// Config is what the text field holds: what was sent and refused.
+	Config string
+	// Error is why.
+	Error string
 }
 
-// Domain draws one domain.
-func Domain(name string, form sxp.Value) []byte {
-	return draw("domain", page{Path: []string{"xend", "domain", name}, Data: form})
+// Domains draws the list of domains.
+func Domains(p DomainsPage) []byte {
+	return draw("domains", page{Path: []string{"xend", "domain"}, Error: p.Error, Data: p})
+}
+
+// DomainPage is one domain.
+type DomainPage struct {
+	Name string
+	// Form is its (domain …) form.
+	Form sxp.Value
+	// Ops are the operations without parameters that make sense now.
+	Ops []string
+	// Error is why one was not done.
+	Error string
+}
+
+// Domain draws the page of one domain.
+func Domain(p DomainPage) []byte {
+	return draw("domain", page{Path: []string{"xend", "domain", p.Name}, Error: p.Error, Data: p})
 }
 
 // Failure draws an error on a page that has nothing else.

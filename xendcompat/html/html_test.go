@@ -24,8 +24,8 @@ func all(s string) map[string][]byte {
 		"vnets":     Vnets(VnetsPage{Vnets: []VnetRow{row, row}, Config: s, Error: s}),
 		"vnet":      Vnet(VnetPage{VnetRow: row, FullID: s, Form: form, Error: s}),
 		"node":      Node(form),
-		"domains":   Domains([]sxp.Value{form}),
-		"domain":    Domain(s, form),
+		"domains":   Domains(DomainsPage{Domains: []sxp.Value{form}, Config: s, Error: s}),
+		"domain":    Domain(DomainPage{Name: s, Form: form, Ops: []string{s}, Error: s}),
 		"failure":   Failure([]string{s}, s),
 	}
 }

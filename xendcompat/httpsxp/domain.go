@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/domain"
@@ -36,7 +37,7 @@ func (q *request) domains(ctx context.Context, rest []string) *httpx.Reply {
 	case q.params.get("op") == "vcpuinfo":
 		return quoted(d.VCPUInfo())
 	case q.html:
-		return page(html.Domain(d.Name, d.Form))
+		return domainPage(d, nil)
 	}
 	return quoted(d.Form)
 }
@@ -46,6 +47,9 @@ func (q *request) listDomains(ctx context.Context) *httpx.Reply {
 	state, ok := domain.ParseState(q.params.get("state"))
 	if !ok {
 		return q.refused(&service.Error{Kind: service.Invalid, Text: "unknown state: " + q.params.get("state")})
+	}
+	if q.html && q.params.get("state") == "" {
+		state = domain.All
 	}
 	list, err := q.svc.Domains().List(ctx, state)
 	if err != nil {
@@ -57,7 +61,7 @@ func (q *request) listDomains(ctx context.Context) *httpx.Reply {
 	}
 	switch {
 	case q.html:
-		return page(html.Domains(forms))
+		return page(html.Domains(html.DomainsPage{Domains: forms}))
 	case q.detail():
 		return quoted(sxp.List(forms...))
 	}
@@ -88,12 +92,49 @@ func (q *request) newDomain(ctx context.Context) *httpx.Reply {
 		return failedQuoted(err)
 	}
 	d, err := q.svc.Domains().Make(ctx, op, q.params.first())
+	if q.html {
+		return q.madeDomain(ctx, op, d, err)
+	}
 	if err != nil {
 		return failedQuoted(err)
 	}
 	r := quoted(d.Form)
 	r.Status, r.Reason = http.StatusCreated, "created"
 	return r.SetHeader("Location", domainPath(d.Name))
+}
+
+// madeDomain tells a person what came of making a domain. A program would let it go on, and so does this.
+func (q *request) madeDomain(ctx context.Context, op string, d domain.Domain, err error) *httpx.Reply {
+	if err == nil && op == "create" {
+		_, err = q.svc.Domains().Op(ctx, d.UUID, "unpause", nil)
+	}
+	if err == nil {
+		return seeOther(domainPath(d.Name))
+	}
+	p := html.DomainsPage{Config: q.params.get("config"), Error: err.Error()}
+	if list, err := q.svc.Domains().List(ctx, domain.All); err == nil {
+		for _, d := range list {
+			p.Domains = append(p.Domains, d.Form)
+		}
+	}
+	return page(html.Domains(p))
+}
+
+// domainPage draws a domain, with what can be done with it; err is why something was not done.
+func domainPage(d domain.Domain, err error) *httpx.Reply {
+	p := html.DomainPage{Name: d.Name, Form: d.Form}
+	switch {
+	case d.ID < 0:
+		p.Ops = []string{"start", "delete"}
+	case d.ID > 0 && strings.Contains(d.Form.ChildValue("state", ""), "p"):
+		p.Ops = []string{"unpause", "destroy"}
+	case d.ID > 0:
+		p.Ops = []string{"pause", "shutdown", "destroy"}
+	}
+	if err != nil {
+		p.Error = err.Error()
+	}
+	return page(html.Domain(p))
 }
 
 // accepted are the operations that are answered before they are completed.
@@ -118,8 +159,16 @@ func (q *request) domainOp(ctx context.Context, key string, d domain.Domain) *ht
 	if service.KindOf(err) == service.NotFound { // it went in this moment
 		return httpx.NotFound(err.Error())
 	}
-	if err != nil {
+	switch {
+	case err != nil && q.html:
+		return domainPage(d, err)
+	case err != nil:
 		return failedQuoted(err)
+	case q.html:
+		if _, err := q.svc.Domains().Get(ctx, d.UUID); err != nil {
+			return seeOther("/xend/domain/")
+		}
+		return seeOther(domainPath(d.Name))
 	}
 	if v.IsAtom() && v.Text() == "" {
 		v = sxp.Value{}

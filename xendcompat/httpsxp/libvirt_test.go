@@ -212,3 +212,29 @@ func TestLibvirtDomains(t *testing.T) {
 		})
 	}
 }
+
+// TestBrowserDomains clicks a domain's life.
+func TestBrowserDomains(t *testing.T) {
+	tool, _, address := startDomains(t)
+	send := func(method, path, body string) reply {
+		t.Helper()
+		return parseReply(t, "", fronttest.Exchange(t, address, fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nUser-Agent: Mozilla/5.0\r\nAccept: text/html\r\n"+
+			"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body)))
+	}
+	require.Contains(t, send("GET", "/xend/domain/", "").body, `value="create"`)
+	r := send("POST", "/xend/domain", "op=create&config=%28vm+%28name+vm1%29%29")
+	require.Equal(t, "/xend/domain/vm1", r.header.Get("Location"), r.body)
+	require.Equal(t, []string{"create vm1", "unpause 1"}, tool.Calls())
+	require.Contains(t, send("GET", "/xend/domain/", "").body, `href="/xend/domain/vm1"`)
+	require.Contains(t, send("GET", "/xend/domain/vm1", "").body, `value="destroy"`)
+	require.NotContains(t, send("GET", "/xend/domain/Domain-0", "").body, `value="destroy"`)
+	r = send("POST", "/xend/domain", "op=create&config=%28vm+%28name+vm1%29%29")
+	require.Contains(t, r.body, "the name vm1 is that of domain")
+	require.Contains(t, r.body, "(vm (name vm1))", "what was refused can be mended")
+	require.Contains(t, send("POST", "/xend/domain/Domain-0", "op=destroy").body, "Domain-0 is this host itself")
+	require.Equal(t, "/xend/domain/vm1", send("POST", "/xend/domain/vm1", "op=pause").header.Get("Location"))
+	require.Contains(t, send("GET", "/xend/domain/vm1", "").body, `value="unpause"`)
+	require.Equal(t, "/xend/domain/", send("POST", "/xend/domain/vm1", "op=destroy").header.Get("Location"))
+	require.Equal(t, "/xend/domain/vm2", send("POST", "/xend/domain", "op=new&config=%28vm+%28name+vm2%29%29").header.Get("Location"))
+	require.Contains(t, send("GET", "/xend/domain/vm2", "").body, `value="start"`)
+}

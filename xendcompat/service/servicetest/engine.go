@@ -78,8 +78,8 @@ func (e *Engine) Detach(id vnet.ID) error {
 	return nil
 }
 
-// Snapshot is what it was told, and defaults.
-func (e *Engine) Snapshot() dataplane.Snapshot {
+// Status is what it was told, and defaults.
+func (e *Engine) Status() dataplane.Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := dataplane.DefaultConfig()
@@ -87,15 +87,34 @@ func (e *Engine) Snapshot() dataplane.Snapshot {
 	if e.group.IsValid() {
 		group = e.group
 	}
-	return dataplane.Snapshot{
+	return dataplane.Status{
 		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode,
-		Vnets: slices.Clone(e.vnets), Vifs: slices.Clone(e.vifs), Peers: slices.Clone(e.peers),
+		Vnets: slices.Clone(e.vnets), Peers: slices.Clone(e.peers),
 		Underlays: []dataplane.Underlay{{Family: "ipv4", Problem: "there is none", Group: group, Port: c.Port, Heard: -1}},
 		Tables: dataplane.Tables{
 			EntryTTL: c.EntryTTL, SweepInterval: c.SweepInterval, HoldDown: c.HoldDown, MaxMACs: c.MaxMACs, Vifs: len(e.vifs),
 		},
 	}
 }
+
+// Vifs are those that it was told.
+func (e *Engine) Vifs(f dataplane.Filter) []dataplane.Vif {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []dataplane.Vif
+	for _, v := range e.vifs {
+		if f.Vnet == (vnet.ID{}) || f.Vnet == v.Vnet {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// Entries are none.
+func (*Engine) Entries(dataplane.Filter) []dataplane.Entry { return nil }
+
+// Counters are zero, with the settings of the tables.
+func (e *Engine) Counters() dataplane.Counters { return dataplane.Counters{Tables: e.Status().Tables} }
 
 // AddPeer notes a peer.
 func (e *Engine) AddPeer(_ context.Context, addr netip.Addr, port uint16) error {
