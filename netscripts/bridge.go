@@ -11,6 +11,7 @@ import (
 
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/netscripts/l3"
+	"github.com/xenvnet/xend/vnet"
 )
 
 // running is the flag of a device with carrier, as hostnet reports it.
@@ -329,7 +330,7 @@ func (b *bridgeScript) checkDevice(c choice) (hostnet.Link, error) {
 	switch {
 	case dev.Flags&net.FlagLoopback != 0:
 		return none, fmt.Errorf("cannot bridge %s: it is the loopback device", dev.Name)
-	case strings.HasPrefix(dev.Alias, vnetAlias):
+	case strings.HasPrefix(dev.Alias, vnet.AliasPrefix):
 		return none, fmt.Errorf("cannot bridge %s: it belongs to a vnet (%s)", dev.Name, dev.Alias)
 	case dev.Kind == "bridge":
 		return none, fmt.Errorf("cannot bridge %s: it is the bridge of a vnet", dev.Name)

@@ -26,17 +26,12 @@ func (s *script) openMachine() (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := l3.Open()
-	if err != nil {
-		host.Close()
-		return nil, err
-	}
+	conn := l3.New(host)
 	conn.Before = s.Before
 	return &machine{host: host, l3: conn, before: s.Before, configured: configuredVnets(s.conf.Paths.State)}, nil
 }
 
 func (m *machine) close() {
-	m.l3.Close()
 	m.host.Close()
 }
 

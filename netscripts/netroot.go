@@ -3,15 +3,12 @@ package netscripts
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/xenvnet/xend/internal/hostnet"
 )
@@ -24,7 +21,7 @@ func (b *bridgeScript) checkRoot(dev hostnet.Link, above []hostnet.Link) error {
 		return fmt.Errorf("find out what carries the root file system: %w", err)
 	}
 	for _, r := range carriers {
-		switch out, err := r.device(); {
+		switch out, err := r.device(b.m.host); {
 		case err != nil:
 			return fmt.Errorf("refusing to touch %s: the root file system is on %s, and which device that uses cannot be told (%w)", dev.Name, r.what, err)
 		case out == dev.Index, slices.ContainsFunc(above, func(l hostnet.Link) bool { return l.Index == out }):
@@ -41,18 +38,15 @@ type carrier struct {
 }
 
 // device is the index of the device that the server is reached through.
-func (r carrier) device() (int, error) {
+func (r carrier) device(host *hostnet.Host) (int, error) {
 	if !r.address.IsValid() {
 		return 0, errors.New("the server's address is unknown")
 	}
-	routes, err := netlink.RouteGet(net.IP(r.address.AsSlice()))
+	route, err := host.RouteTo(r.address)
 	if err != nil {
-		return 0, fmt.Errorf("route to %s: %w", r.address, err)
+		return 0, err
 	}
-	if len(routes) == 0 {
-		return 0, fmt.Errorf("no route to %s", r.address)
-	}
-	return routes[0].LinkIndex, nil
+	return route.Index, nil
 }
 
 // networkFilesystems have their server's address in the mount option addr.

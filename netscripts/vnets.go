@@ -10,9 +10,6 @@ import (
 	"github.com/xenvnet/xend/vnet"
 )
 
-// vnetAlias begins the alias of what xend makes for a vnet; the full id follows.
-const vnetAlias = "xend vnet "
-
 // vnets maps the index of each bridge that belongs to a vnet to that vnet's id: one that xend made,
 // one that has a vnet's interface for a port, and one that a vnet is configured for, also while
 // xend does not run.
@@ -23,7 +20,7 @@ func (m *machine) vnets() (map[int]string, error) {
 	}
 	ids := map[int]string{}
 	for _, l := range links {
-		id, ok := strings.CutPrefix(l.Alias, vnetAlias)
+		id, ok := strings.CutPrefix(l.Alias, vnet.AliasPrefix)
 		switch {
 		case ok && l.Kind == "bridge":
 			ids[l.Index] = id

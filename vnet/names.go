@@ -17,6 +17,9 @@ const (
 	maxDefault = 14
 )
 
+// AliasPrefix begins the interface alias of everything that is made for a vnet; the full id follows.
+const AliasPrefix = "xend vnet "
+
 // DefaultBridge returns the name of the bridge of a vnet whose configuration
 // names none: vnet and the id as written in text, or a short form of it where
 // that is no device name.

@@ -35,15 +35,12 @@ func CheckMTU(mtu int) error {
 	return nil
 }
 
-// aliasPrefix begins the interface alias of everything that xend made.
-const aliasPrefix = "xend vnet "
-
 // Alias marks the devices of a vnet: the vnif, its peer, and the bridge if xend made it.
-func Alias(id vnet.ID) string { return aliasPrefix + id.String() }
+func Alias(id vnet.ID) string { return vnet.AliasPrefix + id.String() }
 
 // parseAlias tells whose an alias is.
 func parseAlias(alias string) (vnet.ID, bool) {
-	text, found := strings.CutPrefix(alias, aliasPrefix)
+	text, found := strings.CutPrefix(alias, vnet.AliasPrefix)
 	if !found {
 		return vnet.ID{}, false
 	}

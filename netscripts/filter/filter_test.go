@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/netscripts/internal/nstest"
 )
@@ -54,16 +56,36 @@ link set %[2]s up arp off`, port, out))
 	return l
 }
 
+// onOneProcessor keeps the frames that fn sends in their order: a pair of devices queues them on the processor that sends,
+// and each processor has a queue of its own.
+func onOneProcessor(t testing.TB, fn func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	require.NoError(t, unix.SchedGetaffinity(0, &all))
+	for cpu := range len(all) * 64 {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	require.NoError(t, unix.SchedSetaffinity(0, &one))
+	defer func() { require.NoError(t, unix.SchedSetaffinity(0, &all)) }()
+	fn()
+}
+
 // passes sends frames in at one port and tells which of them come out of another. A last frame that
 // always passes says that all the others had their chance: it is an ARP probe.
 func (l *lab) passes(from, to string, frames ...[]byte) []bool {
 	l.t.Helper()
 	sentinel := frame(domain, broadcast, 0x0806, arp(domain, "0.0.0.0"), "sentinel"+fmt.Sprint(time.Now().UnixNano()))
 	in, out := l.ends[from], l.ends[to]
-	for _, f := range append(frames, sentinel) {
-		_, err := in.WriteTo(f, &packet.Addr{HardwareAddr: f[:6]})
-		require.NoError(l.t, err)
-	}
+	onOneProcessor(l.t, func() {
+		for _, f := range append(frames, sentinel) {
+			_, err := in.WriteTo(f, &packet.Addr{HardwareAddr: f[:6]})
+			require.NoError(l.t, err)
+		}
+	})
 	passed := make([]bool, len(frames))
 	require.NoError(l.t, out.SetReadDeadline(time.Now().Add(time.Minute)))
 	buf := make([]byte, 4096)

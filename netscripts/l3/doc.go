@@ -6,6 +6,6 @@
 // Only the interface index is replaced. What a dump reports in another form than a request takes it
 // (remaining lifetimes, flags of the moment) is translated; the code says where.
 //
-// A Conn works in the network namespace of the thread that opened it. Settings live in /proc/sys and
+// A Conn works in the network namespace of its host. Settings live in /proc/sys and
 // belong to the namespace of the calling thread, which must be the same.
 package l3

@@ -23,13 +23,7 @@ link set eth0 addrgenmode none
 link set eth0 up
 link set eth1 addrgenmode none
 link set eth1 up`)
-	var c *Conn
-	require.NoError(t, h.Do(func() (err error) {
-		c, err = Open()
-		return err
-	}))
-	t.Cleanup(c.Close)
-	return h, c
+	return h, New(h.Host)
 }
 
 const rich = `addr add 192.0.2.1/24 dev eth0

@@ -158,9 +158,11 @@ func linkMessage(index int) message {
 
 // link reads a link message.
 func (c *Conn) link(index int) (message, error) {
-	m, err := message{}, errMalformed
-	reqErr := c.request(unix.RTM_GETLINK, 0, linkMessage(index).bytes(), func(b []byte) { m, err = parse(b, linkHead) })
-	return m, errors.Join(reqErr, err)
+	b, err := c.host.GetRaw(unix.RTM_GETLINK, linkMessage(index).bytes())
+	if err != nil {
+		return message{}, err
+	}
+	return parse(b, linkHead)
 }
 
 // Operational tells whether a device sends: it is up, has carrier, and its queues are set up, which
