@@ -147,6 +147,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	e.mouth = newSpeaker(e, 0, cfg.workers())
 	e.learner = newLearner(e)
 	e.guards = newGuards(h, log, cfg.Port, &e.deviceNames, func() map[int]struct{} { return e.view.Load().devices })
+	e.guards.ports = []uint16{cfg.Port, cfg.Security.Port}
 	e.peers.configure(cfg.Peers, cfg.Port)
 	e.replicas = newReplicas(cfg.Replicate, cfg.Port, nil)
 	e.publishLocked()
