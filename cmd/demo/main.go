@@ -29,7 +29,7 @@ func main() {
 	}
 	if err == nil {
 		err = lab.Run(lab.Options{Named: true}, func(ctx context.Context, l *lab.Lab) error {
-			d := &demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text()}
+			d := &demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text(), transfer: 1 << 30}
 			if *topologyDir != "" {
 				return (&topology{demo: d, dir: *topologyDir}).run(*stay)
 			}
@@ -54,6 +54,8 @@ type demo struct {
 	lab    *lab.Lab
 	bin    string
 	secret string // of the hosts, for migrations
+	// transfer is how much TCP is to carry, in bytes.
+	transfer int64
 }
 
 // say tells the story.
@@ -147,13 +149,12 @@ func (d *demo) run() error {
 	}
 	fmt.Printf("  1472 bytes of payload: answered after %s\n", rtt.Round(time.Microsecond))
 
-	say("A TCP transfer of 1 GiB, every byte checked:")
-	const size = 1 << 30
-	took, err := lab.Transfer(d.ctx, one, two, address(2), size)
+	say("A TCP transfer of %d MiB, every byte checked:", d.transfer>>20)
+	took, err := lab.Transfer(d.ctx, one, two, address(2), d.transfer)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  %.1f Gbit/s\n", size*8/took.Seconds()/1e9)
+	fmt.Printf("  %.1f Gbit/s\n", float64(d.transfer)*8/took.Seconds()/1e9)
 
 	say("What host A knows of vnet 97: its interface, the MACs that live here (vif) and those behind other hosts (ventry).")
 	if err := d.on(a, "vn", "vnets", "-a", "97"); err != nil {

@@ -87,6 +87,19 @@ func (c cgroups) ours() []int {
 	return ids
 }
 
+// tidyAge spares groups that another xend is about to put a process in.
+const tidyAge = time.Minute
+
+// tidy removes groups, whoever's, that no process is in: of domains that ended with nobody to see it.
+func (c cgroups) tidy() {
+	entries, _ := os.ReadDir(c.dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && e.IsDir() && time.Since(info.ModTime()) > tidyAge {
+			_ = os.Remove(filepath.Join(c.dir, e.Name())) // not while there is a process
+		}
+	}
+}
+
 func (c cgroups) create(id, pid int) error {
 	dir := c.group(id)
 	if dir == "" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -559,7 +560,7 @@ func (t *Toolstack) destroy(ctx context.Context, g *guest) error {
 	if err := t.step("doom"); err != nil {
 		return err
 	}
-	if err := mark(g.dir, doomedFile); err != nil {
+	if err := mark(g.dir, doomedFile); err != nil && !errors.Is(err, fs.ErrNotExist) { // without its directory it is doomed anyway
 		return err
 	}
 	if err := t.step("kill"); err != nil {
@@ -612,7 +613,10 @@ func (t *Toolstack) clean(ctx context.Context, dir string, rec *record) error {
 
 func (t *Toolstack) removeVif(ctx context.Context, rec *record, v *vifRecord) error {
 	err := t.runScript(ctx, rec, v, "offline")
-	if v.Index == 0 {
+	if v.Index == 0 { // xend was killed while it made it
+		if l, errLink := t.o.Host.LinkByName(v.Device); errLink == nil && l.Kind == "veth" {
+			return errors.Join(err, t.o.Host.Delete(l.Index))
+		}
 		return err
 	}
 	// With the namespace it would go by itself, a moment later.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -225,12 +226,22 @@ func (k *keeper) execute() (Exit, error) {
 	return Exit{Reason: Poweroff}, nil
 }
 
+// orphanCheck is how often a keeper looks whether anybody can know of it: a directory that was removed by hand, with a
+// whole prefix for one, is of a domain that nobody could end.
+const orphanCheck = 5 * time.Second
+
 // wait ends the process, and with it the domain, when it has ended.
 func (k *keeper) wait(signals <-chan os.Signal) error {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
+	orphaned := time.NewTicker(orphanCheck)
+	defer orphaned.Stop()
 	for {
 		select {
+		case <-orphaned.C:
+			if _, err := os.Stat(startedFile); errors.Is(err, fs.ErrNotExist) {
+				return errors.New("its directory was removed")
+			}
 		case s := <-signals:
 			// What the program can ask its pid 1 for.
 			reason := Poweroff

@@ -160,6 +160,7 @@ func (t *Toolstack) sweep() error {
 			t.o.Log.Error("a domain is left as it is", "domid", id, "error", err)
 		}
 	}
+	t.cgroups.tidy()
 	for _, id := range t.cgroups.ours() {
 		if !known[id] {
 			if err := t.cgroups.remove(id); err != nil {
@@ -209,6 +210,13 @@ func (t *Toolstack) find(id int) error {
 	t.add(g)
 	t.done.Go(g.watch)
 	t.o.Log.Info("a domain goes on", "domid", id, "name", rec.Name, "pid", rec.PID)
+	for _, v := range rec.Vifs {
+		if v.Index == 0 { // one that was being attached
+			if err := t.detach(context.Background(), g, v); err != nil {
+				return err
+			}
+		}
+	}
 	if marked(dir, leavingFile) {
 		t.done.Go(func() { t.settleFarewell(g) })
 		return nil

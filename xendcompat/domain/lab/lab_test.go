@@ -487,11 +487,19 @@ func crash(dir string) int {
 	}
 	c := config("vm1", "00:16:3e:00:00:01", "10.1.0.1")
 	destroy := os.Getenv("LAB_TEST_OP") == "destroy"
-	armed = !destroy
+	attach := os.Getenv("LAB_TEST_OP") == "attach"
+	armed = !destroy && !attach
 	id, err := t.Create(context.Background(), c, domain.CreateOptions{})
 	if err == nil && destroy {
 		armed = true
 		err = t.Destroy(context.Background(), id)
+	}
+	if err == nil && attach {
+		armed = true
+		_, err = t.DeviceAttach(context.Background(), id, domain.DeviceConfig{Kind: "vif", Params: []domain.Param{{Name: "bridge", Value: "br0"}}})
+		if err == nil {
+			err = t.DeviceDetach(context.Background(), id, "vif", 1, false)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -503,7 +511,7 @@ func crash(dir string) int {
 
 // kill -9 at every step: the next xend finds a whole domain or none, and nothing else.
 func TestKilled(t *testing.T) {
-	for _, op := range []string{"create", "destroy"} {
+	for _, op := range []string{"create", "destroy", "attach"} {
 		t.Run(op, func(t *testing.T) {
 			m := newMachine(t, xlab.New(t), "A")
 			require.NoError(t, m.Close())
@@ -532,6 +540,8 @@ func TestKilled(t *testing.T) {
 				if len(list) > 0 {
 					require.Len(t, list, 1)
 					require.Empty(t, list[0].Reason)
+					require.NoError(t, m.Pause(t.Context(), list[0].ID))
+					require.NoError(t, m.Unpause(t.Context(), list[0].ID))
 					require.NoError(t, m.Destroy(t.Context(), list[0].ID))
 				}
 				m.empty()
@@ -539,6 +549,19 @@ func TestKilled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A domain whose directory was removed by hand ends: nobody could end it.
+func TestOrphan(t *testing.T) {
+	m := newMachine(t, xlab.New(t), "A")
+	id := m.create(config("vm1", "00:16:3e:00:00:01", "10.1.0.1"))
+	require.NoError(t, os.RemoveAll(m.Toolstack.dir(id)))
+	select {
+	case <-must(m.get(id)).ended:
+	case <-time.After(patience):
+		t.Fatal("it lives on")
+	}
+	require.NoError(t, m.Destroy(t.Context(), id))
 }
 
 func TestXenstoreTools(t *testing.T) {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -134,13 +135,22 @@ func (t *Toolstack) DeviceAttach(ctx context.Context, id int, d domain.DeviceCon
 		return 0, err
 	}
 	defer ns.Close()
+	if err := t.step("note vif %d", number); err != nil {
+		return 0, err
+	}
 	// On the record first, by its name: whatever happens now, it is taken away with the domain.
 	if err := g.update(func(r *record) {
 		r.Vifs = append(r.Vifs, vifRecord{Number: number, Device: vifName(id, number), Script: t.scriptOf(v)})
 	}); err != nil {
 		return 0, err
 	}
+	if err := t.step("device vif %d", number); err != nil {
+		return 0, errors.Join(err, t.detach(context.WithoutCancel(ctx), g, g.rec.Vifs[len(g.rec.Vifs)-1]))
+	}
 	made, err := t.makeVif(ns, id, number, v)
+	if err == nil {
+		err = t.step("record vif %d", number)
+	}
 	if err == nil {
 		err = g.update(func(r *record) { r.Vifs[len(r.Vifs)-1] = made })
 	}
@@ -184,7 +194,13 @@ func (t *Toolstack) DeviceDetach(ctx context.Context, id int, kind string, dev i
 
 // detach is for who has the turn.
 func (t *Toolstack) detach(ctx context.Context, g *guest, v vifRecord) error {
+	if err := t.step("offline vif %d", v.Number); err != nil {
+		return err
+	}
 	if err := t.removeVif(ctx, &g.rec, &v); err != nil {
+		return err
+	}
+	if err := t.step("detached vif %d", v.Number); err != nil {
 		return err
 	}
 	if err := t.xenstore().remove(backendPath(g.rec.ID, v.Number)); err != nil {
