@@ -6,63 +6,29 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// soon bounds what takes milliseconds.
-func soon(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
+// soon and eventually wait for what has an event, and for what has none.
+var soon, eventually = nettest.Soon, nettest.Eventually
 
-// testLog prints what an engine logs into the test's log, and keeps it.
-type testLog struct {
-	t    testing.TB
-	name string
-	mu   sync.Mutex
-	all  strings.Builder
-}
+// testLog is what an engine logged.
+type testLog = nettest.Log
 
-func (l *testLog) Write(b []byte) (int, error) {
-	l.t.Logf("%s: %s", l.name, b)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.all.Write(b)
-}
+func logger(t testing.TB, name string) *slog.Logger { return nettest.Logger(t, name) }
 
-// count is how often a text was logged.
-func (l *testLog) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.all.String(), text)
-}
-
-func logger(t testing.TB, name string) *slog.Logger { return loggerTo(&testLog{t: t, name: name}) }
-
-func loggerTo(l *testLog) *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug,
-		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}}))
-}
+func loggerTo(l *testLog) *slog.Logger { return l.Logger(slog.LevelDebug) }
 
 // testConfig is a configuration with two workers.
 func testConfig() Config {
@@ -89,7 +55,7 @@ func startEngine(t testing.TB, h *lab.Host, cfg Config) *testHost {
 // startEngineWith is startEngine for an engine that is changed before it runs.
 func startEngineWith(t testing.TB, h *lab.Host, cfg Config, change func(*Engine)) *testHost {
 	t.Helper()
-	log := &testLog{t: t, name: h.Name}
+	log := &testLog{T: t, Name: h.Name}
 	e, err := New(cfg, h.Net, loggerTo(log))
 	require.NoError(t, err)
 	change(e)
@@ -219,18 +185,6 @@ func addDefaults(t testing.TB, hosts ...*testHost) {
 
 // drops returns a host's counter.
 func (h *testHost) drops(r Reason) uint64 { return h.Snapshot().Drops[r].Count }
-
-// eventually waits for what has no event.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
 
 // ping makes sure that a domain reaches an address.
 func ping(t testing.TB, from *lab.Domain, to netip.Addr) {

@@ -55,7 +55,7 @@ func (m *memory) host(cfg Config) *memoryHost {
 	cfg.Workers = 1
 	h := &memoryHost{
 		addr: netip.AddrFrom4([4]byte{10, 9, 1, n}), vnifs: map[vnet.ID]*porttest.Port{},
-		log: &testLog{t: m.t, name: string('A' + rune(n) - 1)},
+		log: &testLog{T: m.t, Name: string('A' + rune(n) - 1)},
 	}
 	var err error
 	h.Engine, err = New(cfg, nil, loggerTo(h.log))

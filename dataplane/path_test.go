@@ -82,7 +82,7 @@ func TestMutualPeersInMemory(t *testing.T) {
 		}
 		told := 0
 		for _, h := range m.hosts {
-			told += h.log.count("let one host of each segment have peers")
+			told += h.log.Count("let one host of each segment have peers")
 		}
 		require.NotZero(t, told)
 	}
@@ -132,7 +132,7 @@ func TestAnnouncesDoNotCutOff(t *testing.T) {
 	to := testFrame(domainMAC(1), domainMAC(2), "are you there?")
 	m.send(1, to)
 	m.requireGot(frames(to), nil)
-	require.NotZero(t, m.hosts[1].log.count("MAC moves to and fro"))
+	require.NotZero(t, m.hosts[1].log.Count("MAC moves to and fro"))
 }
 
 // An own frame that comes back is told from a domain that has moved.
@@ -145,7 +145,7 @@ func TestOwnFrameComesBack(t *testing.T) {
 	m.send(1, f) // its bridge is joined with the other's
 	m.requireGot(nil, nil)
 	require.Equal(t, 1, m.hosts[0].drop(DropLoop))
-	require.Equal(t, 1, m.hosts[0].log.count("loop: a frame that this host sent came back"))
+	require.Equal(t, 1, m.hosts[0].log.Count("loop: a frame that this host sent came back"))
 }
 
 // Hosts that speak only EtherIP, as the worker sees them.

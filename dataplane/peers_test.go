@@ -55,7 +55,7 @@ func TestMutualPeersOnOneSegment(t *testing.T) {
 	}
 	eventually(t, "an alarm", func() bool {
 		return slices.ContainsFunc(hosts, func(h *testHost) bool {
-			return h.log.count("let one host of each segment have peers") > 0
+			return h.log.Count("let one host of each segment have peers") > 0
 		})
 	})
 }

@@ -34,12 +34,12 @@ func TestGroupSilence(t *testing.T) {
 	o.send(wire.Group, say)
 	eventually(t, "the alarm", func() bool {
 		o.send(a.Addr(), say) // it is there, but the group is not heard
-		return a.log.count(silentText) > 0
+		return a.log.Count(silentText) > 0
 	})
 	require.True(t, a.Snapshot().Underlays[0].Silent)
 	eventually(t, "the group is heard again", func() bool {
 		o.send(wire.Group, say)
-		return a.log.count(heardText) > 0
+		return a.log.Count(heardText) > 0
 	})
 	eventually(t, "no alarm", func() bool { return !a.Snapshot().Underlays[0].Silent })
 }
@@ -64,7 +64,7 @@ func TestIdleNetworkIsNotAlarming(t *testing.T) {
 		})
 	}
 	for _, h := range hosts {
-		require.Zero(t, h.log.count(silentText), h.Name)
+		require.Zero(t, h.log.Count(silentText), h.Name)
 	}
 }
 
@@ -114,7 +114,7 @@ func TestDeadGroupIsTold(t *testing.T) {
 	m.settle()
 	e.listenLocked(f, later)
 	require.True(t, f.watch.silent)
-	require.Equal(t, 1, e.log.count(silentText))
+	require.Equal(t, 1, e.log.Count(silentText))
 }
 
 // Where others replicate, a silent group is none to wonder at.

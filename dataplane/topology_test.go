@@ -510,7 +510,7 @@ func TestLoop(t *testing.T) {
 	})
 	eventually(t, "an alarm", func() bool {
 		for _, h := range []*testHost{a, b} {
-			if h.log.count("loop: a frame that this host sent came back")+h.log.count("MAC moves to and fro") > 0 {
+			if h.log.Count("loop: a frame that this host sent came back")+h.log.Count("MAC moves to and fro") > 0 {
 				return true
 			}
 		}

@@ -5,47 +5,19 @@
 package checktest
 
 import (
-	"context"
 	"log/slog"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/xenvnet/xend/internal/nettest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// soon bounds what takes milliseconds.
-func soon(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually waits for what has no event.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
-// testLog prints what an engine logs into the test's log.
-type testLog struct {
-	t    testing.TB
-	name string
-}
-
-func (l testLog) Write(b []byte) (int, error) {
-	l.t.Logf("%s: %s", l.name, b)
-	return len(b), nil
-}
+// soon and eventually wait for what has an event, and for what has none.
+var soon, eventually = nettest.Soon, nettest.Eventually
 
 func logger(t testing.TB, name string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(testLog{t, name}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return (&nettest.Log{T: t, Name: name}).Logger(slog.LevelWarn)
 }

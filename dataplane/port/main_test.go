@@ -1,8 +1,6 @@
 package port
 
 import (
-	"errors"
-	"io/fs"
 	"net/netip"
 	"testing"
 
@@ -10,28 +8,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/vnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // newHost returns the host of a network namespace of the test's own.
-func newHost(t testing.TB) *hostnet.Host {
-	t.Helper()
-	h, err := hostnet.Unshare()
-	if errors.Is(err, fs.ErrPermission) {
-		t.Skip("needs the privilege to make network namespaces")
-	}
-	require.NoError(t, err)
-	t.Cleanup(h.Close)
-	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"} {
-		// Where br_netfilter is there at all.
-		if err := h.SetSysctl("0", "net", "bridge", name); !errors.Is(err, fs.ErrNotExist) {
-			require.NoError(t, err)
-		}
-	}
-	return h
-}
+func newHost(t testing.TB) *hostnet.Host { return nettest.Host(t) }
 
 func id(t testing.TB, text string) vnet.ID {
 	t.Helper()

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/ipv4"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/nettest"
 )
 
 // bench is a host with vnet 97 and a domain on it.
@@ -47,12 +47,7 @@ func newBench(t testing.TB, l *lab.Lab, name string, n byte) *bench {
 	return b
 }
 
-func soon(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
+var soon = nettest.Soon
 
 // wait blocks until a port is readable, or the time is over.
 func wait(t testing.TB, p *Port) bool {

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/internal/paths"
 )
 
@@ -50,14 +50,7 @@ func TestMain(m *testing.M) {
 // newHost moves the test into a network namespace of its own, with the paths of a machine below a prefix.
 func newHost(t *testing.T) (paths.Paths, *hostnet.Host) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	runtime.LockOSThread() // for good: the thread ends with the test's goroutine
-	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
-	h, err := hostnet.New()
-	require.NoError(t, err)
-	t.Cleanup(h.Close)
+	h := nettest.Enter(t)
 	dir, err := os.MkdirTemp("", "xend") // short, for sockets
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })

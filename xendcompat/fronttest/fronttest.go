@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/port/porttest"
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/registry"
@@ -46,7 +47,7 @@ func NewWith(t testing.TB, carry bool, tool domain.Toolstack) *Daemon {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if _, fuzzing := t.(*testing.F); !fuzzing { // which may not log while its target runs
-		log = slog.New(slog.NewTextHandler(writer{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		log = nettest.Logger(t, "")
 	}
 	// Socket paths are short.
 	dir, err := os.MkdirTemp("", "xend")
@@ -161,14 +162,6 @@ func ReadAll(t testing.TB, c net.Conn) []byte {
 	require.NoError(t, err, "after %q", b)
 	c.Close()
 	return b
-}
-
-// writer is the test's log.
-type writer struct{ t testing.TB }
-
-func (w writer) Write(b []byte) (int, error) {
-	w.t.Logf("%s", b)
-	return len(b), nil
 }
 
 // Refusing is a fake of the operations: those that change something, or fetch something that may not be had, are refused

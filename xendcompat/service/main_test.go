@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,12 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/port/porttest"
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/registry"
@@ -35,18 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 // newHost moves the test into a network namespace of its own, which ends with the test.
-func newHost(t *testing.T) *hostnet.Host {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	runtime.LockOSThread() // for good: the thread ends with the test's goroutine
-	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
-	h, err := hostnet.New()
-	require.NoError(t, err)
-	t.Cleanup(h.Close)
-	return h
-}
+func newHost(t *testing.T) *hostnet.Host { return nettest.Enter(t) }
 
 // ground is what devices are on: the kernel's network or a list. Both have these verbs.
 type ground interface {
