@@ -90,9 +90,7 @@ func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error 
 		case <-changed.C:
 			waiting = false
 			start := time.Now()
-			e.mu.Lock()
-			e.refreshLocked()
-			e.mu.Unlock()
+			e.refresh()
 			pause = 10 * time.Since(start) // a look at many routes takes time
 		case n := <-e.notices:
 			e.mu.Lock()

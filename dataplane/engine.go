@@ -86,6 +86,10 @@ type Engine struct {
 	closing  chan struct{}
 	retiring sync.WaitGroup
 
+	// looking serialises looks at the network, and changes of the configuration that they depend on. It is taken
+	// after attaching and before mu, under which the kernel is not asked for lists.
+	looking sync.Mutex
+
 	// mu serialises the cold operations and guards what follows.
 	mu        sync.Mutex
 	config    Config
@@ -245,6 +249,12 @@ func (e *Engine) open() error {
 // openSockets makes the workers and opens the underlays. It returns what is attached already. attaching is
 // held.
 func (e *Engine) openSockets() ([]*attachment, error) {
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	e.mu.Lock()
+	c := e.config
+	e.mu.Unlock()
+	o := lookOut(e.host, c)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state != stateNew {
@@ -258,7 +268,7 @@ func (e *Engine) openSockets() ([]*attachment, error) {
 		}
 		e.workers = append(e.workers, w)
 	}
-	if err := e.openUnderlaysLocked(); err != nil {
+	if err := e.openUnderlaysLocked(o); err != nil {
 		return nil, err
 	}
 	e.nextSweep = e.now() + int64(e.config.SweepInterval)
@@ -465,6 +475,17 @@ func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
 		return err
 	}
 	addr = addr.Unmap()
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	if err := e.configureGroup(addr); err != nil {
+		return err
+	}
+	e.refreshLooking()
+	return nil
+}
+
+// configureGroup changes the configuration of the group. looking is held.
+func (e *Engine) configureGroup(addr netip.Addr) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.config
@@ -482,7 +503,6 @@ func (e *Engine) SetGroup(ctx context.Context, addr netip.Addr) error {
 		return err
 	}
 	e.config = c
-	e.refreshLocked()
 	return nil
 }
 
@@ -495,6 +515,17 @@ func (e *Engine) Reload(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("data plane configuration: %w", err)
 	}
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	err := e.reconfigure(cfg)
+	e.refreshLooking()
+	e.lookAgain()
+	e.guards.forget()
+	return err
+}
+
+// reconfigure takes over what needs no look at the network. looking is held.
+func (e *Engine) reconfigure(cfg Config) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old := e.config
@@ -524,9 +555,6 @@ func (e *Engine) Reload(cfg Config) error {
 			a.network = newNetwork(*a.network, cfg.BUMRate)
 		}
 	}
-	e.refreshLocked()
 	e.publishLocked()
-	e.lookAgain()
-	e.guards.forget()
 	return errors.Join(errs...)
 }

@@ -7,9 +7,7 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
-	"github.com/xenvnet/xend/internal/hostnet"
 )
 
 // family is an underlay and the choice of its device. It is guarded by the engine's lock.
@@ -51,7 +49,7 @@ type choice struct {
 
 // openUnderlaysLocked opens the sockets of all families, and joins the groups where that is possible
 // now.
-func (e *Engine) openUnderlaysLocked() error {
+func (e *Engine) openUnderlaysLocked(o *outlook) error {
 	families := []underlay.Family{underlay.IPv4}
 	if e.config.IPv6 {
 		families = append(families, underlay.IPv6)
@@ -86,7 +84,7 @@ func (e *Engine) openUnderlaysLocked() error {
 			}
 		}
 	}
-	e.refreshLocked()
+	e.refreshLocked(o)
 	return nil
 }
 
@@ -97,15 +95,33 @@ func (e *Engine) watchLocked(f *family, s *underlay.Socket, worker int) error {
 	return e.workers[worker].watch(s.FD(), token)
 }
 
-// refreshLocked looks at the network again: own addresses, underlay devices. Nothing changes for the
+// refresh looks at the network again.
+func (e *Engine) refresh() {
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	e.refreshLooking()
+}
+
+// refreshLooking is refresh with looking held.
+func (e *Engine) refreshLooking() {
+	e.mu.Lock()
+	c := e.config
+	e.mu.Unlock()
+	o := lookOut(e.host, c)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refreshLocked(o)
+}
+
+// refreshLocked takes over how the network is: own addresses, underlay devices. Nothing changes for the
 // workers if nothing changed there.
-func (e *Engine) refreshLocked() {
+func (e *Engine) refreshLocked(o *outlook) {
 	if e.state != stateRunning {
 		return
 	}
 	changed := false
-	if own, err := e.ownAddresses(); err != nil {
-		e.log.Warn("own addresses cannot be listed", "err", err)
+	if own := o.own(); o.addressesErr != nil {
+		e.log.Warn("own addresses cannot be listed", "err", o.addressesErr)
 	} else if !equalSets(own, e.own) {
 		e.own, changed = own, true
 		for _, f := range e.underlays {
@@ -123,7 +139,7 @@ func (e *Engine) refreshLocked() {
 		if before != nil {
 			retired = append(retired, before)
 		}
-		changed = e.chooseLocked(f) || before != nil || changed
+		changed = e.chooseLocked(f, o) || before != nil || changed
 	}
 	retired = append(retired, e.followLocked()...)
 	for _, f := range e.underlays {
@@ -169,10 +185,7 @@ func (e *Engine) renumberLocked() {
 // listenOnLocked opens the socket for a family's group, if that is another one than before. The socket of
 // the one before is to be closed when no worker uses it.
 func (e *Engine) listenOnLocked(f *family) (before *underlay.Socket, err error) {
-	group := e.config.Group
-	if f.family == underlay.IPv6 {
-		group = e.config.Group6
-	}
+	group := e.config.groupOf(f.family)
 	if group == f.listening {
 		return nil, nil
 	}
@@ -209,22 +222,10 @@ func equalSets(a, b map[netip.Addr]struct{}) bool {
 	return true
 }
 
-func (e *Engine) ownAddresses() (map[netip.Addr]struct{}, error) {
-	list, err := e.host.Addresses(0)
-	if err != nil {
-		return nil, err
-	}
-	own := make(map[netip.Addr]struct{}, len(list))
-	for _, a := range list {
-		own[a.Prefix.Addr()] = struct{}{}
-	}
-	return own, nil
-}
-
 // chooseLocked chooses a family's device and address, and joins the group there. It reports whether
 // workers need another view.
-func (e *Engine) chooseLocked(f *family) bool {
-	c := e.choose(f.family)
+func (e *Engine) chooseLocked(f *family, o *outlook) bool {
+	c := o.choose(f.family, &e.config, e.fourLocked())
 	if c == f.choice && f.told {
 		return false
 	}
@@ -263,6 +264,16 @@ func (e *Engine) chooseLocked(f *family) bool {
 	return true
 }
 
+// fourLocked is the device that was chosen for IPv4, 0 for none.
+func (e *Engine) fourLocked() int {
+	for _, f := range e.underlays {
+		if f.family == underlay.IPv4 {
+			return f.choice.index
+		}
+	}
+	return 0
+}
+
 // tellDownLocked tells of a family that has no usable device, once all have chosen.
 func (e *Engine) tellDownLocked(f *family) {
 	if f.told || f.choice.problem == "" {
@@ -274,127 +285,4 @@ func (e *Engine) tellDownLocked(f *family) {
 	} else {
 		e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", f.choice.problem)
 	}
-}
-
-// choose finds the underlay device and this host's address on it.
-func (e *Engine) choose(fam underlay.Family) choice {
-	c := choice{group: e.config.Group}
-	if fam == underlay.IPv6 {
-		c.group = e.config.Group6
-	}
-	link, source, err := e.chooseDevice(fam, &c)
-	if err != nil {
-		c.problem = err.Error()
-		return c
-	}
-	c.index, c.device, c.mtu = link.Index, link.Name, link.MTU
-	switch {
-	case link.Flags&netLoopback != 0:
-		c.problem = fmt.Sprintf("the route to the group %s is by %s", c.group, link.Name)
-	case !link.Up():
-		c.problem = fmt.Sprintf("device %s is down", link.Name)
-	}
-	if id, ours := port.Owner(link); ours {
-		c.problem = fmt.Sprintf("device %s is vnet %s's own, and leads to its domains; name the device towards other hosts in vnet.toml (device = \"…\")",
-			link.Name, id)
-	}
-	if c.problem != "" {
-		return c
-	}
-	if c.addr, err = e.chooseAddress(fam, link, source); err != nil {
-		c.problem = err.Error()
-	}
-	return c
-}
-
-// chooseDevice finds the underlay device, and the source address that the routing table prefers, if any.
-func (e *Engine) chooseDevice(fam underlay.Family, c *choice) (hostnet.Link, netip.Addr, error) {
-	if name := e.config.Device; name != "" {
-		c.device, c.reason = name, "configured"
-		l, err := e.host.LinkByName(name)
-		if errors.Is(err, hostnet.ErrNotFound) {
-			err = fmt.Errorf("there is no device %s, which is configured", name)
-		}
-		return l, netip.Addr{}, err
-	}
-	routes, err := e.host.Routes(0)
-	if err != nil {
-		return hostnet.Link{}, netip.Addr{}, err
-	}
-	// A route to the group itself, however general, is a word of the administrator.
-	toGroup := slices.ContainsFunc(routes, func(r hostnet.Route) bool {
-		return !r.Default() && r.To.Contains(c.group)
-	})
-	r, err := e.host.RouteTo(c.group)
-	if err == nil && r.Index != 0 && (toGroup || fam == underlay.IPv4) {
-		c.reason = "default route"
-		if toGroup {
-			c.reason = fmt.Sprintf("route to the group %s", c.group)
-		}
-	} else if r, err = e.defaultRoute(fam, routes); err == nil {
-		// IPv6 has a route to every group on every device.
-		c.reason = "default route"
-	} else {
-		return hostnet.Link{}, netip.Addr{}, fmt.Errorf(
-			"no route to the group %s and no default route; name the device in vnet.toml (device = \"…\")", c.group)
-	}
-	l, err := e.host.LinkByIndex(r.Index)
-	return l, r.Source, err
-}
-
-// defaultRoute is the default route of a family; of IPv6, else the device of IPv4's.
-func (e *Engine) defaultRoute(fam underlay.Family, routes []hostnet.Route) (hostnet.Route, error) {
-	var best hostnet.Route
-	for _, r := range routes {
-		if r.Default() && r.Index != 0 && underlay.Of(r.To.Addr()) == fam && (best.Index == 0 || r.Metric < best.Metric) {
-			best = r
-		}
-	}
-	if best.Index != 0 {
-		return best, nil
-	}
-	if fam == underlay.IPv6 {
-		for _, f := range e.underlays {
-			if f.family == underlay.IPv4 && f.choice.index != 0 {
-				return hostnet.Route{Index: f.choice.index}, nil
-			}
-		}
-	}
-	return best, hostnet.ErrNotFound
-}
-
-// chooseAddress finds this host's address on a device: the one that the routing table prefers if it is
-// there, else the first that others can reach.
-func (e *Engine) chooseAddress(fam underlay.Family, l hostnet.Link, preferred netip.Addr) (netip.Addr, error) {
-	list, err := e.host.Addresses(l.Index)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	const global = 0 // RT_SCOPE_UNIVERSE
-	var first netip.Addr
-	for _, a := range list {
-		addr := a.Prefix.Addr()
-		if underlay.Of(addr) != fam || !a.Usable() || addr.IsLinkLocalUnicast() && fam == underlay.IPv6 {
-			continue
-		}
-		if addr == preferred {
-			return addr, nil
-		}
-		if !first.IsValid() && a.Scope == global {
-			first = addr
-		}
-	}
-	for _, a := range list { // an address of link scope is better than none
-		if addr := a.Prefix.Addr(); !first.IsValid() && fam == underlay.IPv4 && underlay.Of(addr) == fam && !addr.IsLoopback() {
-			first = addr
-		}
-	}
-	if !first.IsValid() {
-		name := "IPv4"
-		if fam == underlay.IPv6 {
-			name = "global IPv6"
-		}
-		return first, fmt.Errorf("device %s has no %s address", l.Name, name)
-	}
-	return first, nil
 }
