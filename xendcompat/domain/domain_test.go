@@ -1,33 +1,14 @@
 package domain
 
 import (
-	"context"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/sxp"
 )
-
-// recorded is a toolstack that says what Xen 4.17's said.
-func recorded(t *testing.T) *Manager {
-	t.Helper()
-	dir, err := filepath.Abs("testdata/xl-4.17")
-	require.NoError(t, err)
-	return NewManager(Options{XL: script(t, `cd `+dir+` && exec cat "$(printf %s "$1$2" | sed 's/^list-l$/list-l/; s/^dmesg-c$/dmesg/')"`)})
-}
-
-func script(t *testing.T, body string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "xl")
-	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
-	return path
-}
 
 // here is a machine without Xen.
 func here(t *testing.T) *Manager {
@@ -70,20 +51,6 @@ func TestNodeHere(t *testing.T) {
 	require.Equal(t, "4", value(t, node, "xend_config_format"))
 	require.Equal(t, noHypervisor, value(t, node, "xen_extra"))
 	positive(t, node, "nr_cpus", "nr_nodes", "sockets_per_node", "cores_per_socket", "threads_per_core", "total_memory", "free_memory", "xen_major")
-	require.Less(t, len(node.String()), 4000)
-}
-
-func TestNodeXen(t *testing.T) {
-	node, err := recorded(t).Node(t.Context())
-	require.NoError(t, err)
-	for _, key := range nodeKeys {
-		value(t, node, key)
-	}
-	require.Equal(t, "17", value(t, node, "xen_minor"))
-	require.Equal(t, "2596", value(t, node, "cpu_mhz"))
-	require.Equal(t, "1", value(t, node, "sockets_per_node"))
-	require.Equal(t, "node0:0-0", value(t, node, "node_to_cpu"))
-	require.Equal(t, "4", value(t, node, "xend_config_format"))
 	require.Less(t, len(node.String()), 4000)
 }
 
@@ -147,73 +114,6 @@ func TestOperationsNameWhatDoesThem(t *testing.T) {
 	require.ErrorAs(t, m.ClearDmesg(t.Context()), &cannot)
 }
 
-func TestDomainsXen(t *testing.T) {
-	m := recorded(t)
-	list, err := m.List(t.Context(), All)
-	require.NoError(t, err)
-	require.Len(t, list, 2)
-	require.Equal(t, dom0UUID, list[0].UUID)
-
-	d, err := m.Get(t.Context(), "vm1")
-	require.NoError(t, err)
-	require.Equal(t, 1, d.ID)
-	for _, key := range domainKeys {
-		value(t, d.Form, key)
-	}
-	require.Equal(t, "192", value(t, d.Form, "memory"))
-	require.Equal(t, "3de3ed7c-157a-4950-b4dc-ca9d787b25d4", value(t, d.Form, "uuid"))
-	require.Equal(t, "0.400000", value(t, d.Form, "cpu_time"))
-	require.Equal(t, "restart", value(t, d.Form, "on_reboot"))
-	image, _ := d.Form.Child("image")
-	require.Equal(t, "(image (linux (kernel /boot/vmlinux-6.1.0-56-amd64) (ramdisk /boot/domu.cpio.gz) (args 'console=hvc0')))", image.String())
-	require.Equal(t, "((0 ((backend-id 0) (mac 00:16:3e:00:00:01) (bridge xenbr9))) (1 ((backend-id 0) (mac 00:16:3e:52:78:2d) (bridge xenbr9) (ip 192.0.2.7))))", sxp.List(d.Devices("vif")...).String())
-	require.Equal(t, "((vcpu (number 0) (online 1) (running 0) (blocked 1) (cpu_time 1.100000) (cpu 0) (cpumap (0))))", sxp.List(d.VCPUs...).String())
-
-	log, err := m.Dmesg(t.Context())
-	require.NoError(t, err)
-	require.Contains(t, string(log), "Xen version 4.17")
-	require.NoError(t, m.ClearDmesg(t.Context()))
-}
-
-func TestToolstackFails(t *testing.T) {
-	for name, body := range map[string]string{
-		"xl list: xenstored does not run": "echo xenstored does not run >&2; exit 1",
-		"xl list: exit status 3":          "exit 3",
-	} {
-		m := NewManager(Options{XL: script(t, body)})
-		_, err := m.List(t.Context(), Running)
-		var broken *ToolstackError
-		require.ErrorAs(t, err, &broken)
-		require.EqualError(t, err, name)
-	}
-	m := NewManager(Options{XL: script(t, `echo "{"`)})
-	_, err := m.List(t.Context(), Running)
-	require.ErrorContains(t, err, "xl list -l: ")
-
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = recorded(t).List(ctx, Running)
-	require.ErrorIs(t, err, context.Canceled)
-}
-
-// TestToolstackIsAskedOnce has many clients at a time.
-func TestToolstackIsAskedOnce(t *testing.T) {
-	count := filepath.Join(t.TempDir(), "count")
-	m := NewManager(Options{XL: script(t, "echo x >>"+count+"; exit 1")})
-	var all sync.WaitGroup
-	for range 20 {
-		all.Go(func() {
-			if _, err := m.List(t.Context(), Running); err == nil {
-				t.Error("no error")
-			}
-		})
-	}
-	all.Wait()
-	b, err := os.ReadFile(count)
-	require.NoError(t, err)
-	require.Equal(t, "x\n", string(b))
-}
-
 func TestParseState(t *testing.T) {
 	for text, want := range map[string]State{"": Running, "running": Running, "halted": Halted, "all": All} {
 		s, ok := ParseState(text)
@@ -229,27 +129,8 @@ func TestParseList(t *testing.T) {
 	require.Empty(t, parseList("x,1-y,3-99999999999"))
 }
 
-func TestParseVCPUs(t *testing.T) {
-	got := parseVCPUs([]byte("Name ID VCPU CPU State Time(s) Affinity (Hard / Soft)\na b  3  0  -  --p  1.5  0-1,3 / all\nc 4 1 2 -b- 2 all / all\n"), 2)
-	require.Equal(t, []int{0, 1, 3}, got[3][0].cpumap)
-	require.False(t, got[3][0].online)
-	require.Equal(t, []int{0, 1}, got[4][0].cpumap)
-}
-
 func TestMask(t *testing.T) {
 	require.Equal(t, "0", mask(0))
 	require.Equal(t, "3", mask(2))
 	require.Equal(t, "340282366920938463463374607431768211455", mask(128))
-}
-
-func FuzzToolstackTables(f *testing.F) {
-	for _, name := range []string{"list", "vcpu-list"} {
-		b, err := os.ReadFile(filepath.Join("testdata/xl-4.17", name))
-		require.NoError(f, err)
-		f.Add(b)
-	}
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		parseShort(b)
-		parseVCPUs(b, 4)
-	})
 }

@@ -21,7 +21,7 @@ func (m *Manager) running(ctx context.Context) ([]Domain, error) {
 	now := time.Now()
 	var list []Domain
 	if len(statuses) == 0 || statuses[0].ID != 0 {
-		list = append(list, m.dom0().domain(now))
+		list = append(list, m.describe(m.dom0(), now))
 	}
 	for _, s := range statuses {
 		list = append(list, m.describe(s, now))
@@ -96,7 +96,7 @@ func (m *Manager) describe(s Status, now time.Time) Domain {
 		d.devices[dev.Kind] = append(d.devices[dev.Kind], sxp.List(sxp.Atom(strconv.Itoa(dev.ID)), m.deviceForm(dev)))
 	}
 	for i, v := range s.VCPUs {
-		d.VCPUs = append(d.VCPUs, vcpu{cpu: v.CPU, online: v.Online, running: v.Running, cpuTime: v.CPUTime, cpumap: v.Affinity}.form(i))
+		d.VCPUs = append(d.VCPUs, v.form(i))
 	}
 	return d
 }

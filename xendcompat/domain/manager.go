@@ -19,9 +19,6 @@ type Options struct {
 	// Networks knows the bridges; nil asks nobody.
 	Networks Networks
 
-	// XL is the command of Xen's toolstack that is asked where Toolstack is nil; empty means xl in $PATH, and only where
-	// Xen runs.
-	XL string
 	// Proc and Sys are where procfs and sysfs are mounted; empty means /proc and /sys.
 	Proc, Sys string
 	// Log may be nil.
@@ -38,9 +35,7 @@ type Manager struct {
 	o     Options
 	tool  Toolstack // nil where nothing runs domains
 	store *store    // nil without a toolstack
-	xl    toolstack // nil without Xen, and where there is a Toolstack
 	known struct {
-		domains  question[[]Domain]
 		info     question[map[string]string]
 		statuses question[[]Status]
 	}
@@ -50,7 +45,7 @@ type Manager struct {
 	restarted map[string]time.Time // when the watcher restarted a domain, by uuid
 }
 
-// NewManager returns a manager that manages nothing: it tells of Domain-0 and, where Xen runs, of what xl tells.
+// NewManager returns a manager that manages nothing: it tells of the machine and of Domain-0.
 func NewManager(o Options) *Manager {
 	o.Toolstack = nil
 	m, err := Open(o)
@@ -75,9 +70,6 @@ func Open(o Options) (*Manager, error) {
 	m := &Manager{o: o, tool: o.Toolstack, ready: make(chan struct{}), restarted: map[string]time.Time{}}
 	m.locks.held = map[string]*keyHeld{}
 	if m.tool == nil {
-		if m.xl = findToolstack(o); m.xl != nil {
-			m.known.domains, m.known.info = newQuestion(m.xl.domains), newQuestion(m.xl.info)
-		}
 		return m, nil
 	}
 	m.known.statuses, m.known.info = newQuestion(m.tool.List), newQuestion(m.tool.Info)
@@ -104,48 +96,29 @@ func (m *Manager) Toolstack() string {
 	return m.tool.Name()
 }
 
-// toolstack is what knows of domains besides Domain-0.
-type toolstack interface {
-	domains(ctx context.Context) ([]Domain, error)
-	// info returns what the hypervisor says about itself, as key and value.
-	info(ctx context.Context) (map[string]string, error)
-	dmesg(ctx context.Context, clear bool) ([]byte, error)
-}
-
 // domains returns the domains that run, the first is Domain-0.
 func (m *Manager) domains(ctx context.Context) ([]Domain, error) {
-	switch {
-	case m.tool != nil:
+	if m.tool != nil {
 		return m.running(ctx)
-	case m.xl != nil:
-		return m.known.domains.ask(ctx)
 	}
-	return []Domain{m.dom0().domain(time.Now())}, nil
+	return []Domain{m.describe(m.dom0(), time.Now())}, nil
 }
 
 // Dmesg returns the hypervisor's messages.
 func (m *Manager) Dmesg(ctx context.Context) ([]byte, error) {
-	switch {
-	case m.tool != nil:
+	if m.tool != nil {
 		return m.tool.Dmesg(ctx, false)
-	case m.xl != nil:
-		return m.xl.dmesg(ctx, false)
 	}
 	return nil, &UnsupportedError{Op: "dmesg", Use: "dmesg"}
 }
 
 // ClearDmesg empties them.
 func (m *Manager) ClearDmesg(ctx context.Context) error {
-	var err error
-	switch {
-	case m.tool != nil:
-		_, err = m.tool.Dmesg(ctx, true)
-	case m.xl != nil:
-		_, err = m.xl.dmesg(ctx, true)
-	default:
-		err = &UnsupportedError{Op: "dmesg_clear", Use: "dmesg -C"}
+	if m.tool != nil {
+		_, err := m.tool.Dmesg(ctx, true)
+		return err
 	}
-	return err
+	return &UnsupportedError{Op: "dmesg_clear", Use: "dmesg -C"}
 }
 
 func (m *Manager) step(name string) error {

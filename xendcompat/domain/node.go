@@ -21,7 +21,7 @@ const (
 )
 
 // Node returns the (node (key value)…) form that describes this machine, less than 4,000 bytes long:
-// from uname(2), /proc and /sys, and where Xen runs, from what xl info tells.
+// from uname(2), /proc and /sys, and where Xen runs, from what the hypervisor tells.
 func (m *Manager) Node(ctx context.Context) (sxp.Value, error) {
 	u, err := getUname()
 	if err != nil {
@@ -35,7 +35,7 @@ func (m *Manager) Node(ctx context.Context) (sxp.Value, error) {
 	add("version", u.version)
 	add("machine", u.machine)
 	var info map[string]string
-	if m.xl != nil || m.tool != nil {
+	if m.tool != nil {
 		if info, err = m.known.info.ask(ctx); err != nil {
 			return sxp.Value{}, err
 		}
