@@ -362,7 +362,10 @@ func TestForwardedAsTheyCame(t *testing.T) {
 	a := startEngine(t, h, cfg)
 	add(t, "97", a)
 	const rounds, frames = 20, 40
-	for round := range rounds {
+	// A slow machine takes each as it comes, and joins none, for a while.
+	joined := false
+	for round := 0; round < rounds || !joined; round++ {
+		require.Less(t, round, 50*rounds, "nothing was joined")
 		sent := map[string]bool{}
 		for i := range frames {
 			id := round*frames + i
@@ -385,9 +388,9 @@ func TestForwardedAsTheyCame(t *testing.T) {
 				return true
 			})
 		}
+		rx := a.Snapshot().Vnets[0].Rx
+		joined = joined || rx.Frames < rx.Packets
 	}
-	joined := a.Snapshot().Vnets[0].Rx
-	require.Less(t, joined.Frames, joined.Packets, "nothing was joined")
 }
 
 // VFWD as original user-space hosts send it, and what we send to them.

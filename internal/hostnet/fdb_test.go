@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,8 +27,13 @@ func TestFDB(t *testing.T) {
 	require.NoError(t, h.EnsureFDB(FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 3}, Port: c.Index}))
 
 	e.Bridge, static.Bridge = br.Index, br.Index
+	// A kernel with VLANs in bridges makes one more entry, of the port's VLAN.
+	untagged := func(list []FDBEntry) []FDBEntry {
+		return slices.DeleteFunc(list, func(e FDBEntry) bool { return e.VLAN != 0 })
+	}
 	list, err := h.PortFDB(a.Index)
 	require.NoError(t, err)
+	list = untagged(list)
 	require.ElementsMatch(t, []FDBEntry{e, static}, list)
 	all, err := h.FDB(br.Index)
 	require.NoError(t, err)
@@ -41,5 +47,6 @@ func TestFDB(t *testing.T) {
 	}
 	list, err = h.PortFDB(a.Index)
 	require.NoError(t, err)
-	require.Equal(t, []FDBEntry{static}, list)
+	require.False(t, slices.ContainsFunc(list, func(f FDBEntry) bool { return f.MAC == e.MAC }), "of no VLAN")
+	require.Equal(t, []FDBEntry{static}, untagged(list))
 }

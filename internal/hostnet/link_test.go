@@ -213,11 +213,11 @@ func TestDoFromAnywhere(t *testing.T) {
 		}))
 		return n
 	}
-	require.Equal(t, 1, here())
+	before := here() // lo, and what modules put into every namespace
 	pair(t, h, "a", "b")
-	require.Equal(t, 3, here())
+	require.Equal(t, before+2, here())
 	require.NoError(t, h.Do(func() error { // nested
-		require.Equal(t, 3, here())
+		require.Equal(t, before+2, here())
 		return nil
 	}))
 	require.Panics(t, func() { _ = h.Do(func() error { panic("ouch") }) })

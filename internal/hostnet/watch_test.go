@@ -108,6 +108,8 @@ func TestAwaitRunning(t *testing.T) {
 	require.NoError(t, err)
 	a, b := link(t, h, "a"), link(t, h, "b")
 	require.NoError(t, h.SetUp(a.Index))
+	// Until the kernel has looked at the carrier, it takes a device for one that runs.
+	require.Eventually(t, func() bool { return !link(t, h, "a").Running() }, 10*time.Second, time.Millisecond)
 	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, h.AwaitRunning(short, a.Index), context.DeadlineExceeded)
