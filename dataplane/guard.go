@@ -31,6 +31,8 @@ type Guards struct {
 	mu sync.Mutex
 	// applied are the guards as they were last set; without one for devices that have none.
 	applied map[int]*hostnet.Guard
+	// quiet are the ports of bridges of ours that were made quiet.
+	quiet map[int]bool
 }
 
 // natPort is the UDP port of ESP behind NAT; RFC 3948.
@@ -69,7 +71,7 @@ func (g *Guards) Run(ctx context.Context) error {
 func newGuards(h *hostnet.Host, log *slog.Logger, port uint16, names *deviceNames, underlays func() map[int]struct{}) *Guards {
 	return &Guards{
 		host: h, log: log, names: names, underlays: underlays, ports: []uint16{port, natPort},
-		dirty: make(chan struct{}, 1), ready: make(chan struct{}), applied: map[int]*hostnet.Guard{},
+		dirty: make(chan struct{}, 1), ready: make(chan struct{}), applied: map[int]*hostnet.Guard{}, quiet: map[int]bool{},
 	}
 }
 
@@ -125,6 +127,7 @@ func (g *Guards) run(ctx context.Context) error {
 func (g *Guards) forget() {
 	g.mu.Lock()
 	clear(g.applied)
+	clear(g.quiet)
 	g.mu.Unlock()
 	g.look()
 }
@@ -170,6 +173,37 @@ func (g *Guards) apply() error {
 			delete(g.applied, index)
 		}
 	}
+	return errors.Join(append(errs, g.quietPorts(links))...)
+}
+
+// quietPorts keeps the host off the ports of bridges that xend made: frames that bridges do not forward, to the groups
+// 01:80:c2:00:00:00 to …0f, are received by the port itself, with whatever packet is in them.
+func (g *Guards) quietPorts(links []hostnet.Link) error {
+	bridges := map[int]bool{}
+	for _, l := range links {
+		if _, ours := port.Owner(l); ours && l.Kind == "bridge" {
+			bridges[l.Index] = true
+		}
+	}
+	ports := map[int]bool{}
+	var errs []error
+	for _, l := range links {
+		if !bridges[l.Master] {
+			continue
+		}
+		if !g.quiet[l.Index] {
+			err := errors.Join(g.host.DisableIPv6(l.Index), g.host.SetIPv4(l.Index, hostnet.ARPIgnore, 1),
+				g.host.SetIPv4(l.Index, hostnet.DropUnicastInMulticast, 1))
+			if err != nil {
+				if !errors.Is(err, hostnet.ErrNotFound) { // gone meanwhile
+					errs = append(errs, err)
+				}
+				continue
+			}
+		}
+		ports[l.Index] = true
+	}
+	g.quiet = ports
 	return errors.Join(errs...)
 }
 

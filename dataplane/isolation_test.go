@@ -548,8 +548,53 @@ func routerAdvertisement(t *testing.T) []byte {
 	m := icmp.Message{Type: ipv6.ICMPTypeRouterAdvertisement, Body: &icmp.RawBody{Data: []byte{64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0}}}
 	b, err := m.Marshal(icmp.IPv6PseudoHeader(from.AsSlice(), to.AsSlice()))
 	require.NoError(t, err)
-	f := append([]byte{0x33, 0x33, 0, 0, 0, 1}, domainMAC(66)...)
+	f := append([]byte{0x33, 0x33, 0, 0, 0, 1}, domainMAC(67)...)
 	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(b)), 58, 255)
 	f = append(append(f, from.AsSlice()...), to.AsSlice()...)
 	return append(f, b...)
+}
+
+// Frames to the groups that bridges do not forward (01:80:c2:00:00:00 to …0f) are the port's, not the bridge's: by them,
+// too, a domain reaches neither sockets of the host nor its routes.
+func TestLinkLocalGroups(t *testing.T) {
+	x := newAttack(t, "0")
+	eventually(t, "quiet port", func() bool {
+		v, err := x.a.Net.Sysctl("net", "ipv6", "conf", "vif1.0", "disable_ipv6")
+		require.NoError(t, err)
+		return v == "1"
+	})
+	var service net.PacketConn
+	require.NoError(t, x.a.Do(func() (err error) {
+		service, err = net.ListenPacket("udp4", netip.AddrPortFrom(x.a.Addr(), 7).String())
+		return err
+	}))
+	defer service.Close()
+	require.NoError(t, x.a.Net.SetSysctl("0", "net", "ipv4", "conf", "vif1.0", "rp_filter"))
+	neighbours := func(packet []byte) []byte {
+		f := append([]byte{1, 0x80, 0xc2, 0, 0, 3}, domainMAC(1)...)
+		return append(append(f, 8, 0), packet...)
+	}
+	for _, by := range []string{"domain", "host"} {
+		f := neighbours(x.datagram(x.a.Addr(), 7, []byte("attack")))
+		ra := routerAdvertisement(t)
+		copy(ra, []byte{1, 0x80, 0xc2, 0, 0, 3})
+		for _, f := range [][]byte{f, ra} {
+			if by == "domain" {
+				require.NoError(t, x.domain.Send("eth0", f))
+			} else {
+				x.c.send(x.a.Addr(), vudp(x.id97, f))
+			}
+		}
+	}
+	x.nothing("frames between neighbours")
+	c, err := dialFrom(x.c.Host, x.a.Addr(), 7)
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("genuine"))
+	require.NoError(t, err)
+	b := make([]byte, 64)
+	n, _, err := service.ReadFrom(b)
+	require.NoError(t, err)
+	require.Equal(t, "genuine", string(b[:n]))
+	require.Zero(t, routesByRouter(t, x.a.Net))
 }
