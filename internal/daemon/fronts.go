@@ -92,10 +92,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 	}
 	http, rpc := httpsxp.New(d.svc, o), xmlrpc.New(d.svc, o)
 	ctl := control.New(d.svc, control.Options{Log: d.log})
-	relocation, err := d.relocation()
-	if err != nil {
-		return nil, err
-	}
+	relocation := d.relocation()
 	everywhere := func(address string, port int) func() (*socket, error) {
 		return func() (*socket, error) {
 			if address != "" {
@@ -124,7 +121,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		{cfg.XMLRPCUnixServer, rpc, unix(cfg.XMLRPCPath)},
 		{cfg.XMLRPCServer, rpc, tcp(cfg.XMLRPCAddress, cfg.XMLRPCPort)},
 		{true, ctl, unix(cfg.ControlSocket)},
-		{cfg.RelocationServer, relocation, everywhere(cfg.RelocationAddress, cfg.RelocationPort)},
+		{relocation != nil, relocation, everywhere(cfg.RelocationAddress, cfg.RelocationPort)},
 		{d.domains.Toolstack() != "", console.New(d.domains, d.log), unix(d.o.Paths.ConsoleSocket())},
 		{cfg.LegacyControlSocket != "", ctl, unix(cfg.LegacyControlSocket)},
 	} {

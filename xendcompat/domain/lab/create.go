@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,6 +89,9 @@ func (t *Toolstack) plan(c domain.Config, n network) (*record, error) {
 		return nil, err
 	}
 	if len(kernel) > 0 {
+		if t.o.Guarded {
+			return nil, fmt.Errorf("kernel %s: no programs are run while a server on TCP lets others than root ask for them (xend-http-server, xend-tcp-xmlrpc-server)", c.Kernel)
+		}
 		kernel = append(kernel, args...)
 	}
 	if len(c.Vifs) > maxVifs {
@@ -191,6 +195,9 @@ func (t *Toolstack) checkVif(v domain.Vif) error {
 	words := strings.Fields(t.scriptOf(v))
 	if len(words) == 0 {
 		return errors.New("there is no vif-script")
+	}
+	if t.o.Guarded && v.Script != "" && (len(words) > 1 || filepath.IsAbs(words[0])) {
+		return fmt.Errorf("script %s: only the name of one of the host's, while a server on TCP lets others than root ask for it", v.Script)
 	}
 	_, err = t.findScript(words[0])
 	return err

@@ -42,6 +42,8 @@ type Options struct {
 	Cgroup string
 	// Relocation says how domains come and go; nil: they don't.
 	Relocation *Relocation
+	// Guarded says that others than root may ask for domains: none may name a program, nor a script but one in ScriptDirs.
+	Guarded bool
 	// Log may be nil.
 	Log *slog.Logger
 	// Before, if set, is called before each step that changes something; its error is the step's. Tests fail or kill there.

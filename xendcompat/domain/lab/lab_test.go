@@ -252,6 +252,11 @@ func TestRefusals(t *testing.T) {
 	bad("only settings below net", func(c *domain.Config) { c.Extra = "sysctl.kernel.panic=1" })
 	bad("only settings below net", func(c *domain.Config) { c.Extra = "sysctl.net.ipv4.../../../kernel/panic=1" })
 
+	m.o.Guarded = true
+	bad("while a server on TCP", func(c *domain.Config) { c.Kernel = "/bin/sleep" })
+	bad("while a server on TCP", func(c *domain.Config) { c.Vifs[0].Script = "/bin/sh -c reboot" })
+	bad("while a server on TCP", func(c *domain.Config) { c.Vifs[0].Script = "vif-bridge x" })
+	m.o.Guarded = false
 	file := filepath.Join(t.TempDir(), "program")
 	require.NoError(t, os.WriteFile(file, []byte("#!/bin/sh\n"), 0o755))
 	require.NoError(t, os.Chmod(file, 0o777))

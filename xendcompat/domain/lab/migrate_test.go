@@ -199,7 +199,7 @@ func crashMigrate(dir, op string, before func(string) error, arm func()) error {
 	}
 	list, err := t.List(context.Background())
 	if err != nil || len(list) != 1 {
-		return fmt.Errorf("%v, %v", list, err)
+		return fmt.Errorf("%v, %w", list, err)
 	}
 	return t.Migrate(context.Background(), list[0].ID, list[0].Config, domain.MigrateOptions{Host: addressB})
 }

@@ -52,11 +52,11 @@ func standIn(dir string, args []string) int {
 		}
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, name+".err")); err == nil {
-		os.Stderr.Write(b)
+		_, _ = os.Stderr.Write(b)
 		return 1
 	}
 	b, _ := os.ReadFile(filepath.Join(dir, name))
-	os.Stdout.Write(b)
+	_, _ = os.Stdout.Write(b)
 	return 0
 }
 
@@ -295,7 +295,7 @@ func TestWatch(t *testing.T) {
 	f.answer("list-v", strings.Replace(fmt.Sprintf(line, "-b----", "-"), "vm1 1", "vm1 2", 1))
 	require.Equal(t, domain.Event{ID: 2, UUID: vm1.UUID}, next(t, events, 2))
 	cancel()
-	for range events { //nolint:revive // until it is closed
+	for range events { // until it is closed
 	}
 	// What happened before counts.
 	require.Equal(t, []domain.Event{{ID: 1, Reason: domain.Crash}}, changes(nil, []domain.Status{{ID: 0}, {ID: 1, Reason: domain.Crash}}))
