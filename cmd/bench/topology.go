@@ -2,17 +2,29 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/keys"
 )
 
 // A scenario is a pair of MTUs and the kind of network card between the hosts.
@@ -43,8 +55,11 @@ func (s system) name() string { return s.label }
 var systems = []system{
 	{"none", joinNone},
 	{reference, joinVXLAN},
-	{"xend", joinXend},
+	{"xend", joinXend(vnet.None)},
+	{"xend-auth", joinXend(vnet.Auth)},
+	{"xend-conf", joinXend(vnet.Conf)},
 	{"openvpn", joinOpenVPN},
+	{"openvpn-gcm", joinOpenVPNGCM},
 	{"tinc", joinTinc},
 	{"vde", joinVDE},
 }
@@ -106,7 +121,7 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 				return nil, err
 			}
 		}
-		if sys.label != "xend" { // which makes its own
+		if !strings.HasPrefix(sys.label, "xend") { // which makes its own
 			if err := s.ip(ctx, i, "link", "add", bridge, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"); err != nil {
 				return nil, err
 			}
@@ -223,8 +238,13 @@ func joinVXLAN(ctx context.Context, s *setup) error {
 }
 
 // joinXend does what a user does: a daemon on each host, and vnet 97.
-func joinXend(ctx context.Context, s *setup) error {
-	for _, h := range s.hosts {
+// joinXend is ours, with a level of security.
+func joinXend(level vnet.Security) func(ctx context.Context, s *setup) error {
+	return func(ctx context.Context, s *setup) error { return startXend(ctx, s, level) }
+}
+
+func startXend(ctx context.Context, s *setup, level vnet.Security) error {
+	for i, h := range s.hosts {
 		etc := filepath.Join(h.Dir, "etc", "xen")
 		if err := os.MkdirAll(etc, 0o755); err != nil {
 			return err
@@ -234,8 +254,18 @@ func joinXend(ctx context.Context, s *setup) error {
 			return err
 		}
 		file := filepath.Join(h.Dir, "vnet97.sxp")
-		if err := os.WriteFile(file, []byte("(vnet (id 97) (bridge "+bridge+") (vnetif "+overlay+"))\n"), 0o644); err != nil {
+		text := "(vnet (id 97) (bridge " + bridge + ") (vnetif " + overlay + ") (security " + level.String() + "))\n"
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			return err
+		}
+		if level != vnet.None && i == 0 {
+			if _, err := keys.Generate(filepath.Join(etc, "vnet-keys"), nil); err != nil {
+				return err
+			}
+		} else if level != vnet.None {
+			if err := copyKey(s.hosts[0].Dir, h.Dir); err != nil {
+				return err
+			}
 		}
 		if _, err := h.Run(ctx, filepath.Join(s.bin, "xend"), "start"); err != nil {
 			return err
@@ -260,8 +290,70 @@ func (s *setup) plugTap(ctx context.Context, i int) error {
 	return s.plug(ctx, i, overlay)
 }
 
+// copyKey gives one host's key to the other, for root only.
+func copyKey(from, to string) error {
+	name := filepath.Join("etc", "xen", "vnet-keys")
+	if err := os.Mkdir(filepath.Join(to, name), 0o700); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(filepath.Join(from, name, keys.DefaultName))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to, name, keys.DefaultName), key, 0o600)
+}
+
 // joinOpenVPN uses neither cipher nor authentication: the least that it can do per packet.
 func joinOpenVPN(ctx context.Context, s *setup) error {
+	return startOpenVPN(ctx, s, func(int) []string {
+		return []string{"--cipher", "none", "--auth", "none", "--providers", "legacy", "default"}
+	})
+}
+
+// joinOpenVPNGCM protects as conf does: AES-256-GCM, over TLS.
+func joinOpenVPNGCM(ctx context.Context, s *setup) error {
+	var fingerprints [2]string
+	for i, h := range s.hosts {
+		var err error
+		if fingerprints[i], err = certificate(filepath.Join(h.Dir, "vpn")); err != nil {
+			return err
+		}
+	}
+	return startOpenVPN(ctx, s, func(i int) []string {
+		pem := filepath.Join(s.hosts[i].Dir, "vpn")
+		return []string{
+			[2]string{"--tls-server", "--tls-client"}[i], "--dh", "none", "--cert", pem + ".crt", "--key", pem + ".key",
+			"--peer-fingerprint", fingerprints[1-i], "--data-ciphers", "AES-256-GCM", "--cipher", "AES-256-GCM",
+		}
+	})
+}
+
+// certificate makes a key and a certificate that nobody else signs, in path.key and path.crt, and returns its fingerprint.
+func certificate(path string) (string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return "", err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", err
+	}
+	err = errors.Join(
+		os.WriteFile(path+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(path+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
+	sum := sha256.Sum256(der)
+	return strings.ReplaceAll(strings.TrimSuffix(fmt.Sprintf("% X", sum), " "), " ", ":"), err
+}
+
+// startOpenVPN runs it with a tap on each host, and what protects it.
+func startOpenVPN(ctx context.Context, s *setup, protection func(host int) []string) error {
 	for i, h := range s.hosts {
 		if err := s.tap(ctx, i); err != nil {
 			return err
@@ -269,10 +361,11 @@ func joinOpenVPN(ctx context.Context, s *setup) error {
 		if err := s.plugTap(ctx, i); err != nil {
 			return err
 		}
-		err := s.start(h.Node, "openvpn", "--dev", overlay, "--dev-type", "tap", "--local", underlayAddr(i).String(),
-			"--remote", underlayAddr(1-i).String(), "--port", "1194", "--tun-mtu", strconv.Itoa(s.sc.inner), "--mssfix", "0",
-			"--txqueuelen", "1000", "--cipher", "none", "--auth", "none", "--providers", "legacy", "default",
-			"--log", filepath.Join(h.Dir, "openvpn.log"))
+		err := s.start(h.Node, "openvpn", slices.Concat([]string{
+			"--dev", overlay, "--dev-type", "tap", "--local", underlayAddr(i).String(),
+			"--remote", underlayAddr(1 - i).String(), "--port", "1194", "--tun-mtu", strconv.Itoa(s.sc.inner), "--mssfix", "0",
+			"--txqueuelen", "1000", "--log", filepath.Join(h.Dir, "openvpn.log"),
+		}, protection(i))...)
 		if err != nil {
 			return err
 		}
