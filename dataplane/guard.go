@@ -107,8 +107,8 @@ func (g *Guards) run(ctx context.Context) error {
 			failed = err.Error()
 			g.log.Error("vnets are not kept apart from the host as they should be", "err", err)
 		}
-		// A look at many devices takes time.
-		pause := time.NewTimer(max(settle, 10*time.Since(start)))
+		// A look at many devices takes time; but whoever takes the last address off a bridge relies on this.
+		pause := time.NewTimer(min(max(settle, 2*time.Since(start)), time.Second))
 		select {
 		case <-ctx.Done():
 			pause.Stop()
