@@ -1,8 +1,11 @@
 package clitest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +22,7 @@ import (
 
 // Scripts runs the transcripts in dir, each on a host of its own: a network namespace with a device
 // eth0 (MAC 02:00:00:00:00:01, 192.0.2.1/24), and a prefix, below which no daemon runs yet. The
-// programs xend, xm and vn, and the script vif-bridge, are built from this module; $completions is its directory of that name.
+// programs xend, xm and vn, and the script vif-bridge, are built from this module; $completions is its directory of that name, $recordings has httpsxp/testdata and xmlrpc/testdata.
 func Scripts(t *testing.T, dir string) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -38,15 +41,38 @@ func Scripts(t *testing.T, dir string) {
 	testscript.RunT(hostT{t}, testscript.Params{
 		Dir:           dir,
 		UpdateScripts: *update,
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"replay": replayTo},
 		Setup: func(env *testscript.Env) error {
 			prefix := filepath.Join(env.WorkDir, "h")
 			env.Setenv("PATH", bin+":/usr/sbin:/usr/bin:/sbin:/bin")
 			env.Setenv(paths.PrefixEnv, prefix)
 			env.Setenv("completions", completions)
+			env.Setenv("recordings", filepath.Join(completions, "../xendcompat"))
 			env.Defer(func() { stop(t, bin, prefix) })
 			return eth0(t.Context())
 		},
 	})
+}
+
+// replayTo is the command "replay SOCKET FILE" of scripts: it sends what a legacy client sent, byte for byte, and prints
+// what comes back.
+func replayTo(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: replay SOCKET FILE")
+	}
+	request, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	conn, err := net.DialTimeout("unix", ts.MkAbs(args[0]), time.Minute)
+	ts.Check(err)
+	defer conn.Close()
+	ts.Check(conn.SetDeadline(time.Now().Add(time.Minute)))
+	_, err = conn.Write(request)
+	ts.Check(err)
+	ts.Check(conn.(*net.UnixConn).CloseWrite())
+	reply, err := io.ReadAll(conn)
+	ts.Check(err)
+	_, err = ts.Stdout().Write(bytes.ReplaceAll(reply, []byte("\r\n"), []byte("\n")))
+	ts.Check(err)
 }
 
 // stop ends a daemon that a script left running.
