@@ -45,6 +45,23 @@ func TestFloodThenUnicast(t *testing.T) {
 	m.requireGot(frames(answer), nil, frames(answer))
 }
 
+// Of vnets that a host does not have it is told which, and who sends.
+func TestUnknownVnets(t *testing.T) {
+	m := newMemory(t, 2, testConfig())
+	other := configOf(t, "98")
+	m.hosts[0].attach(other)
+	for i := range 3 {
+		m.hosts[0].vnifs[other.ID].Put(testFrame(broadcastMAC, domainMAC(1), "hello "+string(rune('a'+i))), wire.VnetHdr{})
+		m.settle()
+	}
+	unknown := m.hosts[1].Counters().Unknown
+	require.NotEmpty(t, unknown)
+	require.Equal(t, other.ID, unknown[0].Vnet)
+	require.Equal(t, m.hosts[0].addr, unknown[0].From)
+	require.EqualValues(t, m.hosts[1].drop(DropUnknownVnet), unknown[0].Packets)
+	require.Empty(t, m.hosts[0].Counters().Unknown)
+}
+
 // Everything comes once, by however many ways.
 func TestCopiesByAllWays(t *testing.T) {
 	cfg := testConfig()

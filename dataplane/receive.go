@@ -270,7 +270,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 	source := wire.Source(frame)
 	switch {
 	case n == nil:
-		w.drop(DropUnknownVnet)
+		w.dropUnknown(id, a)
 		pass, _ := w.passes(w.engine.recent.Salt(id), frame, a)
 		return pass
 	case !n.takes(a):
@@ -401,7 +401,7 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 	}
 	n := w.view.vnets[m.Vnet]
 	if n == nil {
-		w.drop(DropUnknownVnet)
+		w.dropUnknown(m.Vnet, a)
 		return pass
 	}
 	if !n.takes(a) {

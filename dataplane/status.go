@@ -46,6 +46,8 @@ type Status struct {
 	Drops []Drop
 	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
 	Strangers []Stranger
+	// Unknown are the vnets of which most of the packets were that were dropped as DropUnknownVnet, most first.
+	Unknown []Unknown
 }
 
 // Traffic counts one direction of a vnet.
@@ -62,6 +64,8 @@ type Counters struct {
 	Drops []Drop
 	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
 	Strangers []Stranger
+	// Unknown are the vnets of which most of the packets were that were dropped as DropUnknownVnet, most first.
+	Unknown []Unknown
 	// Vnets are those that are carried, in order of their ids.
 	Vnets []VnetCounters
 	// Tables are the settings and sizes of the VARP cache and the vif table.
@@ -240,7 +244,7 @@ func (e *Engine) Counters() Counters {
 		c.Vnets = append(c.Vnets, x)
 	}
 	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
-	c.Strangers = e.strangers(v.workers)
+	c.Strangers, c.Unknown = e.strangers(v.workers), unknown(v.workers)
 	return c
 }
 
@@ -256,7 +260,7 @@ func (e *Engine) Status() Status {
 	c := &e.config
 	s := Status{
 		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
-		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: counters.Drops, Tables: counters.Tables, Strangers: counters.Strangers,
+		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: counters.Drops, Tables: counters.Tables, Strangers: counters.Strangers, Unknown: counters.Unknown,
 	}
 	for _, r := range e.replicas {
 		s.Replicate = append(s.Replicate, ReplicaState{Name: r.name, Addr: r.addr, Port: r.port, Problem: r.problem})

@@ -12,6 +12,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
 )
 
 // Where packets may come from: the underlay's own devices. A host often answers ARP for its underlay address on
@@ -125,28 +126,35 @@ const (
 	shownStrangers = 10
 )
 
-// strangers counts the most frequent strangers in bounded memory: Metwally, Agrawal and El Abbadi, "Efficient
+// frequent counts the most frequent keys in bounded memory: Metwally, Agrawal and El Abbadi, "Efficient
 // computation of frequent and top-k elements in data streams", 2005 (Space-Saving). A newcomer takes the place
 // of the rarest, and its count as a possible error. Any goroutine may use it.
-type strangers struct {
+type frequent[K comparable] struct {
 	mu   sync.Mutex
-	list []strangerCount
+	list []frequency[K]
 }
 
-type strangerCount struct {
-	index        int
-	from         netip.Addr
+type frequency[K comparable] struct {
+	key          K
 	count, error uint64
 }
 
+// strangers are places where packets come from that are no underlay's.
+type strangers = frequent[place]
+
+type place struct {
+	index int
+	from  netip.Addr
+}
+
 // note counts packets.
-func (s *strangers) note(index int, from netip.Addr, packets uint64) {
+func (s *frequent[K]) note(key K, packets uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rarest := 0
 	for i := range s.list {
 		c := &s.list[i]
-		if c.index == index && c.from == from {
+		if c.key == key {
 			c.count += packets
 			return
 		}
@@ -154,7 +162,7 @@ func (s *strangers) note(index int, from netip.Addr, packets uint64) {
 			rarest = i
 		}
 	}
-	n := strangerCount{index: index, from: from, count: packets}
+	n := frequency[K]{key: key, count: packets}
 	if len(s.list) < maxStrangers {
 		s.list = append(s.list, n)
 		return
@@ -164,16 +172,54 @@ func (s *strangers) note(index int, from netip.Addr, packets uint64) {
 	s.list[rarest] = n
 }
 
-func (s *strangers) copyOf() []strangerCount {
+// addTo adds what is certain to the counts of others.
+func (s *frequent[K]) addTo(sum map[K]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.list)
+	for _, c := range s.list {
+		sum[c.key] += c.count - c.error
+	}
+}
+
+// Unknown is a vnet that this host does not have, and who sends packets of it.
+type Unknown struct {
+	Vnet vnet.ID
+	From netip.Addr
+	// Packets is how many came at least.
+	Packets uint64
+}
+
+type unknownVnet struct {
+	vnet vnet.ID
+	from netip.Addr
+}
+
+// dropUnknown drops a packet of a vnet that this host does not have.
+func (w *worker) dropUnknown(id vnet.ID, a arrival) {
+	w.drop(DropUnknownVnet)
+	w.unknown.note(unknownVnet{id, a.from}, 1)
+}
+
+// unknown puts together what workers know of other vnets, most first.
+func unknown(workers []*worker) []Unknown {
+	sum := map[unknownVnet]uint64{}
+	for _, w := range workers {
+		w.unknown.addTo(sum)
+	}
+	out := make([]Unknown, 0, len(sum))
+	for k, n := range sum {
+		out = append(out, Unknown{Vnet: k.vnet, From: k.from, Packets: n})
+	}
+	slices.SortFunc(out, func(a, b Unknown) int {
+		return cmp.Or(cmp.Compare(b.Packets, a.Packets), a.Vnet.Compare(b.Vnet), a.From.Compare(b.From))
+	})
+	return out[:min(len(out), shownStrangers)]
 }
 
 // strange notes a packet that came by no underlay device.
 func (w *worker) strange(p *underlay.Packet) {
 	from := p.From.Addr()
-	w.strangers.note(p.Index, from, packets(p))
+	w.strangers.note(place{p.Index, from}, packets(p))
 	if w.now >= w.strangeTold {
 		w.strangeTold = w.now + strangerEvery
 		w.engine.notify(notice{kind: noticeStranger, index: p.Index, addr: from})
@@ -192,26 +238,17 @@ func (e *Engine) admitsEcho(index int, from netip.Addr) bool {
 		return true
 	}
 	e.mouth.drop(DropNotUnderlay)
-	e.echoStrangers.note(index, from, 1)
+	e.echoStrangers.note(place{index, from}, 1)
 	e.notify(notice{kind: noticeStranger, index: index, addr: from})
 	return false
 }
 
 // strangers puts together what workers know.
 func (e *Engine) strangers(workers []*worker) []Stranger {
-	type place struct {
-		index int
-		from  netip.Addr
-	}
 	sum := map[place]uint64{}
-	add := func(list []strangerCount) {
-		for _, c := range list {
-			sum[place{c.index, c.from}] += c.count - c.error
-		}
-	}
-	add(e.echoStrangers.copyOf())
+	e.echoStrangers.addTo(sum)
 	for _, w := range workers {
-		add(w.strangers.copyOf())
+		w.strangers.addTo(sum)
 	}
 	out := make([]Stranger, 0, len(sum))
 	for p, n := range sum {

@@ -59,6 +59,7 @@ type worker struct {
 	answers [1]wire.Frame
 
 	strangers   strangers // used by others, too
+	unknown     frequent[unknownVnet]
 	strangeTold int64     // until when the cold side was told of strangers
 	// opener, asks and relayed are for packets of vnets with security: to open them, to ask and answer, and a copy
 	// of one that is to be passed on.

@@ -52,6 +52,12 @@ func (a *app) stats(ctx context.Context, in cli.Invocation) error {
 		}
 		fmt.Fprintf(a.stdout, "%12s  %-15s  %s\n", f.ChildValue("packets", ""), f.ChildValue("device", ""), f.ChildValue("addr", ""))
 	}
+	for i, u := range stats.Children("unknown") {
+		if i == 0 {
+			fmt.Fprintf(a.stdout, "\nunknown_vnet, which and from whom:\n%12s  %-39s  %s\n", "At least", "Vnet", "Sender")
+		}
+		fmt.Fprintf(a.stdout, "%12s  %-39s  %s\n", u.ChildValue("packets", ""), u.ChildValue("vnet", ""), u.ChildValue("from", ""))
+	}
 	return nil
 }
 

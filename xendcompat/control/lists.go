@@ -95,8 +95,9 @@ func writePeers(b *bytes.Buffer, s snapshot) {
 	}
 }
 
-// writeStats writes (stats (drop (reason R) (packets N) (help TEXT))… (from (device D) (addr A) (packets N))…): the
-// latter are where most of what was dropped as not_underlay came from.
+// writeStats writes (stats (drop (reason R) (packets N) (help TEXT))… (from (device D) (addr A) (packets N))…
+// (unknown (vnet ID) (from ADDR) (packets N))…): the latter are where most of what was dropped as not_underlay came
+// from, and the vnets of what was dropped as unknown_vnet.
 func writeStats(b *bytes.Buffer, s snapshot) {
 	items := []sxp.Value{sxp.Atom("stats")}
 	for _, d := range s.Drops {
@@ -105,6 +106,10 @@ func writeStats(b *bytes.Buffer, s snapshot) {
 	}
 	for _, x := range s.Strangers {
 		items = append(items, sxp.List(sxp.Atom("from"), sxp.Pair("device", x.Device), sxp.Pair("addr", x.From.String()),
+			sxp.Pair("packets", fmt.Sprint(x.Packets))))
+	}
+	for _, x := range s.Unknown {
+		items = append(items, sxp.List(sxp.Atom("unknown"), sxp.Pair("vnet", x.Vnet.String()), sxp.Pair("from", x.From.String()),
 			sxp.Pair("packets", fmt.Sprint(x.Packets))))
 	}
 	writeForm(b, sxp.List(items...))
