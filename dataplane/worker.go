@@ -60,7 +60,7 @@ type worker struct {
 
 	strangers   strangers // used by others, too
 	unknown     frequent[unknownVnet]
-	strangeTold int64     // until when the cold side was told of strangers
+	strangeTold int64 // until when the cold side was told of strangers
 	// opener, asks and relayed are for packets of vnets with security: to open them, to ask and answer, and a copy
 	// of one that is to be passed on.
 	opener  esp.Opener

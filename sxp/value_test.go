@@ -88,31 +88,6 @@ func TestFields(t *testing.T) {
 	require.Equal(t, "()", parse(t, "(a (@) ())").Children()[0].String())
 }
 
-func TestMerge(t *testing.T) {
-	for _, test := range []struct{ name, a, b, want string }{
-		{"both", "(vnet (id 97) (bridge b))", "(vnet (id 98) (vnetif v))", "(vnet (id 97) (bridge b) (vnetif v))"},
-		{"name of a", "(x (a 1))", "(y (b 2))", "(x (a 1) (b 2))"},
-		{"nothing in a", "()", "(y (b 2))", "(y (b 2))"},
-		{"nothing in b", "(x (a 1))", "()", "(x (a 1))"},
-		{"atom a", "a", "(y (b 2))", "a"},
-		{"atom b", "(x)", "b", "(x)"},
-		{"recursive", "(x (i (a 1) (b 2)))", "(x (i (b 3) (c 4)) (d 5))", "(x (i (a 1) (b 2) (c 4)) (d 5))"},
-		{"not of the same kind", "(x (i 1))", "(x (i (b 3)))", "(x (i 1))"},
-		{"repeated", "(x (d (a 1)) (d (b 2)))", "(x (d (c 3)) (d (e 4)) (f 5))", "(x (d (a 1) (c 3)) (d (b 2)) (f 5))"},
-		{"repeated in b only", "(x)", "(x (d 1) (d 2))", "(x (d 1) (d 2))"},
-		{"attributes", "(x (@ (id 1)) (a 1))", "(x (@ (id 2) (k 3)) (b 2))", "(x (@ (id 1) (k 3)) (a 1) (b 2))"},
-		{"atoms", "(x y (a 1))", "(x z (b 2))", "(x y (a 1) (b 2))"},
-		{"list in front", "((a 1) (b 2))", "((c 3) (d 4))", "((a 1) (b 2) (d 4))"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			a, b := parse(t, test.a), parse(t, test.b)
-			require.Equal(t, test.want, sxp.Merge(a, b).String())
-			require.Equal(t, test.a, a.String(), "a is left as it was")
-			require.Equal(t, test.b, b.String(), "b is left as it was")
-		})
-	}
-}
-
 func TestAppend(t *testing.T) {
 	for _, test := range []struct{ atom, want, single string }{
 		{"vnet97", "vnet97", ""},

@@ -34,16 +34,6 @@ func (h *Host) SetNoARP(index int, off bool) error {
 	return h.setFlag("set NOARP of", index, unix.IFF_NOARP, off)
 }
 
-// SetAllMulticast makes a device receive every multicast frame.
-func (h *Host) SetAllMulticast(index int, on bool) error {
-	return h.setFlag("set ALLMULTI of", index, unix.IFF_ALLMULTI, on)
-}
-
-// SetMulticast switches a device's MULTICAST flag; without it the kernel joins no groups there.
-func (h *Host) SetMulticast(index int, on bool) error {
-	return h.setFlag("set MULTICAST of", index, unix.IFF_MULTICAST, on)
-}
-
 // SetMTU sets the largest packet in bytes, without the Ethernet header.
 func (h *Host) SetMTU(index, mtu int) error {
 	return h.set("set MTU of", index, numberAttribute(unix.IFLA_MTU, uint32(mtu)))

@@ -157,28 +157,6 @@ type noRouteError struct{ error }
 func (e noRouteError) Unwrap() error        { return e.error }
 func (e noRouteError) Is(target error) bool { return target == ErrNotFound }
 
-// DefaultRoute returns the IPv4 default route of the least metric, else the IPv6 one; ErrNotFound if
-// there is none.
-func (h *Host) DefaultRoute() (Route, error) {
-	list, err := h.Routes(0)
-	if err != nil {
-		return Route{}, err
-	}
-	var best Route
-	for _, r := range list {
-		if !r.Default() || r.Index == 0 || (r.Type != 0 && r.Type != unix.RTN_UNICAST) {
-			continue
-		}
-		if best.Index == 0 || (r.To.Addr().Is4() == best.To.Addr().Is4() && r.Metric < best.Metric) {
-			best = r
-		}
-	}
-	if best.Index == 0 {
-		return Route{}, &OpError{Op: "find", Object: "default route", Err: noRouteError{unix.ENETUNREACH}}
-	}
-	return best, nil
-}
-
 // EnsureRoute adds a route, or replaces the one with the same destination and metric.
 func (h *Host) EnsureRoute(r Route) error {
 	return wrap("add route to", r.To.String(),
