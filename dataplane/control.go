@@ -3,7 +3,6 @@ package dataplane
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/netip"
 	"time"
 
@@ -13,8 +12,6 @@ import (
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
-
-const netLoopback = net.FlagLoopback
 
 // notice is what a worker tells the cold side.
 type notice struct {

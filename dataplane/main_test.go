@@ -204,3 +204,32 @@ type snapshot struct {
 func (e *Engine) Snapshot() snapshot {
 	return snapshot{Status: e.Status(), Vifs: e.Vifs(Filter{}), Entries: e.Entries(Filter{})}
 }
+
+// run runs an engine that was made by hand, until stop is called.
+func run(t testing.TB, e *Engine) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	return func() {
+		cancel()
+		require.NoError(t, <-done)
+	}
+}
+
+// data filters our test frames.
+func data(f lab.Frame) bool { return f.EtherType() == 0x88b5 }
+
+// capture captures test frames at a domain.
+func capture(t testing.TB, d *lab.Domain) *lab.Capture {
+	t.Helper()
+	c, err := d.Capture("eth0", func(f lab.Frame) bool { return data(f) && !f.Outgoing })
+	require.NoError(t, err)
+	return c
+}
+
+// expect waits for a frame.
+func expect(t testing.TB, c *lab.Capture, frame []byte) {
+	t.Helper()
+	_, err := c.WaitFor(soon(t), isData(frame))
+	require.NoError(t, err)
+}

@@ -77,7 +77,7 @@ func (m *memory) host(cfg Config) *memoryHost {
 		h.own[addr] = struct{}{}
 		fam := underlay.Family(i)
 		f := &family{family: fam, sockets: underlay.Detached(fam, 1), heard: new(heard), watch: groupWatch{since: h.now()}}
-		f.choice = choice{index: underlayIndex, device: "eth0", mtu: 1500, addr: addr, group: families[fam]}
+		f.choice = underlay.Choice{Index: underlayIndex, Device: "eth0", MTU: 1500, Addr: addr, Group: families[fam]}
 		f.link = &link{
 			Underlay: f.sockets, secure: underlay.Detached(fam, 1), path: &underlay.Path{Source: addr, Index: underlayIndex, MTU: 1500}, heard: f.heard,
 			group: netip.AddrPortFrom(families[fam], cfg.Port),

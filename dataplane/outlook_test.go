@@ -88,11 +88,11 @@ func TestChoice(t *testing.T) {
 				tt.change(o)
 			}
 			c := o.choose(tt.family, &tt.config, 2)
-			require.Equal(t, tt.problem, c.problem)
-			require.Equal(t, tt.device, c.device)
-			require.Equal(t, tt.reason, c.reason)
+			require.Equal(t, tt.problem, c.Problem)
+			require.Equal(t, tt.device, c.Device)
+			require.Equal(t, tt.reason, c.Reason)
 			if tt.addr != "" {
-				require.Equal(t, netip.MustParseAddr(tt.addr), c.addr)
+				require.Equal(t, netip.MustParseAddr(tt.addr), c.Addr)
 			}
 		})
 	}

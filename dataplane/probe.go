@@ -202,7 +202,7 @@ func (e *Engine) listenLocked(f *family, now int64) {
 	if silentFor <= limit {
 		if w.silent && last > w.since {
 			w.silent = false
-			e.log.Info("the group is heard again", "group", f.choice.group, "device", f.choice.device)
+			e.log.Info("the group is heard again", "group", f.choice.Group, "device", f.choice.Device)
 		}
 		w.asked = 0
 		return
@@ -221,7 +221,7 @@ func (e *Engine) listenLocked(f *family, now int64) {
 		w.silent = true
 		e.log.Warn("nothing comes from the group any more, though other hosts are there: look at multicast between them: "+
 			"IGMP snooping without a querier, a firewall, a router",
-			"group", f.choice.group, "device", f.choice.device, "silent", time.Duration(silentFor).Round(time.Second),
+			"group", f.choice.Group, "device", f.choice.Device, "silent", time.Duration(silentFor).Round(time.Second),
 			"answered", w.answered >= w.firstAsked)
 	}
 	if now-w.firstAsked > limit {

@@ -384,9 +384,9 @@ func (e *Engine) tables(v *view) Tables {
 
 func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	u := Underlay{
-		Family: f.family.String(), Up: f.link != nil, Problem: f.choice.problem,
-		Device: f.choice.device, Index: f.choice.index, Reason: f.choice.reason,
-		Address: f.choice.addr, Group: f.choice.group, Port: e.config.Port, MTU: f.choice.mtu,
+		Family: f.family.String(), Up: f.link != nil, Problem: f.choice.Problem,
+		Device: f.choice.Device, Index: f.choice.Index, Reason: f.choice.Reason,
+		Address: f.choice.Addr, Group: f.choice.Group, Port: e.config.Port, MTU: f.choice.MTU,
 		Heard: -1, Silent: f.watch.silent,
 	}
 	if at := f.heard.group.Load(); at > 0 {
@@ -446,7 +446,7 @@ func (e *Engine) pathsLocked(known []Host) []Path {
 		p.Header = int(way.overhead) - p.IP - p.UDP
 		for _, f := range e.underlays {
 			if f.link == way.link {
-				p.Device = f.choice.device
+				p.Device = f.choice.Device
 			}
 		}
 		out = append(out, p)

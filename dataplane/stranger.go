@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -95,7 +96,7 @@ func (e *Engine) ofVnetLocked(index int) bool {
 		if err != nil {
 			return true // gone
 		}
-		if _, ours := port.Owner(l); ours || l.Flags&netLoopback != 0 {
+		if _, ours := port.Owner(l); ours || l.Flags&net.FlagLoopback != 0 {
 			return true
 		}
 		if !l.Stacked() {

@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"unsafe"
@@ -71,7 +72,6 @@ func openSocket(f Family, kind, protocol, ttl int) (int, error) {
 			option{unix.SOL_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO", false},
 			// ip(7): only groups joined by this very socket.
 			option{unix.SOL_IP, unix.IP_MULTICAST_ALL, 0, "IP_MULTICAST_ALL", false},
-			option{unix.SOL_IP, unix.IP_MULTICAST_LOOP, 0, "IP_MULTICAST_LOOP", false},
 			// No DF, and deaf to what the path says about its MTU.
 			option{unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, "IP_MTU_DISCOVER", false},
 		)
@@ -80,7 +80,6 @@ func openSocket(f Family, kind, protocol, ttl int) (int, error) {
 			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY", kind == unix.SOCK_RAW}, // which never is anything else
 			option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO", false},
 			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_ALL, 0, "IPV6_MULTICAST_ALL", false},
-			option{unix.SOL_IPV6, unix.IPV6_MULTICAST_LOOP, 0, "IPV6_MULTICAST_LOOP", false},
 			option{unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT, "IPV6_MTU_DISCOVER", false},
 		)
 	}
@@ -90,16 +89,13 @@ func openSocket(f Family, kind, protocol, ttl int) (int, error) {
 	}
 	if err := setMulticastTTL(fd, f, ttl); err != nil {
 		unix.Close(fd)
-		return -1, os.NewSyscallError("set multicast TTL", err)
+		return -1, fmt.Errorf("set multicast TTL: %w", err)
+	}
+	if err := silenceLoopback(fd, f); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("turn the loop of multicast off: %w", err)
 	}
 	return fd, nil
-}
-
-func setMulticastTTL(fd int, f Family, ttl int) error {
-	if f == IPv6 {
-		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_MULTICAST_HOPS, ttl)
-	}
-	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MULTICAST_TTL, ttl)
 }
 
 // openUDP opens a UDP socket, bound to an IPv4 group or, with the zero Addr, to every address. The first
@@ -164,28 +160,6 @@ func openRaw(o Options, protocol int) (*Socket, error) {
 // implies IP_HDRINCL. It receives nothing.
 func openRelay(o Options) (int, error) {
 	return openSocket(IPv4, unix.SOCK_RAW, unix.IPPROTO_RAW, o.TTL)
-}
-
-// membership joins or leaves a group on a device.
-func membership(fd, index int, group netip.Addr, join bool) error {
-	var err error
-	if group.Is4() {
-		name := unix.IP_DROP_MEMBERSHIP
-		if join {
-			name = unix.IP_ADD_MEMBERSHIP
-		}
-		err = unix.SetsockoptIPMreqn(fd, unix.SOL_IP, name, &unix.IPMreqn{Multiaddr: group.As4(), Ifindex: int32(index)})
-	} else {
-		name := unix.IPV6_LEAVE_GROUP
-		if join {
-			name = unix.IPV6_JOIN_GROUP
-		}
-		err = unix.SetsockoptIPv6Mreq(fd, unix.SOL_IPV6, name, &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(index)})
-	}
-	if join && err == unix.EADDRINUSE {
-		return nil // a member already
-	}
-	return err
 }
 
 // drops is how many packets the kernel dropped because the receive buffer was full: SK_MEMINFO_DROPS of

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -265,11 +264,11 @@ func (u *Underlay) membership(index int, group netip.Addr, join bool) error {
 func (u *Underlay) SetTTL(ttl int) error {
 	for _, s := range u.udp {
 		if err := setMulticastTTL(s.fd, u.options.Family, ttl); err != nil {
-			return os.NewSyscallError("set multicast TTL", err)
+			return fmt.Errorf("set multicast TTL: %w", err)
 		}
 	}
 	if u.etherip != nil {
-		return os.NewSyscallError("set multicast TTL", setMulticastTTL(u.etherip.fd, IPv4, ttl))
+		return setMulticastTTL(u.etherip.fd, IPv4, ttl)
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ type family struct {
 	// listening is the group whose packets a socket gets.
 	listening netip.Addr
 
-	choice choice
+	choice underlay.Choice
 	link   *link // nil while there is no usable device
 	// known is the address under which other hosts know the MACs on this one.
 	known netip.Addr
@@ -34,17 +34,6 @@ type family struct {
 	told  bool
 	watch groupWatch
 	drops uint64
-}
-
-// choice is an underlay device with an address, or why there is none.
-type choice struct {
-	index   int
-	device  string
-	mtu     int
-	addr    netip.Addr
-	group   netip.Addr
-	reason  string
-	problem string
 }
 
 // openUnderlaysLocked opens the sockets of all families, and joins the groups where that is possible
@@ -231,36 +220,36 @@ func (e *Engine) chooseLocked(f *family, o *outlook) bool {
 	}
 	before := f.choice
 	f.choice = c
-	if c.problem == "" && (f.link == nil || before.index != c.index || before.group != c.group) {
-		if err := f.sockets.Join(c.index, c.group); err != nil {
-			c.problem = err.Error()
-			f.choice.problem = c.problem
+	if c.Problem == "" && (f.link == nil || before.Index != c.Index || before.Group != c.Group) {
+		if err := f.sockets.Join(c.Index, c.Group); err != nil {
+			c.Problem = err.Error()
+			f.choice.Problem = c.Problem
 		}
 		f.watch = groupWatch{since: e.now()}
 	}
 	echo := f.sockets.Echo()
-	if c.problem != "" {
+	if c.Problem != "" {
 		if f.link != nil {
 			_ = f.sockets.Join(0, netip.Addr{})
 		}
 		if echo != nil {
-			echo.SetPath(nil, c.group)
+			echo.SetPath(nil, c.Group)
 		}
 		changed := f.link != nil
 		f.link = nil
-		f.told = f.told && before.problem == c.problem
+		f.told = f.told && before.Problem == c.Problem
 		return changed
 	}
-	path := &underlay.Path{Source: c.addr, Index: c.index, MTU: c.mtu}
+	path := &underlay.Path{Source: c.Addr, Index: c.Index, MTU: c.MTU}
 	f.link = &link{
-		Underlay: f.sockets, secure: f.secure, home: e.config.Security.NAT, path: path, heard: f.heard, group: netip.AddrPortFrom(c.group, e.config.Port),
+		Underlay: f.sockets, secure: f.secure, home: e.config.Security.NAT, path: path, heard: f.heard, group: netip.AddrPortFrom(c.Group, e.config.Port),
 	}
 	if echo != nil {
-		echo.SetPath(path, c.group)
+		echo.SetPath(path, c.Group)
 	}
 	f.told = true
-	e.log.Info("underlay", "family", f.family, "device", c.device, "reason", c.reason,
-		"address", c.addr, "group", c.group, "mtu", c.mtu)
+	e.log.Info("underlay", "family", f.family, "device", c.Device, "reason", c.Reason,
+		"address", c.Addr, "group", c.Group, "mtu", c.MTU)
 	return true
 }
 
@@ -268,7 +257,7 @@ func (e *Engine) chooseLocked(f *family, o *outlook) bool {
 func (e *Engine) fourLocked() int {
 	for _, f := range e.underlays {
 		if f.family == underlay.IPv4 {
-			return f.choice.index
+			return f.choice.Index
 		}
 	}
 	return 0
@@ -276,13 +265,13 @@ func (e *Engine) fourLocked() int {
 
 // tellDownLocked tells of a family that has no usable device, once all have chosen.
 func (e *Engine) tellDownLocked(f *family) {
-	if f.told || f.choice.problem == "" {
+	if f.told || f.choice.Problem == "" {
 		return
 	}
 	f.told = true
 	if slices.ContainsFunc(e.underlays, func(other *family) bool { return other.link != nil }) {
-		e.log.Warn("no underlay of this family: hosts that have no other are not reached", "family", f.family, "reason", f.choice.problem)
+		e.log.Warn("no underlay of this family: hosts that have no other are not reached", "family", f.family, "reason", f.choice.Problem)
 	} else {
-		e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", f.choice.problem)
+		e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", f.choice.Problem)
 	}
 }
