@@ -50,7 +50,7 @@ func (t *Toolstack) bringUp(ctx context.Context, e *embryo, paused bool) (int, e
 			return 0, errors.Join(err, t.destroy(context.WithoutCancel(ctx), g))
 		}
 	}
-	return g.rec.ID, nil
+	return g.id, nil
 }
 
 // embryo is a domain that is not yet: its keeper waits for the word, and ends with xend if it does not come.
@@ -328,6 +328,9 @@ func (e *embryo) startKeeper() error {
 	if err := e.t.o.Host.Do(e.cmd.Start); err != nil {
 		ordersW.Close()
 		readyR.Close()
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w (namespaces are forbidden here; under systemd, docs/labs.md has what allows them)", err)
+		}
 		return err
 	}
 	e.orders = ordersW
@@ -588,10 +591,10 @@ func (t *Toolstack) destroy(ctx context.Context, g *guest) error {
 	}
 	g.closeFD()
 	t.mu.Lock()
-	delete(t.domains, g.rec.ID)
+	delete(t.domains, g.id)
 	t.mu.Unlock()
-	t.o.Log.Info("a domain is gone", "domid", g.rec.ID, "name", g.rec.Name)
-	t.tell(domain.Event{ID: g.rec.ID, UUID: g.rec.UUID})
+	t.o.Log.Info("a domain is gone", "domid", g.id, "name", g.rec.Name)
+	t.tell(domain.Event{ID: g.id, UUID: g.uuid})
 	return nil
 }
 

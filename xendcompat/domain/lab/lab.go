@@ -70,11 +70,13 @@ var _ domain.Toolstack = (*Toolstack)(nil)
 
 // guest is a domain that exists. Its operations take turns.
 type guest struct {
-	t     *Toolstack
-	dir   string
-	turn  chan struct{} // held by the one operation that goes on
-	pidfd int
-	ended chan struct{} // closed when the keeper is gone
+	t           *Toolstack
+	id, pid     int
+	uuid, token string
+	dir         string
+	turn        chan struct{} // held by the one operation that goes on
+	pidfd       int
+	ended       chan struct{} // closed when the keeper is gone
 
 	mu     sync.Mutex
 	rec    record // changed with turn and mu held
@@ -230,13 +232,13 @@ func (t *Toolstack) find(id int) error {
 }
 
 func (t *Toolstack) newGuest(rec *record) *guest {
-	return &guest{t: t, dir: t.dir(rec.ID), rec: *rec, turn: make(chan struct{}, 1), ended: make(chan struct{}), pidfd: -1}
+	return &guest{t: t, id: rec.ID, pid: rec.PID, uuid: rec.UUID, token: rec.Token, dir: t.dir(rec.ID), rec: *rec, turn: make(chan struct{}, 1), ended: make(chan struct{}), pidfd: -1}
 }
 
 func (t *Toolstack) add(g *guest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.domains[g.rec.ID] = g
+	t.domains[g.id] = g
 }
 
 // end kills the process behind a descriptor and waits for its end.
@@ -259,14 +261,14 @@ func (g *guest) watch() {
 		}
 	}
 	// As its parent, if this is the xend that made it, so that no zombie is left.
-	_, _ = unix.Wait4(g.rec.PID, nil, unix.WNOHANG, nil)
+	_, _ = unix.Wait4(g.pid, nil, unix.WNOHANG, nil)
 	exit := readExit(g.dir)
 	g.mu.Lock()
 	g.exit = &exit
 	g.mu.Unlock()
 	close(g.ended)
 	if !marked(g.dir, doomedFile) {
-		g.t.o.Log.Info("a domain has ended", "domid", g.rec.ID, "name", g.rec.Name, "reason", exit.Reason, "how", exit.Text)
+		g.t.o.Log.Info("a domain has ended", "domid", g.id, "name", g.name(), "reason", exit.Reason, "how", exit.Text)
 		g.t.tell(g.event())
 	}
 }
@@ -274,11 +276,17 @@ func (g *guest) watch() {
 func (g *guest) event() domain.Event {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	e := domain.Event{ID: g.rec.ID, UUID: g.rec.UUID}
+	e := domain.Event{ID: g.id, UUID: g.uuid}
 	if g.exit != nil {
 		e.Reason = domain.Reason(g.exit.Reason)
 	}
 	return e
+}
+
+func (g *guest) name() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.rec.Name
 }
 
 func (g *guest) closeFD() {
@@ -365,7 +373,7 @@ func (t *Toolstack) List(context.Context) ([]domain.Status, error) {
 }
 
 func (g *guest) status() domain.Status {
-	used := g.t.cgroups.cpuTime(g.rec.ID)
+	used := g.t.cgroups.cpuTime(g.id)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := g.rec
@@ -547,7 +555,7 @@ func (g *guest) unpause(ctx context.Context) error {
 
 // freeze stops or continues all processes of the domain.
 func (g *guest) freeze(on bool) error {
-	ok, err := g.t.cgroups.freeze(g.rec.ID, on)
+	ok, err := g.t.cgroups.freeze(g.id, on)
 	if ok || err != nil {
 		return err
 	}
@@ -556,7 +564,7 @@ func (g *guest) freeze(on bool) error {
 	if on {
 		signal = unix.SIGSTOP
 	}
-	ours, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", g.rec.PID))
+	ours, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", g.pid))
 	if err != nil {
 		return nil //nolint:nilerr // it has ended
 	}

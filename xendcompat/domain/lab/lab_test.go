@@ -407,7 +407,7 @@ func TestSaveRestore(t *testing.T) {
 	id := m.create(c)
 	g := must(m.get(id))
 	// Whatever was configured inside goes along.
-	out, err := exec.Command("nsenter", "-t", strconv.Itoa(g.rec.PID), "-n", "ip", "-batch", writeFile(t, `addr add 10.1.0.9/24 dev eth0
+	out, err := exec.Command("nsenter", "-t", strconv.Itoa(g.pid), "-n", "ip", "-batch", writeFile(t, `addr add 10.1.0.9/24 dev eth0
 addr add 10.1.0.8/24 dev eth0
 addr add 2001:db8::9/64 dev eth0 nodad
 route add 192.0.2.0/24 via 10.1.0.254

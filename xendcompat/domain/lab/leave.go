@@ -116,7 +116,7 @@ func (t *Toolstack) migrate(ctx context.Context, g *guest, c domain.Config, o do
 		return errors.Join(err, errEnd)
 	}
 	if decision == committed {
-		t.o.Log.Info("a domain has left", "domid", g.rec.ID, "name", g.rec.Name, "host", o.Host, "stopped", time.Since(began).Round(time.Millisecond))
+		t.o.Log.Info("a domain has left", "domid", g.id, "name", g.rec.Name, "host", o.Host, "stopped", time.Since(began).Round(time.Millisecond))
 		return nil
 	}
 	return errors.Join(err, errors.New("it goes on here"))
@@ -202,10 +202,10 @@ func (t *Toolstack) settleOnce(g *guest) (done bool) {
 	}
 	decision, err := t.resolve(t.ctx, f)
 	if err != nil {
-		t.o.Log.Warn("whether a domain has left is not known yet; it is paused here", "domid", g.rec.ID, "name", g.rec.Name, "host", f.Host, "error", err)
+		t.o.Log.Warn("whether a domain has left is not known yet; it is paused here", "domid", g.id, "name", g.name(), "host", f.Host, "error", err)
 		return false
 	}
-	_, release, err := t.takeAlive(t.ctx, g.rec.ID)
+	_, release, err := t.takeAlive(t.ctx, g.id)
 	if err != nil {
 		return true
 	}
@@ -213,9 +213,9 @@ func (t *Toolstack) settleOnce(g *guest) (done bool) {
 	if !marked(g.dir, leavingFile) {
 		return true
 	}
-	t.o.Log.Info("what became of a domain that may have left", "domid", g.rec.ID, "name", g.rec.Name, "host", f.Host, "decision", decision)
+	t.o.Log.Info("what became of a domain that may have left", "domid", g.id, "name", g.rec.Name, "host", f.Host, "decision", decision)
 	if err := t.conclude(t.ctx, g, decision); err != nil {
-		t.o.Log.Error("a domain that may have left", "domid", g.rec.ID, "name", g.rec.Name, "error", err)
+		t.o.Log.Error("a domain that may have left", "domid", g.id, "name", g.rec.Name, "error", err)
 		return false
 	}
 	return true

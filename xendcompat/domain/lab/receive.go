@@ -219,13 +219,13 @@ func (s *Server) commit(ctx context.Context, l *link, a *arrival, e *embryo, pau
 	}
 	a.decided = committed
 	if paused {
-		return g.rec.ID, nil
+		return g.id, nil
 	}
 	if err := e.begin(ctx, g); err != nil {
-		s.log.Error("a domain that came does not begin; it is paused", "domid", g.rec.ID, "name", g.rec.Name, "error", err)
+		s.log.Error("a domain that came does not begin; it is paused", "domid", g.id, "name", g.rec.Name, "error", err)
 	}
 	_ = s.t.step("begun") // to be killed at; it is too late to fail
-	return g.rec.ID, nil
+	return g.id, nil
 }
 
 // resolve tells what was decided about a token, and decides if nothing was.
@@ -252,7 +252,7 @@ func (s *Server) resolve(token string) string {
 func (t *Toolstack) decisionOf(token string) string {
 	t.mu.Lock()
 	for _, g := range t.domains {
-		if g.rec.Token == token {
+		if g.token == token {
 			t.mu.Unlock()
 			return committed
 		}
@@ -301,7 +301,7 @@ func (t *Toolstack) forget(token string) error {
 	t.mu.Lock()
 	var found *guest
 	for _, g := range t.domains {
-		if g.rec.Token == token {
+		if g.token == token {
 			found = g
 		}
 	}
@@ -316,7 +316,7 @@ func (t *Toolstack) forget(token string) error {
 		return err
 	}
 	if found != nil {
-		if err := t.Destroy(context.Background(), found.rec.ID); err != nil {
+		if err := t.Destroy(context.Background(), found.id); err != nil {
 			var gone *domain.NotFoundError
 			if !errors.As(err, &gone) {
 				return err

@@ -171,7 +171,7 @@ func (t *Toolstack) DeviceAttach(ctx context.Context, id int, d domain.DeviceCon
 
 // network binds to the domain's namespace.
 func (g *guest) network() (*hostnet.Host, error) {
-	return hostnet.At(fmt.Sprintf("/proc/%d/ns/net", g.rec.PID))
+	return hostnet.At(fmt.Sprintf("/proc/%d/ns/net", g.pid))
 }
 
 // DeviceDetach takes a vif away.
@@ -203,7 +203,7 @@ func (t *Toolstack) detach(ctx context.Context, g *guest, v vifRecord) error {
 	if err := t.step("detached vif %d", v.Number); err != nil {
 		return err
 	}
-	if err := t.xenstore().remove(backendPath(g.rec.ID, v.Number)); err != nil {
+	if err := t.xenstore().remove(backendPath(g.id, v.Number)); err != nil {
 		return err
 	}
 	return g.update(func(r *record) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,8 +100,14 @@ func (t *Toolstack) run(ctx context.Context, timeout time.Duration, args ...stri
 	case out.cut:
 		return fail(fmt.Errorf("its output is longer than %d bytes", maxOutput))
 	}
+	if text := string(stderr.b); strings.Contains(text, "libxl: error:") && silentFailures[args[0]] {
+		return fail(errors.New(strings.TrimSpace(text[:min(len(text), 500)])))
+	}
 	return out.b, nil
 }
+
+// silentFailures are commands of xl 4.17 that tell of a failure by words only, and exit with 0.
+var silentFailures = map[string]bool{"pause": true, "unpause": true}
 
 // limited keeps the beginning of what is written to it.
 type limited struct {
@@ -115,15 +122,15 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// noDomain is what xl says of an id, or a name, that no domain has.
-const noDomain = "invalid domain identifier"
+// noDomain are what xl, and below it libxl and the hypervisor, say of an id that no domain has.
+var noDomain = []string{"invalid domain identifier", "No such process", "Non-existant domain"}
 
 // on runs a command on a domain: xl VERB options… ID arguments….
 func (t *Toolstack) on(ctx context.Context, timeout time.Duration, id int, verb string, options, args []string) ([]byte, error) {
 	all := append([]string{verb}, options...)
 	all = append(append(all, strconv.Itoa(id)), args...)
 	out, err := t.run(ctx, timeout, all...)
-	if err != nil && strings.Contains(err.Error(), noDomain) {
+	if err != nil && slices.ContainsFunc(noDomain, func(text string) bool { return strings.Contains(err.Error(), text) }) {
 		return nil, &domain.NotFoundError{Name: strconv.Itoa(id)}
 	}
 	return out, err

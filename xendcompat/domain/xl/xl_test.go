@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 // standIn is xl for these tests: it records how it was called, and answers with the file that is called after the command
-// ("list -l" is list-l); FILE.err is an error, on standard error.
+// ("list -l" is list-l); FILE.err is an error, on standard error, with the exit status 1, or 0 if there is FILE.ok.
 func standIn(dir string, args []string) int {
 	log, err := os.OpenFile(filepath.Join(dir, "calls"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -53,6 +53,9 @@ func standIn(dir string, args []string) int {
 	}
 	if b, err := os.ReadFile(filepath.Join(dir, name+".err")); err == nil {
 		_, _ = os.Stderr.Write(b)
+		if _, err := os.Stat(filepath.Join(dir, name+".ok")); err == nil {
+			return 0
+		}
 		return 1
 	}
 	b, _ := os.ReadFile(filepath.Join(dir, name))
@@ -78,8 +81,8 @@ func newFixture(t *testing.T) *fixture {
 		f.answer(name, string(b))
 	}
 	f.answer("list-v", `Name                                        ID   Mem VCPUs	State	Time(s)   UUID                            Reason-Code	Security Label
-Domain-0                                     0   900     1     r-----      18.0 00000000-0000-0000-0000-000000000000        -
-vm1                                          1   192     1     ------       0.4 3de3ed7c-157a-4950-b4dc-ca9d787b25d4        -
+Domain-0                                     0   900     1     r-----      18.0 00000000-0000-0000-0000-000000000000        -                -
+vm1                                          1   192     1     ------       0.4 3de3ed7c-157a-4950-b4dc-ca9d787b25d4        -                -
 `)
 	f.Toolstack, err = Open(Options{Command: filepath.Join(f.dir, "xl"), Dir: f.dir, Poll: 10 * time.Millisecond})
 	require.NoError(t, err)
@@ -233,9 +236,13 @@ func TestCommands(t *testing.T) {
 	require.ErrorAs(t, err, &unsupported)
 	require.Empty(t, f.calls())
 
-	f.answer("pause.err", "7 is an invalid domain identifier (rc=-6)\n")
 	var none *domain.NotFoundError
-	require.ErrorAs(t, f.Pause(ctx, 7), &none)
+	f.answer("destroy.err", "7 is an invalid domain identifier (rc=-6)\n")
+	require.ErrorAs(t, f.Destroy(ctx, 7), &none)
+	// As Xen 4.17's xl was heard to say, with the exit status 0.
+	f.answer("pause.err", "libxl: error: libxl_domain.c:587:libxl_domain_pause: Domain 77:Pausing domain: No such process\n")
+	f.answer("pause.ok", "")
+	require.ErrorAs(t, f.Pause(ctx, 77), &none)
 }
 
 func TestSaveRestore(t *testing.T) {
