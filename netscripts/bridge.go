@@ -453,7 +453,7 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 	if t.Rules {
 		steps = append(steps, step{
 			text: "have them match " + t.Bridge.Name + " only",
-			do:   func(context.Context) error { return m.rules().Only(device(), bridge()) },
+			do:   func(context.Context) error { return b.unlessForced(t, m.rules().Only(device(), bridge())) },
 			undo: func() error { return m.rules().Both(bridge(), device()) },
 		})
 	}

@@ -74,6 +74,7 @@ func (b *bridgeScript) findBound(t *transaction, index int, name, to string) err
 	if err != nil {
 		return err
 	}
+	t.Force = why != ""
 	if len(stuck) > 0 && why == "" && !b.args.dryRun {
 		return fmt.Errorf("%s\nforce=yes goes on nevertheless", strings.Join(stuck, "\n"))
 	}
@@ -112,9 +113,18 @@ func (b *bridgeScript) bothSteps(t *transaction, from, to func() int, name strin
 	}
 	return []step{{
 		text: "have packet filter rules match " + name + ", too",
-		do:   func(context.Context) error { return b.m.rules().Both(from(), to()) },
+		do:   func(context.Context) error { return b.unlessForced(t, b.m.rules().Both(from(), to())) },
 		undo: func() error { return b.unbind(from(), to()) },
 	}}
+}
+
+// unlessForced makes what could not be moved a warning, where that was asked for.
+func (b *bridgeScript) unlessForced(t *transaction, err error) error {
+	if err == nil || !t.Force {
+		return err
+	}
+	b.warn("%v; going on without", err)
+	return nil
 }
 
 // unbind has rules match the device that they named first.
@@ -143,7 +153,7 @@ func (b *bridgeScript) tunnelSteps(t *transaction, from, to func() int, name str
 	}
 	return []step{{
 		text: fmt.Sprintf("have the tunnels %s go out of %s", strings.Join(list, ", "), name),
-		do:   func(context.Context) error { return move(to()) },
+		do:   func(context.Context) error { return b.unlessForced(t, move(to())) },
 		undo: func() error { return move(from()) },
 	}}
 }

@@ -32,6 +32,8 @@ type transaction struct {
 
 	// Rules tells that rules of the packet filter name the device by its index, and move.
 	Rules bool `json:"rules,omitempty"`
+	// Force tells that what cannot be moved stays, with a warning.
+	Force bool `json:"force,omitempty"`
 	// Tunnels go out of the device, and move.
 	Tunnels []l3.Tunnel `json:"tunnels,omitempty"`
 

@@ -43,6 +43,7 @@ const (
 	typeIfindex  = 20 // of the numbers by which nft names types of keys
 	typeBits     = 6  // in a type of several parts
 	setAnonymous = unix.NFT_SET_ANONYMOUS
+	tableOwner   = 7 // NFTA_TABLE_OWNER
 )
 
 type attributes []netlink.Attribute
@@ -201,6 +202,8 @@ type ruleset struct {
 	conn  *netlink.Conn
 	rules []rule
 	sets  []*set
+	// owned are the tables, as family and name, that a program has to itself: nobody else may change them.
+	owned map[string]bool
 }
 
 // errNone means that the kernel has no nftables, and so no rules.
@@ -257,7 +260,16 @@ func (r *ruleset) dump(kind uint16, family byte, body attributes, each func(fami
 }
 
 func (r *ruleset) load() error {
-	err := r.dump(unix.NFT_MSG_GETSET, 0, nil, func(family byte, a attributes) {
+	r.owned = map[string]bool{}
+	err := r.dump(unix.NFT_MSG_GETTABLE, 0, nil, func(family byte, a attributes) {
+		if a.get(tableOwner) != nil {
+			r.owned[place(family, a.text(unix.NFTA_TABLE_NAME), "")] = true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = r.dump(unix.NFT_MSG_GETSET, 0, nil, func(family byte, a attributes) {
 		r.sets = append(r.sets, &set{family: family, table: a.text(unix.NFTA_SET_TABLE), name: a.text(unix.NFTA_SET_NAME), attrs: a})
 	})
 	if err != nil {
@@ -370,7 +382,8 @@ func (r *ruleset) uses(x rule, index int) []use {
 	}
 	if slices.ContainsFunc(list, func(u use) bool { return u != unused }) {
 		for i, e := range x.exprs {
-			if e.name == "match" || e.name == "target" { // of iptables, whose sizes are not in the list
+			// Those of iptables have sizes that the kernel does not tell.
+			if e.name == "match" || e.name == "target" || r.owned[place(x.family, x.table, "")] {
 				list[i] = strange
 			}
 		}
@@ -378,7 +391,7 @@ func (r *ruleset) uses(x rule, index int) []use {
 	return list
 }
 
-// Rules that name devices by index, as texts for a person.
+// Found is what names a device by its index, as texts for a person.
 type Found struct {
 	Move  []string // can be moved
 	Stuck []string // cannot
@@ -413,7 +426,7 @@ func (*Rules) Find(index int) (Found, error) {
 			continue
 		}
 		switch uses, doubt := s.uses(index); {
-		case doubt:
+		case doubt, uses && r.owned[place(s.family, s.table, "")]:
 			note(&f.Stuck, "the nftables set "+place(s.family, s.table, s.name))
 		case uses:
 			note(&f.Move, "the nftables set "+place(s.family, s.table, s.name))
@@ -621,7 +634,7 @@ func (r *Rules) Both(from, to int) error {
 			}
 		}
 		for _, t := range s.sets {
-			if uses, doubt := t.uses(from); !t.anonymous() && uses && !doubt {
+			if uses, doubt := t.uses(from); !t.anonymous() && uses && !doubt && !s.owned[place(t.family, t.table, "")] {
 				b.elements(unix.NFT_MSG_NEWSETELEM, t, t.name, 0, t.difference(mode{from, to, to, true}))
 			}
 		}
@@ -678,7 +691,7 @@ func (r *Rules) Only(from, to int) error {
 			}
 		}
 		for _, t := range s.sets {
-			if uses, doubt := t.uses(from); !t.anonymous() && uses && !doubt {
+			if uses, doubt := t.uses(from); !t.anonymous() && uses && !doubt && !s.owned[place(t.family, t.table, "")] {
 				offsets, _ := t.offsets()
 				var gone []attributes
 				for _, e := range t.elements {
