@@ -136,7 +136,8 @@ func blockedByNFT(bridges []string) []Blocked {
 		if ofIPTables(c) || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
 			continue
 		}
-		table, family := "", Family("")
+		var table string
+		var family Family
 		switch c.Table.Family {
 		case nftables.TableFamilyIPv4:
 			table, family = "ip", IPv4

@@ -218,7 +218,7 @@ func read() (*ruleset, error) {
 		return nil, errNone
 	}
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, err
 	}
 	for try := 1; ; try++ {
@@ -228,7 +228,7 @@ func read() (*ruleset, error) {
 			return r, nil
 		}
 		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOENT) || try == tries {
-			conn.Close()
+			_ = conn.Close()
 			if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) {
 				return nil, errNone
 			}
@@ -237,7 +237,7 @@ func read() (*ruleset, error) {
 	}
 }
 
-func (r *ruleset) close() { r.conn.Close() }
+func (r *ruleset) close() { _ = r.conn.Close() }
 
 const headLen = 4 // struct nfgenmsg
 
