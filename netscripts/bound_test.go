@@ -10,9 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -60,12 +58,6 @@ func (h *host) whole() string {
 	return h.dump() + h.nft() + igmp
 }
 
-// sameWhole wants all to be as it was, once the kernel has done what it does in the background.
-func (h *host) sameWhole(want, why string) {
-	h.t.Helper()
-	require.EventuallyWithT(h.t, func(c *assert.CollectT) { assert.Equal(c, want, h.whole(), why) }, 20*time.Second, 10*time.Millisecond)
-}
-
 // Rules and tunnels that the kernel binds to the device's index go with its name, under a connection.
 func TestBoundToTheIndexMoves(t *testing.T) {
 	kernels(t, func(t *testing.T, _ *host, before func(string) error) {
@@ -94,7 +86,7 @@ func TestBoundToTheIndexMoves(t *testing.T) {
 			x.more(much)
 		}
 		x.close()
-		h.sameWhole(was, "stopped")
+		h.sameBy(h.whole, was, "stopped")
 	})
 }
 
@@ -123,7 +115,7 @@ func TestBoundFailureAtEachChange(t *testing.T) {
 				continue
 			}
 			require.Contains(t, r.stderr, "everything was put back as it was", failed)
-			h.sameWhole(was, fmt.Sprintf("%s at change %d, %s", command, n, failed))
+			h.sameBy(h.whole, was, fmt.Sprintf("%s at change %d, %s", command, n, failed))
 		}
 	}
 }
@@ -149,7 +141,7 @@ func TestBoundKilledAtEachChange(t *testing.T) {
 				require.Equal(t, 0, h.run("network-bridge", "start").status)
 				continue
 			}
-			h.sameWhole(was, fmt.Sprintf("%s at change %d", command, n))
+			h.sameBy(h.whole, was, fmt.Sprintf("%s at change %d", command, n))
 		}
 	}
 }

@@ -104,11 +104,16 @@ func (h *host) waitForAddresses() {
 // same wants the network to be what a dump says, once the kernel has done what it does in the
 // background (an IPv6 address is ready a moment after it was added), and shows the lines that differ.
 func (h *host) same(want, why string) {
+	h.t.Helper()
+	h.sameBy(h.dump, want, why)
+}
+
+func (h *host) sameBy(dump func() string, want, why string) {
 	t := h.t
 	t.Helper()
 	var have string
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if have = h.dump(); want == have {
+		if have = dump(); want == have {
 			return
 		}
 		if time.Now().After(deadline) {
