@@ -48,6 +48,10 @@ func newBoundHost(t *testing.T) *host {
 	h.nftables(byIndex)
 	h.needsKind("link add vx0 type vxlan id 7 dstport 4789 group 239.7.7.7 dev eth0")
 	h.IP("link set vx0 addrgenmode none\nlink set vx0 up\naddr add 10.7.0.1/24 dev vx0\naddr add 2001:db8:77::1/64 dev vx0 nodad")
+	h.waitForAddresses()
+	h.eventually(func() bool { // made in the background
+		return strings.Contains(h.Show("-6", "route", "show", "table", "local"), "2001:db8:77::1 ")
+	})
 	return h
 }
 
