@@ -70,7 +70,7 @@ func Open(o Options) (*Registry, error) {
 		r.log.Warn("state directory: "+r.dir.Mended, "dir", o.Dir)
 	}
 	if err := r.open(); err != nil {
-		r.dir.Close()
+		_ = r.dir.Close() // the other error says more
 		return nil, err
 	}
 	return r, nil

@@ -184,7 +184,7 @@ func TestCorruptFilesAreSetAside(t *testing.T) {
 	var log bytes.Buffer
 	r, err := Open(Options{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	// 24, which nobody created, does not get the bridge of 10.
 	require.Equal(t, "10 11 12", ids(r))
 	want := []string{
