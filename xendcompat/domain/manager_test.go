@@ -267,6 +267,16 @@ func TestManaged(t *testing.T) {
 	require.NoError(t, h.op(t, "vm1", "destroy"))
 	require.ErrorContains(t, h.op(t, "vm1", "resume"), "Domain vm1 is not suspended")
 
+	// One that is suspended can be forgotten, too.
+	_, err = h.New(t.Context(), config(t, "(vm (name s))"))
+	require.NoError(t, err)
+	require.NoError(t, h.op(t, "s", "start"))
+	require.NoError(t, h.op(t, "s", "suspend"))
+	require.NoError(t, h.op(t, "s", "delete"))
+	left, err := filepath.Glob(filepath.Join(h.dir, "*.checkpoint"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+
 	require.NoError(t, h.op(t, "vm1", "rename", "name", "vm2"))
 	require.NoError(t, h.op(t, "vm2", "set_vcpus", "vcpus", "3"))
 	require.NoError(t, h.op(t, "vm2", "mem_target_set", "target", "200"))

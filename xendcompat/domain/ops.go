@@ -3,6 +3,7 @@ package domain
 import (
 	"context"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,7 +83,11 @@ func init() {
 			if t.status != nil {
 				return wrongState("Domain %s runs, with id %d: shut it down or destroy it first", t.rec.Name, t.status.ID)
 			}
-			return m.store.remove(t.rec.UUID)
+			if err := m.store.remove(t.rec.UUID); err != nil {
+				return err
+			}
+			_ = os.Remove(m.checkpoint(t.rec.UUID)) // if it was suspended
+			return nil
 		}),
 		"destroy": plain("xl destroy", func(m *Manager, ctx context.Context, t target, _ Params) error { return m.destroy(ctx, t) }),
 		"shutdown": running("xl shutdown", func(m *Manager, ctx context.Context, id int, _ target, p Params) error {
