@@ -119,7 +119,7 @@ func (a *app) findConfig(name string) (string, error) {
 			return "", err
 		}
 	}
-	return "", fmt.Errorf("Unable to open config file: %s", name) //nolint:staticcheck // xm's wording
+	return "", fmt.Errorf("Unable to open config file: %s", name)
 }
 
 // readConfig reads a file and says so, unless it should be quiet.

@@ -16,7 +16,7 @@ func (a *app) networkAttach(ctx context.Context, in cli.Invocation) error {
 	for _, arg := range in.Args[1:] {
 		name, value, ok := strings.Cut(arg, "=")
 		if !ok {
-			return fmt.Errorf("Invalid argument: %s; write KEY=VALUE, such as bridge=vnet97", arg) //nolint:staticcheck // xm's wording
+			return fmt.Errorf("Invalid argument: %s; write KEY=VALUE, such as bridge=vnet97", arg)
 		}
 		params = append(params, domain.Param{Name: name, Value: value})
 	}

@@ -111,7 +111,7 @@ func (a *app) domid(ctx context.Context, in cli.Invocation) error {
 	}
 	id := d.ChildValue("domid", "")
 	if id == "" {
-		return fmt.Errorf("Domain %s is not running", in.Args[0]) //nolint:staticcheck // xm's wording
+		return fmt.Errorf("Domain %s is not running", in.Args[0])
 	}
 	fmt.Fprintln(a.stdout, id)
 	return nil

@@ -250,7 +250,7 @@ func (c Config) Validate() error {
 // NewMAC returns a random address of Xen's range, 00:16:3e, whose next bit is zero.
 func NewMAC() string {
 	mac := net.HardwareAddr{0x00, 0x16, 0x3e, 0, 0, 0}
-	rand.Read(mac[3:]) //nolint:errcheck // never fails, says its documentation
+	rand.Read(mac[3:]) // never fails, says its documentation
 	mac[3] &= 0x7f
 	return mac.String()
 }
@@ -258,7 +258,7 @@ func NewMAC() string {
 // NewUUID returns a random uuid (RFC 9562, version 4).
 func NewUUID() string {
 	var b [16]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails, says its documentation
+	rand.Read(b[:]) // never fails, says its documentation
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -334,7 +334,7 @@ func (r *reader) vifs(v pyfile.Value) error {
 		}
 		for _, p := range params {
 			if p.Name == "" {
-				return fmt.Errorf("Invalid vif syntax: %s; write 'KEY=VALUE,KEY=VALUE'", clip(s)) //nolint:staticcheck // xm's wording
+				return fmt.Errorf("Invalid vif syntax: %s; write 'KEY=VALUE,KEY=VALUE'", clip(s))
 			}
 		}
 		vif, err := ParseVif(params)

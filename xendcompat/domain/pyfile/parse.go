@@ -880,7 +880,8 @@ func (p *parser) keywords() (Value, error) {
 }
 
 func (p *parser) rangeOf(line int, args List) (Value, error) {
-	from, to, step := int64(0), int64(0), int64(1)
+	var from, to int64
+	step := int64(1)
 	n := make([]int64, len(args))
 	for i, a := range args {
 		v, ok := a.(int64)

@@ -107,26 +107,6 @@ func size(v Value, limit int) int {
 	return n
 }
 
-func truth(v Value) bool {
-	switch v := v.(type) {
-	case nil:
-		return false
-	case bool:
-		return v
-	case int64:
-		return v != 0
-	case float64:
-		return v != 0
-	case string:
-		return v != ""
-	case List:
-		return len(v) > 0
-	case Dict:
-		return len(v) > 0
-	}
-	return true
-}
-
 // typeName is what Python calls the type of a value.
 func typeName(v Value) string {
 	switch v.(type) {
