@@ -246,13 +246,13 @@ func parseShort(b []byte) []domain.Status {
 			s.UUID = strings.ToLower(rest[0])
 			rest = rest[1:]
 		}
-		if strings.ContainsAny(f[at], "sc") {
+		if f[at][3] == 's' {
+			if s.Flags[4] != 'c' { // xm's flags know of crashes only
+				s.Flags = s.Flags[:4] + "-" + s.Flags[5:]
+			}
 			s.Reason = domain.Poweroff
 			if len(rest) > 0 && reasons[rest[0]] != "" {
 				s.Reason = reasons[rest[0]]
-			}
-			if strings.Contains(f[at], "c") {
-				s.Reason = domain.Crash
 			}
 		}
 		list = append(list, s)
@@ -261,12 +261,19 @@ func parseShort(b []byte) []domain.Status {
 	return list
 }
 
+// isFlags recognises what xl shows of a state: xm's six flags, whose fifth tells why a domain has shut down: c crash, r
+// reboot, s suspend, w watchdog.
 func isFlags(s string) bool {
-	if len(s) != 6 {
+	const which = "rbps?d"
+	if len(s) != len(which) {
 		return false
 	}
 	for i, c := range []byte(s) {
-		if c != '-' && c != "rbpscd"[i] {
+		if i == 4 {
+			if !strings.ContainsRune("-crsw", rune(c)) {
+				return false
+			}
+		} else if c != '-' && c != which[i] {
 			return false
 		}
 	}

@@ -132,6 +132,17 @@ func TestList(t *testing.T) {
 	require.Len(t, s.VCPUs, 1)
 }
 
+// As recorded from Xen 4.17, of guests that ended by themselves.
+func TestRecordedEnds(t *testing.T) {
+	b, err := os.ReadFile("../testdata/xl-4.17/list-v")
+	require.NoError(t, err)
+	var got []string
+	for _, s := range parseShort(b) {
+		got = append(got, fmt.Sprint(s.ID, " ", s.Name, " ", s.Flags, " ", s.Reason))
+	}
+	require.Equal(t, []string{"0 Domain-0 r----- ", "1 vm-reboot ---s-- reboot", "2 vm-crash ---sc- crash", "3 vm1 -b---- "}, got)
+}
+
 func TestShort(t *testing.T) {
 	list := parseShort([]byte(`Name                                        ID   Mem VCPUs	State	Time(s)   UUID                            Reason-Code	Security Label
 a b 7                                        3   900     1     ---s--      18.0 00000000-0000-0000-0000-000000000001        1
@@ -295,7 +306,7 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	events := f.Watch(ctx)
 	line := "vm1 1 192 1 %s 0.4 " + vm1.UUID + " %s\n"
-	f.answer("list-v", fmt.Sprintf(line, "---s--", "1"))
+	f.answer("list-v", fmt.Sprintf(line, "---sr-", "1"))
 	require.Equal(t, domain.Event{ID: 1, UUID: vm1.UUID, Reason: domain.Reboot}, next(t, events, 1))
 	f.answer("list-v", "")
 	require.Equal(t, domain.Event{ID: 1, UUID: vm1.UUID}, next(t, events, 1))
