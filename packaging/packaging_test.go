@@ -65,6 +65,7 @@ func TestInstall(t *testing.T) {
 		"/usr/share/zsh/vendor-completions/_xm", "/usr/share/zsh/vendor-completions/_xend",
 		"/usr/share/fish/vendor_completions.d/vn.fish", "/usr/share/fish/vendor_completions.d/sxp.fish",
 		"/usr/share/doc/xend/examples/vnet97.sxp", "/usr/share/doc/xend/troubleshooting.md",
+		"/usr/share/xend/wireshark/xend.lua",
 	})
 	for _, f := range files(t, dest) {
 		info, err := os.Lstat(dest + f)
