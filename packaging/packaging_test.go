@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/vnet"
 )
 
 // run runs a command in the project's directory.
@@ -147,8 +149,7 @@ func TestNames(t *testing.T) {
 	}
 	require.NotEmpty(t, want)
 	require.ElementsMatch(t, want, strings.Split(m[1], "|"))
-	require.Contains(t, string(source), `aliasPrefix = "xend vnet "`)
-	require.Contains(t, string(rules), `ATTR{ifalias}=="xend vnet *"`)
+	require.Contains(t, string(rules), `ATTR{ifalias}=="`+vnet.AliasPrefix+`*"`)
 
 	manager, err := os.ReadFile("network/90-xend-networkmanager.conf")
 	require.NoError(t, err)
