@@ -40,7 +40,7 @@ func newAttacker(t testing.TB, s *lab.Switch) *attacker {
 		m.card, err = packet.Listen(&net.Interface{Index: l.Index, Name: l.Name, MTU: l.MTU, HardwareAddr: l.MAC}, packet.Raw, 0, nil)
 		return err
 	}))
-	t.Cleanup(func() { m.card.Close() })
+	t.Cleanup(func() { _ = m.card.Close() })
 	return m
 }
 

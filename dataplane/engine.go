@@ -211,7 +211,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return e.control(ctx, watch) })
 	group.Go(func() error { return e.resolve(ctx) })
-	group.Go(func() error { return e.watchClones(ctx) })
+	group.Go(func() error { return e.watchCopies(ctx) })
 	group.Go(func() error { return e.guards.run(ctx) })
 	group.Go(func() error { return e.learner.run(ctx, learned) })
 	close(e.ready)

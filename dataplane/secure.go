@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -546,4 +548,19 @@ func (e *Engine) keyStatus() []esp.Status {
 	e.secured.Vnets(func(v *esp.Vnet) { list = append(list, v.Status(e.now())) })
 	slices.SortFunc(list, func(a, b esp.Status) int { return a.ID.Compare(b.ID) })
 	return list
+}
+
+// watchCopies has the vnets with security begin anew when this machine may be a copy of another, or was set back, until ctx
+// ends: what they seal with may be in use elsewhere then.
+func (e *Engine) watchCopies(ctx context.Context) error {
+	hostnet.WatchCopies(ctx, func(what string) {
+		if !e.secured.Empty() {
+			e.log.Info("this machine may be a copy, or was set back: vnets with security begin anew", "sign", what)
+			e.secured.Vnets((*esp.Vnet).Suspect)
+			e.kickSecurity()
+		}
+	}, func(what string, err error) {
+		e.log.Debug("copies of this machine are noticed later", "sign", what, "err", err)
+	})
+	return nil
 }

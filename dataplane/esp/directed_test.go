@@ -83,7 +83,7 @@ func TestHeldBackKey(t *testing.T) {
 	w.pass(35*time.Second, false)
 	require.Equal(t, Taken, hear(second))
 	w.pass(90*time.Second, false)
-	require.Greater(t, w.now-start, int64(saTTL))
+	require.Greater(t, w.now-start, saTTL)
 	require.Len(t, r.vnet.sas, 1, "the first epoch was given up, the sender not")
 	require.Equal(t, KeyUnconfirmed, hear(held))
 	_, refusal = r.table.Open(&r.opener, slices.Clone(old), 0)

@@ -124,7 +124,7 @@ func (h *simHost) frame(thread int, to *simHost) (uint64, bool) {
 	h.world.frames[number] = simFrame{h.number, h.world.now}
 	inner := make([]byte, 14, 32)
 	inner = binary.BigEndian.AppendUint64(inner, number)
-	use := fmt.Sprint(lane.key.salt, s.key.expand(string(laneInfo(s.key, s.nonce[:], s.epoch, levelOf(s.level), uint8(lane.spi))), 36), lane.next.Load())
+	use := fmt.Sprintf("%x %x %d", lane.key.salt, s.key.expand(string(laneInfo(s.key, s.nonce[:], s.epoch, levelOf(s.level), uint8(lane.spi))), 36), lane.next.Load())
 	require.False(h.world.t, h.world.sealed[use], "a nonce is used a second time")
 	h.world.sealed[use] = true
 	b, err := lane.Append(make([]byte, Headroom), wire.AppendVUDP(nil, testID), inner)

@@ -30,7 +30,7 @@ const (
 	TypeKey KeyType = 2
 )
 
-// ErrMagic: a message on the security port that is not of our protocol, or of a later version.
+// ErrMagic is for a message on the security port that is not of our protocol, or of a later version.
 var ErrMagic = errors.New("not a KEY or ASK message")
 
 // Ask is an ASK message: the request for KEY messages that prove to be fresh.

@@ -57,7 +57,7 @@ func (e *Error) Error() string {
 // Unwrap returns what is wrong.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrNone: there is no key file for a vnet.
+// ErrNone is the error for a vnet that has no key file.
 var ErrNone = errors.New("there is no key")
 
 // Name is the name of a vnet's own key file: its id with dashes.
@@ -73,7 +73,7 @@ func Load(dir string, id vnet.ID) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // it was only read
 	for _, name := range []string{Name(id), DefaultName} {
 		b, err := read(root, name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -130,7 +130,7 @@ func openDir(dir string) (*os.Root, error) {
 		return nil, &Error{Path: dir, Err: err}
 	}
 	if now, err := root.Stat("."); err != nil || !os.SameFile(info, now) {
-		root.Close()
+		_ = root.Close()
 		return nil, &Error{Path: dir, Err: errors.New("it was replaced meanwhile")}
 	}
 	return root, nil
@@ -264,7 +264,7 @@ func Generate(dir string, id *vnet.ID) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // it was only read
 	path := fileOf(dir, id)
 	err = put(path, Set{Secrets: []esp.Secret{newSecret()}}.text(id), os.Link)
 	if errors.Is(err, fs.ErrExist) {
@@ -321,7 +321,7 @@ func Rotate(dir string, id *vnet.ID, step Step) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // it was only read
 	path := fileOf(dir, id)
 	b, err := read(root, filepath.Base(path))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,4 +1,4 @@
-package dataplane
+package hostnet
 
 import (
 	"bytes"
@@ -6,18 +6,16 @@ import (
 	"errors"
 	"math"
 	"os"
+	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/xenvnet/xend/dataplane/esp"
 )
 
-// watchClones tells the vnets with security when this machine may be a copy of another, or was set back, until ctx ends:
-// what they seal with may be in use elsewhere then. What it cannot watch it does without.
-func (e *Engine) watchClones(ctx context.Context) error {
-	var group errgroup.Group
+// WatchCopies calls sign when this machine may be a copy of another, or was set back, until ctx ends: a generation id of the virtual
+// machine that changed, a clock that was set. What cannot be watched is told to failed, and is done without.
+func WatchCopies(ctx context.Context, sign func(what string), failed func(what string, err error)) {
+	var group sync.WaitGroup
 	for _, w := range []struct {
 		what string
 		open func() (*os.File, error)
@@ -29,26 +27,24 @@ func (e *Engine) watchClones(ctx context.Context) error {
 	} {
 		f, err := w.open()
 		if err != nil {
-			e.log.Debug("copies of this machine are noticed later", "sign", w.what, "err", err)
+			failed(w.what, err)
 			continue
 		}
-		group.Go(func() error {
-			defer f.Close()
-			defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
+		group.Go(func() {
+			defer f.Close()                                                                   //nolint:errcheck // nothing was written
+			defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })() //nolint:errcheck // it is a bool
 			for {
-				sign, err := w.next(f)
+				is, err := w.next(f)
 				if ctx.Err() != nil || err != nil {
-					return nil //nolint:nilerr // there is no sign any more
+					return
 				}
-				if sign && !e.secured.Empty() {
-					e.log.Info("this machine may be a copy, or was set back: vnets with security begin anew", "sign", w.what)
-					e.secured.Vnets((*esp.Vnet).Suspect)
-					e.kickSecurity()
+				if is {
+					sign(w.what)
 				}
 			}
 		})
 	}
-	return group.Wait()
+	group.Wait()
 }
 
 // openUevents listens to what the kernel's devices tell: netlink(7), NETLINK_KOBJECT_UEVENT, group 1.
