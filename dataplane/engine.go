@@ -253,9 +253,10 @@ func (e *Engine) openSockets() ([]*attachment, error) {
 	e.looking.Lock()
 	defer e.looking.Unlock()
 	e.mu.Lock()
-	c := e.config
+	c, hosts := e.config, e.routedLocked()
 	e.mu.Unlock()
 	o := lookOut(e.host, c)
+	o.reach = lookForHosts(e.host, c.Devices, hosts)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state != stateNew {

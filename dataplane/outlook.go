@@ -22,6 +22,8 @@ type outlook struct {
 	named    hostnet.Link
 	namedErr error
 	devices  map[int]hostnet.Link
+	// reach is nil where nobody asked.
+	reach *reach
 }
 
 type routeAnswer struct {

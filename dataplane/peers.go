@@ -86,11 +86,16 @@ func (e *Engine) nameHostsLocked() {
 
 // AddPeer sends what is multicast here to another host by VFWD, and accepts the same from it; port 0 is
 // the protocol's. A peer that is there already gets the new port.
-func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) error {
+func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	addr = addr.Unmap()
+	defer func() {
+		if err == nil {
+			e.lookForHosts() // without the lock
+		}
+	}()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	_, own := e.own[addr]
@@ -114,7 +119,6 @@ func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) erro
 		}
 	}
 	e.peers.added[addr] = port
-	e.findDevicesLocked()
 	e.publishLocked()
 	e.log.Info("peer added: what is multicast here is forwarded to it; one host per segment should do that",
 		"peer", netip.AddrPortFrom(addr, port))
@@ -123,11 +127,16 @@ func (e *Engine) AddPeer(ctx context.Context, addr netip.Addr, port uint16) erro
 
 // RemovePeer undoes AddPeer, also for a peer of the configuration until the next Reload. ErrUnknownPeer
 // if there is no such peer.
-func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error {
+func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	addr = addr.Unmap()
+	defer func() {
+		if err == nil {
+			e.lookForHosts() // without the lock
+		}
+	}()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	_, added := e.peers.added[addr]
@@ -144,7 +153,6 @@ func (e *Engine) RemovePeer(ctx context.Context, addr netip.Addr) error {
 	if !added {
 		return fmt.Errorf("%w: %s", ErrUnknownPeer, addr)
 	}
-	e.findDevicesLocked()
 	e.publishLocked()
 	e.log.Info("peer removed", "peer", addr)
 	return nil
@@ -236,6 +244,12 @@ func (e *Engine) resolveAll(ctx context.Context) time.Duration {
 
 // resolved notes what a lookup brought. It is false if the name has no address.
 func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
+	moved := false
+	defer func() {
+		if moved {
+			e.lookForHosts() // without the lock
+		}
+	}()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	forPeer := slices.Contains(e.peers.configured, r)
@@ -271,12 +285,11 @@ func (e *Engine) resolved(r *replica, addrs []netip.Addr, err error) bool {
 	})
 	e.log.Info("host name resolved", "name", r.name, "address", best, "before", r.addr)
 	before := r.addr
-	r.addr = best
+	r.addr, moved = best, true
 	stays := slices.ContainsFunc(slices.Concat(e.peers.configured, e.replicas), func(o *replica) bool { return o.addr == before })
 	if before.IsValid() && !stays {
 		e.table.ForgetAddr(before)
 	}
-	e.findDevicesLocked()
 	e.publishLocked()
 	return true
 }

@@ -25,39 +25,87 @@ func (v *view) fromUnderlay(index int) bool {
 	return ok
 }
 
-// findDevicesLocked finds the devices by which other hosts' packets may come, and reports whether they changed:
-// the chosen ones, those by which peers and replicas are routed, and those that the configuration names. Whatever
-// the routes say, a vnet's own devices are never among them.
-func (e *Engine) findDevicesLocked() bool {
+// reach is what the kernel said of the ways to other hosts at one moment. As an outlook, it is asked without the
+// engine's lock.
+type reach struct {
+	// candidates are devices by which hosts are routed, or that the configuration names.
+	candidates []int
+	// links are those, and what they are stacked on.
+	links map[int]hostnet.Link
+	// missing are the devices of the configuration that are not there, and why.
+	missing map[string]error
+}
+
+// lookForHosts asks the kernel for the devices of that name, and those by which hosts are routed.
+func lookForHosts(h *hostnet.Host, names []string, hosts []netip.Addr) *reach {
+	r := &reach{links: map[int]hostnet.Link{}, missing: map[string]error{}}
+	for _, name := range names {
+		l, err := h.LinkByName(name)
+		if err != nil {
+			r.missing[name] = err
+			continue
+		}
+		r.candidates = append(r.candidates, l.Index)
+		if l.Master != 0 {
+			r.candidates = append(r.candidates, l.Master) // what arrives by a port of a bridge arrives by the bridge
+		}
+	}
+	for _, addr := range hosts {
+		if found, err := h.RouteDevices(addr); err == nil { // else the host is not reached either
+			r.candidates = append(r.candidates, found...)
+		}
+	}
+	for _, index := range r.candidates {
+		for range maxStack {
+			if _, known := r.links[index]; known {
+				break
+			}
+			l, err := h.LinkByIndex(index)
+			if err != nil {
+				break // gone
+			}
+			r.links[index] = l
+			if !l.Stacked() {
+				break
+			}
+			index = l.Partner
+		}
+	}
+	return r
+}
+
+// lookForHosts looks for the devices by which packets may come, since the hosts that this one was told of have changed.
+func (e *Engine) lookForHosts() {
+	e.looking.Lock()
+	defer e.looking.Unlock()
+	e.mu.Lock()
+	names, hosts := e.config.Devices, e.routedLocked()
+	e.mu.Unlock()
+	r := lookForHosts(e.host, names, hosts)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.admitLocked(r) {
+		e.publishLocked()
+	}
+}
+
+// admitLocked says by which devices other hosts' packets may come, and reports whether they changed: the chosen ones,
+// those by which peers and replicas are routed, and those that the configuration names. Whatever the routes say, a
+// vnet's own devices are never among them.
+func (e *Engine) admitLocked(r *reach) bool {
 	devices := map[int]struct{}{}
 	for _, f := range e.underlays {
 		if f.link != nil {
 			devices[f.link.path.Index] = struct{}{}
 		}
 	}
-	var candidates []int
-	for _, name := range e.config.Devices {
-		l, err := e.host.LinkByName(name)
-		if err != nil {
-			if e.tellLocked("device " + name) {
-				e.log.Warn("a device of the configuration is not there (devices in vnet.toml)", "device", name, "err", err)
-			}
-			continue
-		}
-		candidates = append(candidates, l.Index)
-		if l.Master != 0 {
-			candidates = append(candidates, l.Master) // what arrives by a port of a bridge arrives by the bridge
+	for name, err := range r.missing {
+		if e.tellLocked("device " + name) {
+			e.log.Warn("a device of the configuration is not there (devices in vnet.toml)", "device", name, "err", err)
 		}
 	}
-	for _, addr := range e.routedLocked() {
-		found, err := e.host.RouteDevices(addr)
-		if err != nil {
-			e.log.Debug("route to a host cannot be found", "host", addr, "err", err)
-		}
-		candidates = append(candidates, found...)
-	}
-	for _, index := range candidates {
-		if _, known := devices[index]; !known && !e.ofVnetLocked(index) {
+	for _, index := range r.candidates {
+		if _, known := devices[index]; !known && !e.ofVnetLocked(index, r.links) {
 			devices[index] = struct{}{}
 		}
 	}
@@ -85,15 +133,15 @@ func (e *Engine) routedLocked() (addrs []netip.Addr) {
 }
 
 // ofVnetLocked reports whether a device is a vnet's, or stacked on one, or leads to this host only.
-func (e *Engine) ofVnetLocked(index int) bool {
+func (e *Engine) ofVnetLocked(index int, links map[int]hostnet.Link) bool {
 	for range maxStack {
 		for _, n := range e.networks {
 			if index == n.bridge || index == n.devices.VnifIndex || index == n.devices.PeerIndex {
 				return true
 			}
 		}
-		l, err := e.host.LinkByIndex(index)
-		if err != nil {
+		l, known := links[index]
+		if !known {
 			return true // gone
 		}
 		if _, ours := port.Owner(l); ours || l.Flags&net.FlagLoopback != 0 {

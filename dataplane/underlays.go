@@ -94,9 +94,10 @@ func (e *Engine) refresh() {
 // refreshLooking is refresh with looking held.
 func (e *Engine) refreshLooking() {
 	e.mu.Lock()
-	c := e.config
+	c, hosts := e.config, e.routedLocked()
 	e.mu.Unlock()
 	o := lookOut(e.host, c)
+	o.reach = lookForHosts(e.host, c.Devices, hosts)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.refreshLocked(o)
@@ -134,7 +135,9 @@ func (e *Engine) refreshLocked(o *outlook) {
 	for _, f := range e.underlays {
 		e.tellDownLocked(f)
 	}
-	changed = e.findDevicesLocked() || changed
+	if o.reach != nil {
+		changed = e.admitLocked(o.reach) || changed
+	}
 	if changed || len(retired) > 0 {
 		e.publishLocked()
 		e.renumberLocked()

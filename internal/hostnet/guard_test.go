@@ -330,7 +330,7 @@ func TestGuardBesideOthers(t *testing.T) {
 	// One of the very priority and kind that a guard would take, and one that comes later and drops.
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "other", Type: ebpf.SchedCLS, Instructions: Guard{}.program(), License: "Apache-2.0"})
 	require.NoError(t, err)
-	defer prog.Close()
+	defer func() { _ = prog.Close() }()
 	require.NoError(t, s.host.handle.FilterAdd(&netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
 		LinkIndex: s.bridge.Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: guardPriority, Protocol: unix.ETH_P_ALL, Handle: 1,
 	}, Fd: prog.FD(), Name: "other", DirectAction: true}))
