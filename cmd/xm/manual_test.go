@@ -13,7 +13,7 @@ var manual = cli.Manual{
 	Section: 1,
 	Date:    "November 22, 2026",
 	Source:  "cmd/xm",
-	Line:    "manage vnets, and look at what xend manages",
+	Line:    "manage vnets and domains",
 	Description: `
 .Nm
 asks the daemon
