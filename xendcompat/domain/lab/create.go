@@ -533,6 +533,7 @@ func (e *embryo) begin(ctx context.Context, g *guest) error {
 	if err := announce(e.net, e.rec.Network); err != nil {
 		e.t.o.Log.Warn("a domain could not tell its neighbours where it is", "domid", e.rec.ID, "error", err)
 	}
+	e.t.announceAgain(g, e.rec.Network)
 	return nil
 }
 

@@ -533,7 +533,24 @@ func (t *Toolstack) Unpause(ctx context.Context, id int) error {
 	if err != nil {
 		t.o.Log.Warn("a domain could not tell its neighbours where it is", "domid", id, "error", err)
 	}
+	t.announceAgain(g, n)
 	return nil
+}
+
+// announceAgain repeats what a domain told its neighbours: the first time may have been too early for a bridge on the way,
+// or have been lost, and nobody asks before a second has passed.
+func (t *Toolstack) announceAgain(g *guest, n network) {
+	t.done.Go(func() {
+		for _, d := range []time.Duration{50 * time.Millisecond, 150 * time.Millisecond, 400 * time.Millisecond} {
+			pause(t.ctx, d)
+			ns, err := g.network()
+			if err != nil || t.ctx.Err() != nil {
+				return // it has ended
+			}
+			_ = announce(ns, n)
+			ns.Close()
+		}
+	})
 }
 
 func (g *guest) unpause(ctx context.Context) error {
