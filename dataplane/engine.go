@@ -550,6 +550,9 @@ func (e *Engine) reconfigure(cfg Config) error {
 	if cfg.TTL != old.TTL {
 		for _, f := range e.underlays {
 			errs = append(errs, f.sockets.SetTTL(cfg.TTL))
+			if f.secure != nil {
+				errs = append(errs, f.secure.SetTTL(cfg.TTL))
+			}
 		}
 	}
 	if cfg.BUMRate != old.BUMRate {

@@ -368,6 +368,9 @@ func (e *Engine) queueDropsLocked() {
 	}
 	for _, f := range e.underlays {
 		total := f.sockets.Drops()
+		if f.secure != nil {
+			total += f.secure.Drops()
+		}
 		e.mouth.drops[DropSocketQueue].Add(total - f.drops)
 		f.drops = total
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -262,13 +263,13 @@ func (u *Underlay) membership(index int, group netip.Addr, join bool) error {
 
 // SetTTL sets the TTL of multicast packets.
 func (u *Underlay) SetTTL(ttl int) error {
-	for _, s := range u.udp {
+	for _, s := range slices.Concat(u.udp, u.spread) {
 		if err := setMulticastTTL(s.fd, u.options.Family, ttl); err != nil {
 			return fmt.Errorf("set multicast TTL: %w", err)
 		}
 	}
 	if u.etherip != nil {
-		return setMulticastTTL(u.etherip.fd, IPv4, ttl)
+		return setMulticastTTL(u.etherip.fd, u.options.Family, ttl)
 	}
 	return nil
 }

@@ -31,8 +31,8 @@ func WatchCopies(ctx context.Context, sign func(what string), failed func(what s
 			continue
 		}
 		group.Go(func() {
-			defer f.Close()                                                                   //nolint:errcheck // nothing was written
-			defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })() //nolint:errcheck // it is a bool
+			defer f.Close()
+			defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
 			for {
 				is, err := w.next(f)
 				if ctx.Err() != nil || err != nil {
