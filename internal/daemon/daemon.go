@@ -155,7 +155,7 @@ func (d *Daemon) build() error {
 	if d.registry, err = registry.Open(registry.Options{Dir: d.cfg.StateDir, Log: d.log}); err != nil {
 		return err
 	}
-	d.onClose(func() { d.registry.Close() }) //nolint:errcheck // all is on the disk
+	d.onClose(func() { d.registry.Close() })
 	host, err := hostnet.New()
 	if err != nil {
 		return fmt.Errorf("network: %w", err)

@@ -26,13 +26,6 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func value(t *testing.T, s string) sxp.Value {
-	vs, err := sxp.Parse([]byte(s), sxp.Xend)
-	require.NoError(t, err)
-	require.Len(t, vs, 1)
-	return vs[0]
-}
-
 func socket(t *testing.T) string { return filepath.Join(t.TempDir(), "s") }
 
 func TestParseServer(t *testing.T) {

@@ -31,7 +31,7 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"varp.print": prints([]part{state, macs}, writeVnets, writeVifs, writeVARP),
 
 	"vn.stats":  prints([]part{counters}, writeStats),
-	"vn.status": status,
+	"vn.status": (*Server).status,
 	"vn.mtu":    prints([]part{state}, writeMTU),
 	"vn.keys":   prints([]part{state}, writeKeys),
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // status writes what `xend status` shows.
-func status(s *Server, ctx context.Context, _ sxp.Value, out *bytes.Buffer) error {
+func (s *Server) status(ctx context.Context, _ sxp.Value, out *bytes.Buffer) error {
 	writeStatus(out, s.svc.Health(ctx))
 	return nil
 }

@@ -31,7 +31,7 @@ func open(t testing.TB, dir string) *Registry {
 	t.Helper()
 	r, err := Open(Options{Dir: dir})
 	require.NoError(t, err)
-	t.Cleanup(func() { r.Close() }) //nolint:errcheck // some tests have closed it
+	t.Cleanup(func() { r.Close() })
 	return r
 }
 
@@ -264,7 +264,7 @@ func TestEveryStepMayFail(t *testing.T) {
 					return nil
 				}})
 				require.NoError(t, err)
-				t.Cleanup(func() { r.Close() }) //nolint:errcheck // a lock
+				t.Cleanup(func() { r.Close() })
 				err = change(r)
 				if seen < n {
 					require.NoError(t, err)
