@@ -123,7 +123,7 @@ func (l *limited) Write(p []byte) (int, error) {
 }
 
 // noDomain are what xl, and below it libxl and the hypervisor, say of an id that no domain has.
-var noDomain = []string{"invalid domain identifier", "No such process", "Non-existant domain"}
+var noDomain = []string{"invalid domain identifier", "No such process", "Non-exist"}
 
 // on runs a command on a domain: xl VERB options… ID arguments….
 func (t *Toolstack) on(ctx context.Context, timeout time.Duration, id int, verb string, options, args []string) ([]byte, error) {
