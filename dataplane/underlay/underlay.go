@@ -263,7 +263,7 @@ func (u *Underlay) membership(index int, group netip.Addr, join bool) error {
 
 // SetTTL sets the TTL of multicast packets.
 func (u *Underlay) SetTTL(ttl int) error {
-	for _, s := range slices.Concat(u.udp, u.spread) {
+	for _, s := range slices.Concat(append([][]*Socket{u.udp}, u.spread...)...) {
 		if err := setMulticastTTL(s.fd, u.options.Family, ttl); err != nil {
 			return fmt.Errorf("set multicast TTL: %w", err)
 		}
