@@ -94,8 +94,10 @@ func note(at *atomic.Int64, now int64) {
 // Addr is the address that the record is about.
 func (h *Host) Addr() netip.Addr { return h.addr }
 
-// HeardByGroup and HeardByUnicast note that a packet came from the host.
-func (h *Host) HeardByGroup(now int64)   { note(&h.group, now) }
+// HeardByGroup notes that a packet came from the host by the group.
+func (h *Host) HeardByGroup(now int64) { note(&h.group, now) }
+
+// HeardByUnicast notes that a packet came from the host by unicast.
 func (h *Host) HeardByUnicast(now int64) { note(&h.unicast, now) }
 
 // Replicates reports whether the host sends by unicast what is for everybody.

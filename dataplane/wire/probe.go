@@ -80,8 +80,10 @@ func (m VARP) IsProbe(b []byte) bool {
 		len(b) >= probeBase && string(b[VARPLen:VARPLen+4]) == probeMagic
 }
 
-// IsAnswer reports whether a probe is an answer, and ProbeNonce is its nonce.
-func IsAnswer(probe []byte) bool           { return probe[47] == 2 }
+// IsAnswer reports whether a probe (VARP.IsProbe) is an answer.
+func IsAnswer(probe []byte) bool { return probe[47] == 2 }
+
+// ProbeNonce is the nonce of a probe (VARP.IsProbe).
 func ProbeNonce(probe []byte) (n [16]byte) { return [16]byte(probe[51:67]) }
 
 // Append appends the message: a question of Size bytes, at least its headers; an answer of at most Received bytes,
