@@ -253,9 +253,10 @@ func TestAttacks(t *testing.T) {
 func TestReplayAfterRestart(t *testing.T) {
 	for _, level := range []vnet.Security{vnet.None, vnet.Conf} {
 		t.Run(level.String(), func(t *testing.T) {
-			_, s, hosts := newSecured(t, 2, testConfig(), level)
+			_, s, hosts := newLab(t, 2, testConfig())
 			a, b := hosts[0], hosts[1]
-			m := newAttacker(t, s)
+			m := newAttacker(t, s) // who hears the first key messages, too
+			secure(t, level, hosts...)
 			d1, d2 := a.domain(1, "97"), b.domain(2, "97")
 			ping(t, d1, d2.Addr())
 			at := capture(t, d2)
