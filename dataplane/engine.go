@@ -6,7 +6,7 @@
 //
 // Cold operations (attaching a vnet, a peer, a change of the network) are serialised by one lock and
 // publish an immutable view of the world; the workers, threads that move frames in batches, read that
-// view once per batch and take no lock:
+// view once per batch and take no lock but those of dedup, for a moment:
 //
 //	vnif ──port.Recv──> classify ──> segment ──> underlay.Send ──> other hosts, group, peers
 //	vnif <──port.Send── coalesce <── validate, learn <──underlay.Recv── other hosts, group, peers

@@ -132,7 +132,7 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 		}
 		h = wire.VnetHdr{}
 	}
-	// A frame that goes round in a bridge loop comes by here again and again. To be repeated is no crime,
+	// A frame that goes round in a bridge loop comes by here again and again. Repetition alone proves nothing,
 	// but in a vnet whose frames come back from other hosts it is a storm.
 	if w.engine.recent.Sent(w.engine.recent.Hash(n.salt, frame), w.now) > loopRepeats && w.now < n.suspect.Load() {
 		w.drop(DropLoop)

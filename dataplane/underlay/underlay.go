@@ -1,6 +1,7 @@
 // Package underlay has the sockets towards other vnet hosts, over one address family: UDP with its
 // multicast group, plain EtherIP, multicast with another host's source address kept, and the answerer
-// of multicast echo. Packets move in batches; nothing here blocks, takes a lock or allocates per packet.
+// of multicast echo. Packets move in batches; nothing here takes a lock or allocates per packet, and
+// nothing blocks but for the 5 ms that a full send buffer is waited for.
 //
 // Sockets are bound to no device and no address: the device may come late, vanish and return with
 // another index, and addresses change. What depends on them is the group membership, which Join
