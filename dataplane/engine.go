@@ -89,6 +89,8 @@ type Engine struct {
 	// looking serialises looks at the network, and changes of the configuration that they depend on. It is taken
 	// after attaching and before mu, under which the kernel is not asked for lists.
 	looking sync.Mutex
+	// reaching serialises lookForHosts. It is taken before mu.
+	reaching sync.Mutex
 
 	// mu serialises the cold operations and guards what follows.
 	mu        sync.Mutex

@@ -76,8 +76,8 @@ func lookForHosts(h *hostnet.Host, names []string, hosts []netip.Addr) *reach {
 
 // lookForHosts looks for the devices by which packets may come, since the hosts that this one was told of have changed.
 func (e *Engine) lookForHosts() {
-	e.looking.Lock()
-	defer e.looking.Unlock()
+	e.reaching.Lock() // not looking: a look at the network may take long
+	defer e.reaching.Unlock()
 	e.mu.Lock()
 	names, hosts := e.config.Devices, e.routedLocked()
 	e.mu.Unlock()
