@@ -129,6 +129,7 @@ func (e *Engine) tickLocked() {
 		e.nextSweep = now + int64(e.config.SweepInterval)
 		e.table.Sweep(now)
 		e.pending.Sweep(now)
+		e.tellDoubledLocked(now)
 	}
 	e.sweepHostsLocked(now)
 	for _, f := range e.underlays {
@@ -136,6 +137,19 @@ func (e *Engine) tickLocked() {
 		e.listenLocked(f, now)
 	}
 	e.queueDropsLocked()
+}
+
+// tellDoubledLocked tells of MACs that a script put on this host, and has not taken off it, while another host has
+// had them for longer than a migration takes. Their own domain may be silent, so that nothing moves to and fro.
+func (e *Engine) tellDoubledLocked(now int64) {
+	for _, d := range e.table.RemoteIf(now, func(x *varp.Entry) bool { return x.ByHand && x.HoldDown <= 0 }) {
+		a := e.networks[d.Vnet]
+		if a == nil || !e.tellLocked("doubled "+d.Vnet.String()+d.MAC.String()) {
+			continue
+		}
+		e.log.Warn("a domain on this host has a MAC that another host has, too: two domains with one MAC, or a vif that was left behind",
+			"vnet", a.config.IDText, "mac", d.MAC, "host", d.Addr)
+	}
 }
 
 // sweepHostsLocked forgets hosts that were not heard for long, and what the operator was told long ago.

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -120,6 +121,34 @@ func TestMigration(t *testing.T) {
 	toIt = testFrame(domainMAC(1), domainMAC(4), "still a neighbour?")
 	m.send(0, toIt)
 	m.requireGot(nil, frames(toIt), nil)
+}
+
+// A MAC that a script put on this host, and another host uses: told, unless the domain migrates, which takes the vif off.
+func TestDoubledMACIsTold(t *testing.T) {
+	const told = "a domain on this host has a MAC that another host has, too"
+	m := newMemory(t, 2, testConfig())
+	quiet, gone := domainMAC(1), domainMAC(2)
+	victim := m.hosts[0]
+	for _, mac := range []net.HardwareAddr{quiet, gone} {
+		victim.table.AddVif(varp.Key{Vnet: idOf(t, "97"), MAC: wire.MAC(mac)}, victim.now()) // without a bridge's table
+	}
+	m.settle()
+	m.send(1, testFrame(broadcastMAC, quiet, "it is mine"))
+	m.send(1, testFrame(broadcastMAC, gone, "arrived"))
+	require.NoError(t, victim.RemoveVif(idOf(t, "97"), gone))
+	look := func() {
+		victim.mu.Lock()
+		defer victim.mu.Unlock()
+		victim.tellDoubledLocked(victim.now())
+	}
+	look()
+	require.Zero(t, victim.log.Count(told), "a migration takes some seconds")
+	m.advance(11 * time.Second)
+	m.send(1, testFrame(broadcastMAC, quiet, "it is mine"))
+	look()
+	look()
+	require.Equal(t, 1, victim.log.Count(told))
+	require.Equal(t, 1, victim.log.Count("mac="+quiet.String()+" host="))
 }
 
 // Announces of an attacker cut nobody off for longer than they take.
