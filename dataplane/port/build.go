@@ -294,11 +294,24 @@ func (w *work) rename(l *hostnet.Link, name string) error {
 	return nil
 }
 
+// joinBridge makes the vnif a port, with the settings that it had before it was lost.
 func (w *work) joinBridge() error {
 	if w.bridge.Index == 0 || w.vnif.Master == w.bridge.Index {
 		return nil
 	}
-	return w.host.SetMaster(w.vnif.Index, w.bridge.Index)
+	if !w.remembered {
+		return w.host.SetMaster(w.vnif.Index, w.bridge.Index)
+	}
+	if w.vnif.Up() { // nothing passes before the settings are what they were
+		if err := w.host.SetDown(w.vnif.Index); err != nil {
+			return err
+		}
+		w.vnif.Flags = 0
+	}
+	if err := w.host.SetMaster(w.vnif.Index, w.bridge.Index); err != nil {
+		return err
+	}
+	return w.host.SetPort(w.vnif.Index, w.portSettings)
 }
 
 func (w *work) raise(l *hostnet.Link) error {

@@ -1,7 +1,6 @@
 package port
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -50,6 +49,8 @@ type Maker struct {
 	// Step, if not nil, is called with the name of each step that has been taken; its error is the step's. It is
 	// for tests.
 	Step func(step string) error
+
+	memory memory
 }
 
 // Look lists all devices.
@@ -57,9 +58,6 @@ func (m *Maker) Look() (*Survey, error) { return Look(m.Host) }
 
 // LookFor lists those that matter to one vnet.
 func (m *Maker) LookFor(s Spec) (*Survey, error) { return LookFor(m.Host, s) }
-
-// Watch tells of changes of devices until ctx ends.
-func (m *Maker) Watch(ctx context.Context) (<-chan hostnet.Event, error) { return m.Host.Watch(ctx) }
 
 // Ensure is Maker.Ensure without steps.
 func Ensure(h *hostnet.Host, s Spec) (Devices, error) { return (&Maker{Host: h}).Ensure(s) }
@@ -78,6 +76,7 @@ func (m *Maker) Ensure(s Spec) (Devices, error) {
 	w := &work{host: m.Host, spec: s, alias: Alias(s.ID), after: m.Step}
 	err := w.survey()
 	if err == nil {
+		w.portSettings, w.remembered = m.memory.recall(s, w.bridge.Index, w.broken)
 		err = w.build()
 	}
 	if err != nil {
@@ -85,6 +84,9 @@ func (m *Maker) Ensure(s Spec) (Devices, error) {
 			err = errors.Join(err, fmt.Errorf("undo: %w", undone))
 		}
 		return Devices{}, fmt.Errorf("devices of vnet %s: %w", s.ID, err)
+	}
+	if s.Bridge != "" {
+		m.memory.attach(s, w.vnif.Index, w.bridge.Index)
 	}
 	bridge := w.bridge.Index
 	if s.Bridge == "" {
@@ -111,6 +113,10 @@ type work struct {
 	mac                net.HardwareAddr // of a vnif that must be made anew; nil: random
 	broken             []hostnet.Link   // what is ours and of no use, to be deleted
 	undo               []func() error   // the reverse of what was made, in order
+
+	// portSettings are what the vnif's bridge knew of it, if remembered.
+	portSettings hostnet.PortSettings
+	remembered   bool
 }
 
 func (w *work) rollBack() error {

@@ -28,6 +28,7 @@ func (m *Maker) Remove(spec Spec) error {
 	if err := m.delete(append(list, f.unfinished)); err != nil {
 		return fmt.Errorf("remove devices of vnet %s: %w", spec.ID, err)
 	}
+	m.memory.forget(spec.ID)
 	return nil
 }
 

@@ -40,6 +40,7 @@ func FuzzParse(f *testing.F) {
 		neigh = append(neigh, p.Serialize()...)
 	}
 	f.Add(neigh)
+	f.Add(portMessage(nl.BridgeVlanInfo{Flags: nl.BRIDGE_VLAN_INFO_RANGE_BEGIN, Vid: 5}, nl.BridgeVlanInfo{Flags: nl.BRIDGE_VLAN_INFO_RANGE_END, Vid: 9}))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		for kind := range uint16(unix.RTM_NEWTFILTER) {
 			b := slices.Clone(b)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Event is something that happened to the network: LinkEvent, AddressEvent, RouteEvent or ResyncEvent from Watch,
-// FDBEvent or ResyncEvent from WatchFDB.
+// Event is something that happened to the network: LinkEvent, PortEvent, AddressEvent, RouteEvent or ResyncEvent from
+// Watch, FDBEvent or ResyncEvent from WatchFDB.
 type Event interface{ event() }
 
 // LinkEvent is a device that appeared, changed or vanished.
@@ -217,7 +217,10 @@ func parseEvent(kind uint16, b []byte) Event {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		// A bridge tells of its ports in messages of family AF_BRIDGE, among them an RTM_DELLINK of a
-		// port that leaves; the same change comes as an ordinary RTM_NEWLINK.
+		// port that leaves; that it left comes as an ordinary RTM_NEWLINK, too.
+		if p, err := parseBridgePort(b); err == nil {
+			return PortEvent{Port: p, Gone: kind == unix.RTM_DELLINK}
+		}
 		if len(b) == 0 || b[0] != unix.AF_UNSPEC {
 			return nil
 		}
