@@ -311,6 +311,9 @@ func (w *work) joinBridge() error {
 	if err := w.host.SetMaster(w.vnif.Index, w.bridge.Index); err != nil {
 		return err
 	}
+	if !w.created { // on the bridge it would be taken for whole next time
+		w.undo = append(w.undo, func() error { return w.host.SetMaster(w.vnif.Index, 0) })
+	}
 	return w.host.SetPort(w.vnif.Index, w.portSettings)
 }
 

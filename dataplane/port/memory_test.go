@@ -1,6 +1,7 @@
 package port
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -125,11 +126,13 @@ func TestPortSettingsAreRestored(t *testing.T) {
 			m := &Maker{Host: h}
 			var want hostnet.PortSettings
 			restored := false
+			var fail error
 			m.Step = func(step string) error {
 				if step == "vnif bridge" && want.Known != 0 {
 					require.False(t, link(t, h, "vnif97").Up(), "nothing passes before")
 					require.Equal(t, want, portOf(t, h, "vnif97").PortSettings)
 					restored = true
+					return fail
 				}
 				return nil
 			}
@@ -155,12 +158,19 @@ func TestPortSettingsAreRestored(t *testing.T) {
 			require.NoError(t, h.SetPort(link(t, h, "vnif97").Index, want))
 			until("marker")
 			for _, again := range []string{"first", "second"} {
-				restored = false
 				lose(t, h)
 				until(again)
+				fail = errors.New("not now")
+				_, err = m.Ensure(spec97(t))
+				require.ErrorIs(t, err, fail)
+				if l, err := h.LinkByName("vnif97"); err == nil {
+					require.Zero(t, l.Master, "half done, on its bridge it would be taken for whole")
+				}
+				until(again + "1")
+				restored, fail = false, nil
 				_, err = m.Ensure(spec97(t))
 				require.NoError(t, err)
-				require.True(t, restored)
+				require.True(t, restored, "also after a failure")
 				require.Equal(t, want, portOf(t, h, "vnif97").PortSettings)
 				require.True(t, link(t, h, "vnif97").Up())
 				until(again + "2")
