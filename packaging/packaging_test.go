@@ -170,5 +170,11 @@ func TestUnit(t *testing.T) {
 	unit := filepath.Join(t.TempDir(), "xend.service")
 	require.NoError(t, os.WriteFile(unit, []byte(text), 0o644))
 	require.Empty(t, run(t, "systemd-analyze", "verify", unit))
+	// Where no domains are run.
+	strict, err := os.ReadFile("systemd/strict.conf")
+	require.NoError(t, err)
+	text = strings.Replace(text, "[Install]", string(strict)+"\n[Install]", 1)
+	require.NoError(t, os.WriteFile(unit, []byte(text), 0o644))
+	require.Empty(t, run(t, "systemd-analyze", "verify", unit))
 	run(t, "systemd-analyze", "security", "--offline=true", "--threshold=50", unit)
 }

@@ -218,9 +218,9 @@ func (w *world) meet(t *testing.T) {
 	ctx := soon(t)
 	for _, m := range []*maker{w.sides[0].maker, w.sides[1].maker, w.sides[0].maker} {
 		x, y := w.sides[m.way], w.sides[1-m.way]
-		require.NoError(t, x.tap.send(m.plain("hello", nil, untagged, 0x88b5, 60)))
-		_, err := y.inbox.take(ctx, 1)
-		require.NoError(t, err, w.drops())
+		hello := m.plain("hello", nil, untagged, 0x88b5, 60)
+		require.NoError(t, x.tap.send(hello))
+		w.arrived(ctx, t, y, hello)
 	}
 	for i, x := range w.sides {
 		y := w.sides[1-i]
@@ -232,14 +232,26 @@ func (w *world) meet(t *testing.T) {
 				}
 			}
 			if w.both {
-				require.NoError(t, y.tap.send(y.maker.plain("hello, all", &broadcast, untagged, 0x88b5, 60)))
-				_, err := x.inbox.take(ctx, 1)
-				require.NoError(t, err, w.drops())
+				hello := y.maker.plain("hello, all", &broadcast, untagged, 0x88b5, 60)
+				require.NoError(t, y.tap.send(hello))
+				w.arrived(ctx, t, x, hello)
 			}
 			return false
 		})
 	}
 	w.sync(t)
+}
+
+// arrived waits for a shot at a side. What a domain said while its IPv6 was on may come first.
+func (w *world) arrived(ctx context.Context, t *testing.T, x *side, s shot) {
+	t.Helper()
+	for {
+		list, err := x.inbox.take(ctx, 1)
+		require.NoError(t, err, w.drops())
+		if slices.ContainsFunc(list, func(c caught) bool { return bytes.Equal(c.frame, s.frame) }) {
+			return
+		}
+	}
 }
 
 // sync waits until the tap of the switch, and the domains, have seen all that was sent until now.
