@@ -35,7 +35,7 @@ const (
 	MaxMACs  = 262144
 )
 
-// ErrFull: a table of the fast path is full. What does not fit is carried by user space.
+// ErrFull tells that a table of the fast path is full. What does not fit is carried by user space.
 var ErrFull = errors.New("table of the fast path is full")
 
 // UnsupportedError says why this kernel runs no fast path.

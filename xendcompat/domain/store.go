@@ -59,7 +59,7 @@ func openStore(path string, log *slog.Logger, step func(string) error) (*store, 
 	}
 	s := &store{dir: dir, log: log, records: map[string]record{}}
 	if err := s.load(); err != nil {
-		dir.Close() //nolint:errcheck // a lock
+		dir.Close()
 		return nil, fmt.Errorf("read state directory: %w", err)
 	}
 	return s, nil

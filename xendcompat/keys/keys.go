@@ -73,7 +73,7 @@ func Load(dir string, id vnet.ID) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	defer root.Close() //nolint:errcheck // it was only read
+	defer root.Close()
 	for _, name := range []string{Name(id), DefaultName} {
 		b, err := read(root, name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -264,7 +264,7 @@ func Generate(dir string, id *vnet.ID) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer root.Close() //nolint:errcheck // it was only read
+	defer root.Close()
 	path := fileOf(dir, id)
 	err = put(path, Set{Secrets: []esp.Secret{newSecret()}}.text(id), os.Link)
 	if errors.Is(err, fs.ErrExist) {
@@ -321,7 +321,7 @@ func Rotate(dir string, id *vnet.ID, step Step) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	defer root.Close() //nolint:errcheck // it was only read
+	defer root.Close()
 	path := fileOf(dir, id)
 	b, err := read(root, filepath.Base(path))
 	if errors.Is(err, fs.ErrNotExist) {
