@@ -32,9 +32,10 @@ test: need-root build ## run all tests, installing what they need
 	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish
 	$(GO) test $(TESTFLAGS) ./...
 
+# Programs end at once, without waiting a second for races at their end: tests run many.
 race: need-root need-go ## run the tests of the concurrent packages under the race detector
 	@scripts/need gcc:gcc ip:iproute2
-	CGO_ENABLED=1 $(GO) test -race ./dataplane/... ./internal/... ./xendcompat/...
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race ./dataplane/... ./internal/... ./xendcompat/...
 
 lint: need-go ## vet, golangci-lint, gofmt, tidy module files
 	@scripts/lint

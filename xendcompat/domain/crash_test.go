@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,11 +50,11 @@ func world(dir string) (*domain.Manager, *domaintest.Toolstack, error) {
 // dying kills the process, as kill -9 does, at the step that the test asks for. It counts from when the change begins.
 var (
 	dyingAt    int
-	dyingSteps int
+	dyingSteps atomic.Int64 // of parallel tests that kill nobody, too
 )
 
 func dying(string) error {
-	if dyingSteps++; dyingAt > 0 && dyingSteps == dyingAt {
+	if n := dyingSteps.Add(1); dyingAt > 0 && n == int64(dyingAt) {
 		if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {
 			return err
 		}
