@@ -35,6 +35,9 @@ iptables -A DOCKER-USER -i docker0 -j ACCEPT
 ip6tables -P FORWARD DROP`
 
 func (h *host) likeDocker() {
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		h.t.Skip("br_netfilter is not loaded: modprobe br_netfilter")
+	}
 	for _, name := range []string{"iptables", "ip6tables"} {
 		h.Sysctl("bridge/bridge-nf-call-"+name, "1")
 	}

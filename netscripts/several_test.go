@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -178,7 +179,11 @@ func TestDefaultBridgeOfVifs(t *testing.T) {
 	r := x.vif("online")
 	require.Equal(t, 1, r.status)
 	require.Contains(t, r.stderr, "none but those of vnets and of other programs (br-0123456789ab, docker0, virbr0)")
-	x.IP("link set eth0 name enp3s0\nlink add eth1 type veth peer name far1\nlink set eth1 up\nlink set far1 up")
+	// Before Linux 6.2 only a device that is down is renamed, which takes its routes.
+	route, err := x.Output(exec.Command("ip", "route", "show", "default"))
+	require.NoError(t, err)
+	x.IP("link set eth0 down\nlink set eth0 name enp3s0\nlink set enp3s0 up\nroute replace " + strings.ReplaceAll(strings.TrimSpace(string(route)), "eth0", "enp3s0"))
+	x.IP("link add eth1 type veth peer name far1\nlink set eth1 up\nlink set far1 up")
 	x.must("network-bridge", "start")
 	x.must("network-bridge", "start", "netdev=eth1", "bridge=aaa")
 	x.IP("link add admins type bridge")
