@@ -62,6 +62,9 @@ func Start(o Options, args []string) error {
 // with a network script that takes its time, or to end.
 const transition = 90 * time.Second
 
+// settled is after how long, in milliseconds, a daemon that answered has to answer again.
+const settled = 100
+
 // SilentError says that a daemon runs and does not answer.
 type SilentError struct {
 	PID    int
@@ -81,8 +84,12 @@ func serving(pidFile, control string) (bool, error) {
 			return false, err
 		}
 		if answers(control) {
-			p.close()
-			return true, nil
+			// One that got its signal a moment ago may answer once more.
+			ended, err := p.wait(settled)
+			if err != nil || !ended && answers(control) {
+				p.close()
+				return err == nil, err
+			}
 		}
 		if time.Now().After(deadline) {
 			p.close()
