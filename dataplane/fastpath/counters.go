@@ -87,12 +87,12 @@ func (p *Tables) VnetCounters(id vnet.ID) (Counters, bool) {
 // HostCounters are what the kernel carried to and from a host.
 func (p *Tables) HostCounters(addr netip.Addr) (Counters, bool) {
 	p.mu.Lock()
-	h, ok := p.hosts[addr]
+	slot, ok := p.hosts[addr]
 	p.mu.Unlock()
 	if !ok {
 		return Counters{}, false
 	}
-	return sum(p.bpf.HostCounters, h.slot)
+	return sum(p.bpf.HostCounters, slot)
 }
 
 func sum(m *ebpf.Map, slot uint32) (Counters, bool) {

@@ -100,9 +100,9 @@ type Tables struct {
 
 	mu    sync.Mutex
 	vnets map[vnet.ID]carried
-	slots slots // of vnets
-	hosts map[netip.Addr]*host
-	free  slots // of hosts
+	slots slots                 // of vnets
+	hosts map[netip.Addr]uint32 // slots
+	free  slots                 // of hosts
 }
 
 type carried struct {
@@ -110,14 +110,12 @@ type carried struct {
 	vnif int
 }
 
-type host struct{ slot uint32 }
-
 // Load loads the programs; they do nothing until they are attached and told of an underlay. An
 // UnsupportedError says what the kernel lacks.
 func Load(t Times) (*Tables, error) {
 	p := &Tables{
 		vnets: map[vnet.ID]carried{},
-		hosts: map[netip.Addr]*host{},
+		hosts: map[netip.Addr]uint32{},
 		slots: slots{bound: MaxVnets}, free: slots{bound: MaxHosts},
 	}
 	if err := loadBpfObjects(&p.bpf, nil); err != nil {
@@ -261,37 +259,37 @@ func (p *Tables) removeLocked(id vnet.ID, c carried) {
 func (p *Tables) SetHost(addr netip.Addr, send, receive bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h, ok := p.hosts[addr]
-	if !ok {
-		slot, ok := p.free.take()
-		if !ok {
+	slot, had := p.hosts[addr]
+	if !had {
+		var ok bool
+		if slot, ok = p.free.take(); !ok {
 			return fmt.Errorf("%w: more than %d hosts", ErrFull, MaxHosts)
 		}
 		if err := zero[bpfCounters](p.bpf.HostCounters, slot); err != nil {
 			p.free.give(slot)
 			return fmt.Errorf("kernel fast path: counters of host %s: %w", addr, err)
 		}
-		h = &host{slot: slot}
 	}
 	k := bpfId{Id: addr.As16()}
 	var v bpfHost
-	if err := p.bpf.Hosts.Lookup(&k, &v); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
+	err := p.bpf.Hosts.Lookup(&k, &v)
+	if err == nil || errors.Is(err, ebpf.ErrKeyNotExist) {
+		v.Slot, v.Flags = slot, 0
+		if send {
+			v.Flags |= 1
+		}
+		if receive {
+			v.Flags |= 2
+		}
+		err = p.bpf.Hosts.Put(&k, &v)
 	}
-	v.Slot, v.Flags = h.slot, 0
-	if send {
-		v.Flags |= 1
-	}
-	if receive {
-		v.Flags |= 2
-	}
-	if err := p.bpf.Hosts.Put(&k, &v); err != nil {
-		if _, ok := p.hosts[addr]; !ok {
-			p.free.give(h.slot)
+	if err != nil {
+		if !had {
+			p.free.give(slot)
 		}
 		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
 	}
-	p.hosts[addr] = h
+	p.hosts[addr] = slot
 	return nil
 }
 
@@ -318,10 +316,10 @@ func (p *Tables) Heard(addr netip.Addr) error {
 func (p *Tables) RemoveHost(addr netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if h, ok := p.hosts[addr]; ok {
+	if slot, ok := p.hosts[addr]; ok {
 		delete(p.hosts, addr)
 		_ = p.bpf.Hosts.Delete(&bpfId{Id: addr.As16()})
-		p.free.give(h.slot)
+		p.free.give(slot)
 	}
 }
 

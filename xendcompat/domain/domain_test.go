@@ -125,8 +125,8 @@ func TestParseState(t *testing.T) {
 }
 
 func TestParseList(t *testing.T) {
-	require.Equal(t, []int{0, 1, 2, 5}, parseList("0-2,5"))
-	require.Empty(t, parseList("x,1-y,3-99999999999"))
+	require.Equal(t, []int{0, 1, 2, 5}, ParseCPUs("0-2,5"))
+	require.Empty(t, ParseCPUs("x,1-y,3-99999999999"))
 }
 
 func TestMask(t *testing.T) {

@@ -48,7 +48,7 @@ func (m *Manager) machine() machine { return machine{m.o.Proc, m.o.Sys} }
 // dom0 is this machine itself where no hypervisor is below it.
 func (m *Manager) dom0() Status {
 	machine := m.machine()
-	cpus := parseList(read(m.o.Sys, "devices/system/cpu/online"))
+	cpus := ParseCPUs(read(m.o.Sys, "devices/system/cpu/online"))
 	total, _ := machine.memory()
 	s := Status{Name: "Domain-0", UUID: dom0UUID, Memory: total, MaxMem: total, CPUWeight: 256, Flags: "r-----"}
 	if up := machine.uptime(); up > 0 {

@@ -54,7 +54,7 @@ func (t topology) threadsPerCore() int { return max(1, t.cpus/max(1, t.cores)) }
 func (m machine) topology() topology {
 	var t topology
 	sockets, cores := map[string]bool{}, map[string]bool{}
-	for _, n := range parseList(read(m.sys, "devices/system/cpu/online")) {
+	for _, n := range ParseCPUs(read(m.sys, "devices/system/cpu/online")) {
 		t.cpus++
 		dir := filepath.Join(m.sys, "devices/system/cpu/cpu"+strconv.Itoa(n), "topology")
 		socket := read(dir, "physical_package_id")
@@ -66,7 +66,7 @@ func (m machine) topology() topology {
 		}
 		cores[core] = true
 	}
-	for _, n := range parseList(read(m.sys, "devices/system/node/online")) {
+	for _, n := range ParseCPUs(read(m.sys, "devices/system/node/online")) {
 		t.nodes++
 		t.nodeCPUs = append(t.nodeCPUs, fmt.Sprintf("node%d:%s", n, read(m.sys, "devices/system/node/node"+strconv.Itoa(n), "cpulist")))
 	}
@@ -75,8 +75,9 @@ func (m machine) topology() topology {
 	return t
 }
 
-// parseList reads a list of the kernel's, "0-3,5".
-func parseList(s string) []int {
+// ParseCPUs reads a list of processors or nodes, as the kernel and xl print it: "0-3,5". Parts that are none are left
+// out.
+func ParseCPUs(s string) []int {
 	const limit = 1 << 16
 	var list []int
 	for part := range strings.SplitSeq(s, ",") {

@@ -295,40 +295,17 @@ func parseVCPUs(b []byte, cpus int) map[int][]domain.VCPU {
 		if err != nil { // the heading
 			continue
 		}
-		v := domain.VCPU{CPU: -1, CPUTime: parseSeconds(f[n-2]), Affinity: parseList(f[n-1])}
+		v := domain.VCPU{CPU: -1, CPUTime: parseSeconds(f[n-2]), Affinity: domain.ParseCPUs(f[n-1])}
 		if cpu, err := strconv.Atoi(f[n-4]); err == nil {
 			v.CPU, v.Online = cpu, true
 		}
 		v.Running = strings.HasPrefix(f[n-3], "r")
 		if f[n-1] == "all" && cpus > 0 {
-			v.Affinity = parseList("0-" + strconv.Itoa(cpus-1))
+			v.Affinity = domain.ParseCPUs("0-" + strconv.Itoa(cpus-1))
 		}
 		all[id] = append(all[id], v)
 	}
 	return all
-}
-
-// parseList reads a list of processors, "0-3,5".
-func parseList(s string) []int {
-	const limit = 1 << 16
-	var list []int
-	for part := range strings.SplitSeq(s, ",") {
-		low, high, isRange := strings.Cut(part, "-")
-		a, err := strconv.Atoi(low)
-		if err != nil {
-			continue
-		}
-		b := a
-		if isRange {
-			if b, err = strconv.Atoi(high); err != nil || b > limit {
-				continue
-			}
-		}
-		for n := a; n <= b; n++ {
-			list = append(list, n)
-		}
-	}
-	return list
 }
 
 func parseSeconds(s string) time.Duration {
