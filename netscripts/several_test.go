@@ -182,7 +182,7 @@ func TestDefaultBridgeOfVifs(t *testing.T) {
 	// Before Linux 6.2 only a device that is down is renamed, which takes its routes.
 	route, err := x.Output(exec.Command("ip", "route", "show", "default"))
 	require.NoError(t, err)
-	x.IP("link set eth0 down\nlink set eth0 name enp3s0\nlink set enp3s0 up\nroute replace " + strings.ReplaceAll(strings.TrimSpace(string(route)), "eth0", "enp3s0"))
+	x.IP("link set eth0 down\nlink set eth0 name enp3s0\nlink set enp3s0 up\nroute replace " + strings.ReplaceAll(strings.TrimSpace(route), "eth0", "enp3s0"))
 	x.IP("link add eth1 type veth peer name far1\nlink set eth1 up\nlink set far1 up")
 	x.must("network-bridge", "start")
 	x.must("network-bridge", "start", "netdev=eth1", "bridge=aaa")
