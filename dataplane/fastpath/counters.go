@@ -18,7 +18,7 @@ type Counters struct {
 // Reason says why a packet was left to user space.
 type Reason uint8
 
-// The reasons, in the order of enum reason in bpf/fastpath.c.
+// The reasons, in the order of enum reason in bpf/tables.h.
 const (
 	LeftFlood Reason = iota
 	LeftMiss

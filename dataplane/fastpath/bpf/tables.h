@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What all programs of the fast path share: the tables, which user space fills, and how they are read.
+// Every object has all of the tables; user space loads each table once and gives it to all objects.
+
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+// Since Linux 6.3; the same family inside and outside needs none, and what is redirected to a device's
+// ingress gets its protocol anew from the Ethernet header.
+#define DECAP_L3_IPV4 (1ULL << 7)
+#define DECAP_L3_IPV6 (1ULL << 8)
+
+#define VNET_HEADER 22
+#define TCP_MIN 20
+#define MAX_VNETS 4096
+#define MAX_HOSTS 1024
+
+// A vnet that the fast path carries: security none.
+struct vnet {
+	__u8 id[16];
+	__u32 slot; // of its counters, and of its MACs' keys
+	__u32 vnif; // ifindex
+};
+
+// A MAC of a vnet.
+struct mac_key {
+	__u32 slot;
+	__u8 mac[6];
+	__u16 zero;
+};
+
+enum place { PLACE_LOCAL = 1, PLACE_REMOTE = 2 };
+
+struct mac {
+	__u8 host[16]; // care-of address, IPv4 mapped into IPv6; zero: on this host
+	__u64 seen;    // bpf_ktime_get_ns of the last frame from it
+	__u32 place;
+	__u32 host_slot;
+};
+
+// A host that may be sent to, and heard from.
+struct host {
+	__u64 heard;   // when a socket, behind the host's firewall, last took a packet from it
+	__u64 renewed; // when a packet was last left to the socket, to renew that
+	__u32 slot;
+	__u32 flags;
+};
+
+enum { HOST_SEND = 1, HOST_RECEIVE = 2 };
+
+// How to send by one address family; written while flags is 0.
+struct underlay {
+	__u8 addr[16]; // this host's, IPv4 mapped
+	__u32 ifindex;
+	__u32 mtu;
+	__u32 flags;
+	__u16 port;     // big-endian
+	__u8 ttl;
+	__u8 flow_port; // the source port is a hash of the inner flow
+};
+
+enum { UNDERLAY_SEND = 1, UNDERLAY_RECEIVE = 2 };
+
+struct timing {
+	__u64 mac_ttl;  // ns after which a MAC that was not heard is left to user space
+	__u64 host_ttl; // ns after which a host that no socket heard is left to the sockets
+	__u64 renew;    // ns after which a packet is left to the socket now and then
+	__u64 renew_every;
+};
+
+struct counters {
+	__u64 tx_frames, tx_bytes, rx_frames, rx_bytes;
+};
+
+// Why a packet was left to user space. The order is that of reasons in counters.go.
+enum reason {
+	LEFT_FLOOD,      // group destination
+	LEFT_MISS,       // destination not known behind a host
+	LEFT_SOURCE,     // source not known where it is
+	LEFT_SIZE,       // does not fit the underlay
+	LEFT_GSO,        // a super-frame that is not plain TCP
+	LEFT_TAG,        // 802.1Q on its way out
+	LEFT_HOST,       // host not heard by a socket lately, or not to be sent to
+	LEFT_RENEW,      // to renew that
+	LEFT_FORM,       // fragments, options, lengths that contradict each other
+	LEFT_CHECKSUM,   // outer checksum that nobody has verified
+	LEFT_VNET,       // not carried here
+	LEFT_OFF,        // sending or receiving is off
+	LEFT_SYN,        // user space clamps its MSS
+	LEFT_ROOM,       // the kernel could not make room, or take it away
+	LEFT_ERROR,      // half done: dropped
+	LEFT_MAX,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VNETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32); // ifindex of the vnif
+	__type(value, struct vnet);
+} vnet_of_vnif SEC(".maps");
+
+struct id {
+	__u8 id[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VNETS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct id);
+	__type(value, struct vnet);
+} vnet_of_id SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mac_key);
+	__type(value, struct mac);
+} macs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_HOSTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct id); // address, IPv4 mapped into IPv6
+	__type(value, struct host);
+} hosts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2); // IPv4, IPv6
+	__type(key, __u32);
+	__type(value, struct underlay);
+} underlays SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct timing);
+} times SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_VNETS);
+	__type(key, __u32);
+	__type(value, struct counters);
+} vnet_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_HOSTS);
+	__type(key, __u32);
+	__type(value, struct counters);
+} host_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * LEFT_MAX); // out, in
+	__type(key, __u32);
+	__type(value, __u64);
+} left SEC(".maps");
+
+static __always_inline int leave(__u32 way, enum reason why)
+{
+	__u32 k = way * LEFT_MAX + why;
+	__u64 *n = bpf_map_lookup_elem(&left, &k);
+	if (n)
+		(*n)++;
+	return why == LEFT_ERROR ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+#define OUT(why) leave(0, why)
+#define IN(why) leave(1, why)
+
+// touch stores the time only if it has grown old: a store per packet makes cores fight for the line.
+static __always_inline void touch(__u64 *at, __u64 now)
+{
+	if (now - *at > 10000000)
+		*at = now;
+}
+
+// older reports whether a time lies more than span before now; 0 is never. Another processor may have
+// stored a time a little after now.
+static __always_inline int older(__u64 at, __u64 span, __u64 now)
+{
+	return !at || (now > at && now - at > span);
+}
+
+static __always_inline int same(const __u8 *a, const __u8 *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+	return x[0] == y[0] && x[1] == y[1];
+}
+
+static __always_inline int mapped(const __u8 *a)
+{
+	const __u32 *w = (const __u32 *)a;
+	return w[0] == 0 && w[1] == 0 && w[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline __u32 v4(const __u8 *a)
+{
+	return ((const __u32 *)a)[3];
+}
+
+static __always_inline void count(void *map, __u32 slot, __u32 out, __u32 frames, __u32 bytes)
+{
+	struct counters *c = bpf_map_lookup_elem(map, &slot);
+	if (!c)
+		return;
+	if (out) {
+		c->tx_frames += frames;
+		c->tx_bytes += bytes;
+	} else {
+		c->rx_frames += frames;
+		c->rx_bytes += bytes;
+	}
+}
+
+struct l3l4 {
+	__u32 header; // bytes from the Ethernet header to the TCP payload
+	__u32 total;  // bytes that the IP header says there are, from the Ethernet header on
+};
+
+// plain_tcp reads the headers of an inner super-frame at off: 0 if it is TCP in IPv4 without options or
+// IPv6 without extension headers, neither fragment.
+static __always_inline int plain_tcp(struct __sk_buff *skb, __u32 off, __be16 proto, struct l3l4 *r)
+{
+	__u32 l3 = off + ETH_HLEN, l4;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+		if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)))
+			return -1;
+		if (ip.version != 4 || ip.ihl != 5 || ip.protocol != IPPROTO_TCP || (ip.frag_off & bpf_htons(0x3fff)))
+			return -1;
+		l4 = l3 + sizeof(ip);
+		r->total = ETH_HLEN + bpf_ntohs(ip.tot_len);
+	} else if (proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+		if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)))
+			return -1;
+		if (ip.version != 6 || ip.nexthdr != IPPROTO_TCP)
+			return -1;
+		l4 = l3 + sizeof(ip);
+		r->total = ETH_HLEN + sizeof(ip) + bpf_ntohs(ip.payload_len);
+	} else {
+		return -1;
+	}
+	__u8 doff;
+	if (bpf_skb_load_bytes(skb, l4 + 12, &doff, 1))
+		return -1;
+	doff >>= 4;
+	if (doff < 5)
+		return -1;
+	r->header = l4 - off + 4 * doff;
+	return 0;
+}
+
+// opens reports whether an inner packet at off is a TCP segment with SYN, in IPv4 or in IPv6 without extension
+// headers.
+static __always_inline int opens(struct __sk_buff *skb, __u32 off, __be16 proto)
+{
+	__u32 l3 = off + ETH_HLEN, l4;
+	__u8 b[10], flags;
+	if (bpf_skb_load_bytes(skb, l3, b, sizeof(b)))
+		return 0;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		if (b[9] != IPPROTO_TCP || (b[6] & 0x1f) || b[7])
+			return 0; // a later fragment has no TCP header
+		l4 = l3 + 4 * (b[0] & 15);
+	} else if (proto == bpf_htons(ETH_P_IPV6)) {
+		if (b[6] != IPPROTO_TCP)
+			return 0;
+		l4 = l3 + sizeof(struct ipv6hdr);
+	} else {
+		return 0;
+	}
+	return !bpf_skb_load_bytes(skb, l4 + 13, &flags, 1) && (flags & 2);
+}
