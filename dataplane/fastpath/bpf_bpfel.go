@@ -55,6 +55,8 @@ type bpfTiming struct {
 	HostTtl    uint64
 	Renew      uint64
 	RenewEvery uint64
+	Alive      uint64
+	Version    uint64
 }
 
 type bpfUnderlay struct {
@@ -66,6 +68,8 @@ type bpfUnderlay struct {
 	Port     uint16
 	Ttl      uint8
 	FlowPort uint8
+	Mac      [6]uint8
+	Zero     uint16
 }
 
 type bpfVnet struct {
@@ -73,6 +77,8 @@ type bpfVnet struct {
 	Id   [16]uint8
 	Slot uint32
 	Vnif uint32
+	Mtu  uint32
+	Zero uint32
 }
 
 // Names of all BPF objects in the ELF.

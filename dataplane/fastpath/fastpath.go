@@ -35,6 +35,9 @@ const (
 	MaxMACs  = 262144
 )
 
+// Where a MAC is: enum place of bpf/tables.h.
+const placeLocal, placeRemote = 1, 2
+
 // ErrFull tells that a table of the fast path is full. What does not fit is carried by user space.
 var ErrFull = errors.New("table of the fast path is full")
 
@@ -82,8 +85,9 @@ func (t Times) withDefaults() Times {
 type Underlay struct {
 	// Addr is this host's care-of address.
 	Addr netip.Addr
-	// Index and MTU are of the device that packets leave by.
+	// Index and MTU are of the device that packets leave by, and MAC is the one that packets for Addr are sent to.
 	Index, MTU int
+	MAC        wire.MAC
 	// Port is the UDP port of vnets.
 	Port uint16
 	// TTL is that of unicast packets.
@@ -96,9 +100,12 @@ type Underlay struct {
 
 // Tables are the programs and what they know. Methods may be called from any goroutine.
 type Tables struct {
-	bpf bpfObjects
+	bpf     bpfObjects
+	adopted bool
 
 	mu    sync.Mutex
+	times Times
+	alive uint64
 	vnets map[vnet.ID]carried
 	slots slots                 // of vnets
 	hosts map[netip.Addr]uint32 // slots
@@ -108,28 +115,75 @@ type Tables struct {
 type carried struct {
 	slot uint32
 	vnif int
+	mtu  int
 }
 
 // Load loads the programs; they do nothing until they are attached and told of an underlay. An
 // UnsupportedError says what the kernel lacks.
-func Load(t Times) (*Tables, error) {
+//
+// attached are programs of an earlier run that are attached still. The new ones take over their tables, if these mean
+// the same: what the kernel carries goes on, and programs can be replaced one by one.
+func Load(t Times, attached ...ebpf.ProgramID) (*Tables, error) {
 	p := &Tables{
+		times: t.withDefaults(),
 		vnets: map[vnet.ID]carried{},
 		hosts: map[netip.Addr]uint32{},
 		slots: slots{bound: MaxVnets}, free: slots{bound: MaxHosts},
 	}
-	if err := loadBpfObjects(&p.bpf, nil); err != nil {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, fmt.Errorf("kernel fast path: %w", err)
+	}
+	old := adopt(spec, attached)
+	defer func() {
+		for _, m := range old {
+			_ = m.Close() // the collection has its own
+		}
+	}()
+	if err := spec.LoadAndAssign(&p.bpf, &ebpf.CollectionOptions{MapReplacements: old}); err != nil {
 		return nil, &UnsupportedError{Needs: "eBPF programs at TC (CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF; Linux 5.13 or later)", Err: err}
 	}
-	t = t.withDefaults()
-	v := bpfTiming{
-		MacTtl: uint64(t.MACTTL), HostTtl: uint64(t.HostTTL), Renew: uint64(t.Renew), RenewEvery: uint64(t.RenewEvery),
-	}
-	if err := p.bpf.Times.Put(uint32(0), &v); err != nil {
+	if err := p.SetTimes(t); err != nil {
 		p.Close()
-		return nil, fmt.Errorf("kernel fast path: times: %w", err)
+		return nil, err
+	}
+	if len(old) > 0 {
+		p.adopted = true
+		p.restore()
 	}
 	return p, nil
+}
+
+// Adopted reports whether the tables are those of an earlier run.
+func (p *Tables) Adopted() bool { return p.adopted }
+
+// SetTimes changes what ages are judged by.
+func (p *Tables) SetTimes(t Times) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.times = t.withDefaults()
+	return p.putTimesLocked()
+}
+
+// Alive says that the sockets are read for certain until a time on the clock of Now: packets may be left to them to
+// renew that a host is heard.
+func (p *Tables) Alive(until uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alive = until
+	return p.putTimesLocked()
+}
+
+func (p *Tables) putTimesLocked() error {
+	t := p.times
+	v := bpfTiming{
+		MacTtl: uint64(t.MACTTL), HostTtl: uint64(t.HostTTL), Renew: uint64(t.Renew), RenewEvery: uint64(t.RenewEvery),
+		Alive: p.alive, Version: version,
+	}
+	if err := p.bpf.Times.Put(uint32(0), &v); err != nil {
+		return fmt.Errorf("kernel fast path: times: %w", err)
+	}
+	return nil
 }
 
 // Close gives the tables and programs back. Programs that are attached go on with what they know.
@@ -159,7 +213,7 @@ func (p *Tables) SetUnderlay(u Underlay) error {
 	if err := p.bpf.Underlays.Put(k, &v); err != nil {
 		return fmt.Errorf("kernel fast path: underlay: %w", err)
 	}
-	v = bpfUnderlay{Addr: u.Addr.As16(), Ifindex: uint32(u.Index), Mtu: uint32(u.MTU), Port: swap(u.Port), Ttl: u.TTL}
+	v = bpfUnderlay{Addr: u.Addr.As16(), Ifindex: uint32(u.Index), Mtu: uint32(u.MTU), Port: swap(u.Port), Ttl: u.TTL, Mac: u.MAC}
 	if u.FlowPort {
 		v.FlowPort = 1
 	}
@@ -191,18 +245,18 @@ func (p *Tables) ClearUnderlay(addr netip.Addr) error {
 // swap gives a number the byte order of the wire.
 func swap(n uint16) uint16 { return n<<8 | n>>8 }
 
-// AddVnet lets the kernel carry a vnet whose vnif has that index. Only vnets of security none may be
+// AddVnet lets the kernel carry a vnet whose vnif has that index and MTU. Only vnets of security none may be
 // given. ErrFull above MaxVnets. Adding it again with another vnif moves it there.
-func (p *Tables) AddVnet(id vnet.ID, vnif int) error {
+func (p *Tables) AddVnet(id vnet.ID, vnif, mtu int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, had := p.vnets[id]
-	if had && c.vnif == vnif {
+	if had && c.vnif == vnif && c.mtu == mtu {
 		return nil
 	}
-	if had {
+	if had && c.vnif != vnif {
 		_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
-	} else {
+	} else if !had {
 		slot, ok := p.slots.take()
 		if !ok {
 			return fmt.Errorf("%w: more than %d vnets", ErrFull, MaxVnets)
@@ -213,8 +267,8 @@ func (p *Tables) AddVnet(id vnet.ID, vnif int) error {
 			return fmt.Errorf("kernel fast path: counters of vnet %s: %w", id, err)
 		}
 	}
-	c.vnif = vnif
-	v := bpfVnet{Id: id, Slot: c.slot, Vnif: uint32(vnif)}
+	c.vnif, c.mtu = vnif, mtu
+	v := bpfVnet{Id: id, Slot: c.slot, Vnif: uint32(vnif), Mtu: uint32(mtu)}
 	err := p.bpf.VnetOfId.Put(&bpfId{Id: id}, &v)
 	if err == nil {
 		err = p.bpf.VnetOfVnif.Put(uint32(vnif), &v)
@@ -293,8 +347,8 @@ func (p *Tables) SetHost(addr netip.Addr, send, receive bool) error {
 	return nil
 }
 
-// Heard tells that a socket took a packet from a host just now. Hosts that are not set are ignored.
-func (p *Tables) Heard(addr netip.Addr) error {
+// Heard tells that a socket took a packet from a host at a time on the clock of Now. Hosts that are not set are ignored.
+func (p *Tables) Heard(addr netip.Addr, at uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, ok := p.hosts[addr]; !ok {
@@ -305,7 +359,10 @@ func (p *Tables) Heard(addr netip.Addr) error {
 	if err := p.bpf.Hosts.Lookup(&k, &v); err != nil {
 		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
 	}
-	v.Heard = Now()
+	if v.Heard >= at {
+		return nil
+	}
+	v.Heard = at
 	if err := p.bpf.Hosts.Put(&k, &v); err != nil {
 		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
 	}
@@ -326,12 +383,12 @@ func (p *Tables) RemoveHost(addr netip.Addr) {
 // PutRemote says that a MAC is behind a host; seen is on the clock of Now. A vnet that is not carried, and
 // a host that is not set, are ignored. ErrFull above MaxMACs.
 func (p *Tables) PutRemote(id vnet.ID, mac wire.MAC, at netip.Addr, seen uint64) error {
-	return p.put(id, mac, bpfMac{Host: at.As16(), Seen: seen, Place: 2})
+	return p.put(id, mac, bpfMac{Host: at.As16(), Seen: seen, Place: placeRemote})
 }
 
 // PutLocal says that a MAC is on this host.
 func (p *Tables) PutLocal(id vnet.ID, mac wire.MAC, seen uint64) error {
-	return p.put(id, mac, bpfMac{Seen: seen, Place: 1})
+	return p.put(id, mac, bpfMac{Seen: seen, Place: placeLocal})
 }
 
 func (p *Tables) put(id vnet.ID, mac wire.MAC, m bpfMac) error {
@@ -360,9 +417,19 @@ func (p *Tables) Delete(id vnet.ID, mac wire.MAC) {
 	}
 }
 
-// Seen calls f for every MAC from which the kernel carried a frame after since, with the time of the
-// last; both are on the clock of Now. The lock is not held while f runs.
-func (p *Tables) Seen(since uint64, f func(id vnet.ID, mac wire.MAC, at uint64)) error {
+// MAC is a MAC that the kernel knows.
+type MAC struct {
+	Vnet vnet.ID
+	MAC  wire.MAC
+	// Addr is the host that it is behind; the zero Addr: it is on this host.
+	Addr netip.Addr
+	// Seen is when the kernel last carried a frame from it, or what it was put with, on the clock of Now.
+	Seen uint64
+}
+
+// MACs calls f for every MAC that the kernel knows. The lock is not held while f runs, and what changes meanwhile may be
+// missed or met twice.
+func (p *Tables) MACs(f func(MAC)) error {
 	p.mu.Lock()
 	ids := make(map[uint32]vnet.ID, len(p.vnets))
 	for id, c := range p.vnets {
@@ -374,9 +441,15 @@ func (p *Tables) Seen(since uint64, f func(id vnet.ID, mac wire.MAC, at uint64))
 	for {
 		n, err := p.bpf.Macs.BatchLookup(&cursor, keys, macs, nil)
 		for i := range n {
-			if id, ok := ids[keys[i].Slot]; ok && macs[i].Seen > since {
-				f(id, keys[i].Mac, macs[i].Seen)
+			id, ok := ids[keys[i].Slot]
+			if !ok {
+				continue
 			}
+			m := MAC{Vnet: id, MAC: keys[i].Mac, Seen: macs[i].Seen}
+			if macs[i].Place == placeRemote {
+				m.Addr = netip.AddrFrom16(macs[i].Host).Unmap()
+			}
+			f(m)
 		}
 		switch {
 		case errors.Is(err, ebpf.ErrKeyNotExist): // the end

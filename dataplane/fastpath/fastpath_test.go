@@ -56,9 +56,9 @@ func known(t *testing.T, there netip.Addr) *Tables {
 	require.NoError(t, p.SetUnderlay(Underlay{
 		Addr: here, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true,
 	}))
-	require.NoError(t, p.AddVnet(vnet97, loopback))
+	require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
 	require.NoError(t, p.SetHost(there, true, true))
-	require.NoError(t, p.Heard(there))
+	require.NoError(t, p.Heard(there, Now()))
 	require.NoError(t, p.PutLocal(vnet97, local, Now()))
 	require.NoError(t, p.PutRemote(vnet97, remote, there, Now()))
 	return p
@@ -283,6 +283,7 @@ func TestLeftOut(t *testing.T) {
 		"tag in the frame":      {LeftTag, nil, ethernet(remote, local, 0x8100, append([]byte{0, 1, 8, 0}, udp4(t, 100)...))},
 		"SYN":                   {LeftSYN, nil, ethernet(remote, local, 0x0800, syn(tcp4(0), 20))},
 		"SYN in IPv6":           {LeftSYN, nil, ethernet(remote, local, 0x86dd, syn(ipv6(6, here6, there6, tcp(0)), 40))},
+		"SCTP":                  {LeftChecksum, nil, ethernet(remote, local, 0x86dd, ipv6(132, here6, there6, make([]byte, 60)))},
 		"not IP":                {LeftRoom, nil, ethernet(remote, local, 0x0806, make([]byte, 46))},
 		"destination is old": {LeftMiss, func(p *Tables) error {
 			return p.PutRemote(vnet97, remote, there4, Now()-uint64(61*time.Second))
@@ -420,13 +421,15 @@ func TestFirewall(t *testing.T) {
 	frame := ethernet(local, remote, 0x0800, udp4(t, 100))
 	p := load(t, Times{HostTTL: time.Hour, Renew: time.Nanosecond, RenewEvery: time.Hour})
 	require.NoError(t, p.SetUnderlay(Underlay{Addr: here4, Index: loopback, MTU: 1500, Port: wire.Port, Receive: true}))
-	require.NoError(t, p.AddVnet(vnet97, loopback))
+	require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
 	require.NoError(t, p.SetHost(there4, true, true))
 	require.NoError(t, p.PutRemote(vnet97, remote, there4, Now()))
 	packet := outer(t, there4, here4, vnet97, frame)
 
 	left(t, p, p.In(), packet, 0, LeftHost) // never heard
-	require.NoError(t, p.Heard(there4))
+	require.NoError(t, p.Heard(there4, Now()))
+	require.EqualValues(t, redirect, run(t, p.In(), packet, 0).action, "nobody reads the sockets")
+	require.NoError(t, p.Alive(Now()+uint64(time.Hour)))
 	left(t, p, p.In(), packet, 0, LeftRenew)
 	for range 3 {
 		assert.EqualValues(t, redirect, run(t, p.In(), packet, 0).action, "until the next renewal")
@@ -458,9 +461,9 @@ func TestRecorded(t *testing.T) {
 			}
 			p := load(t, Times{})
 			require.NoError(t, p.SetUnderlay(Underlay{Addr: h.Destination, Index: loopback, MTU: 1500, Port: wire.Port, Receive: true}))
-			require.NoError(t, p.AddVnet(id, loopback))
+			require.NoError(t, p.AddVnet(id, loopback, 1500))
 			require.NoError(t, p.SetHost(h.Source, false, true))
-			require.NoError(t, p.Heard(h.Source))
+			require.NoError(t, p.Heard(h.Source, Now()))
 			require.NoError(t, p.PutRemote(id, wire.Source(frame), h.Source, Now()))
 			packet = append([]byte{}, packet...)
 			copy(packet, make([]byte, 6)) // for the loopback device
@@ -482,9 +485,12 @@ func TestSeen(t *testing.T) {
 	require.NoError(t, p.PutLocal(vnet97, local, long))
 	seen := func(since uint64) map[wire.MAC]uint64 {
 		m := map[wire.MAC]uint64{}
-		require.NoError(t, p.Seen(since, func(id vnet.ID, mac wire.MAC, at uint64) {
-			assert.Equal(t, vnet97, id)
-			m[mac] = at
+		require.NoError(t, p.MACs(func(x MAC) {
+			assert.Equal(t, vnet97, x.Vnet)
+			assert.Equal(t, x.MAC == remote, x.Addr == there4)
+			if x.Seen > since {
+				m[x.MAC] = x.Seen
+			}
 		}))
 		return m
 	}
@@ -505,11 +511,83 @@ func TestSlots(t *testing.T) {
 	p.RemoveVnet(vnet97)
 	p.slots.next = MaxVnets // so that the place is used again
 	other := vnet.ID{15: 0x98}
-	require.NoError(t, p.AddVnet(other, loopback))
+	require.NoError(t, p.AddVnet(other, loopback, 1500))
 	left(t, p, p.Out(), ethernet(remote, local, 0x0800, udp4(t, 1)), 0, LeftMiss)
 	c, ok := p.VnetCounters(other)
 	require.True(t, ok)
 	assert.Zero(t, c)
-	err := p.AddVnet(vnet97, 2)
+	err := p.AddVnet(vnet97, 2, 1500)
 	assert.True(t, errors.Is(err, ErrFull), "%v", err)
+}
+
+// TestAdopt: tables of an earlier run go on with new programs, and what they hold is known.
+func TestAdopt(t *testing.T) {
+	old := known(t, there4)
+	out := ethernet(remote, local, 0x0800, udp4(t, 1))
+	require.EqualValues(t, redirect, run(t, old.Out(), out, 0).action)
+	var ids []ebpf.ProgramID
+	for _, prog := range []*ebpf.Program{old.Out(), old.In()} {
+		info, err := prog.Info()
+		require.NoError(t, err)
+		id, ok := info.ID()
+		require.True(t, ok)
+		ids = append(ids, id)
+	}
+	p, err := Load(Times{}, ids...)
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	require.True(t, p.Adopted())
+	require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)
+	assert.Equal(t, []vnet.ID{vnet97}, p.Vnets())
+	assert.Equal(t, []netip.Addr{there4}, p.Hosts())
+	c, ok := p.VnetCounters(vnet97)
+	require.True(t, ok)
+	assert.EqualValues(t, 2, c.TxFrames, "counters go on")
+	n := 0
+	require.NoError(t, p.MACs(func(m MAC) { n++ }))
+	assert.Equal(t, 2, n)
+
+	for name, list := range map[string][]ebpf.ProgramID{
+		"half of them": ids[:1], "gone": {1 << 30}, "of two generations": mixed(t, ids),
+	} {
+		p, err := Load(Times{}, list...)
+		require.NoError(t, err, name)
+		assert.False(t, p.Adopted(), name)
+		assert.Empty(t, p.Vnets(), name)
+		p.Close()
+	}
+	// What means something else is not taken over.
+	require.NoError(t, old.bpf.Times.Put(uint32(0), &bpfTiming{Version: version + 1}))
+	p2, err := Load(Times{}, ids...)
+	require.NoError(t, err)
+	assert.False(t, p2.Adopted())
+	p2.Close()
+}
+
+// mixed is one program of ids and one of others.
+func mixed(t *testing.T, ids []ebpf.ProgramID) []ebpf.ProgramID {
+	other := load(t, Times{})
+	info, err := other.In().Info()
+	require.NoError(t, err)
+	id, _ := info.ID()
+	return []ebpf.ProgramID{ids[0], id}
+}
+
+// TestOfAnother: what is sent to another station, and what is longer than the vnif takes, is left.
+func TestOfAnother(t *testing.T) {
+	p := known(t, there4)
+	packet := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, udp4(t, 1)))
+	packet[5] = 1
+	before, err := p.Left()
+	require.NoError(t, err)
+	assert.EqualValues(t, pass, run(t, p.In(), packet, 0).action)
+	after, err := p.Left()
+	require.NoError(t, err)
+	assert.Equal(t, before, after, "it is not even ours")
+	require.NoError(t, p.SetUnderlay(Underlay{
+		Addr: here4, Index: loopback, MTU: 1500, MAC: wire.MAC{5: 1}, Port: wire.Port, TTL: 64, Send: true, Receive: true,
+	}))
+	assert.EqualValues(t, redirect, run(t, p.In(), packet, 0).action)
+	require.NoError(t, p.AddVnet(vnet97, loopback, 28))
+	left(t, p, p.In(), packet, 0, LeftSize)
 }

@@ -149,6 +149,8 @@ int vnet_out(struct __sk_buff *skb)
 		      BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (opens(skb, 0, in.h_proto))
 		return OUT(LEFT_SYN);
+	if (sums_by_crc(skb, 0, in.h_proto))
+		return OUT(LEFT_CHECKSUM);
 	__u32 gso = skb->gso_size, bytes = skb->len, frames = 1;
 	if (!gso) {
 		if (bytes + overhead > u->mtu)
@@ -189,9 +191,6 @@ int vnet_out(struct __sk_buff *skb)
 SEC("tc")
 int underlay_in(struct __sk_buff *skb)
 {
-	// Only what is for this host, and never what it sent itself.
-	if (skb->pkt_type != PACKET_HOST)
-		return TC_ACT_UNSPEC;
 	if (skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	__u32 zero = 0, family, udp_at;
@@ -236,6 +235,14 @@ int underlay_in(struct __sk_buff *skb)
 	struct timing *t = bpf_map_lookup_elem(&times, &zero);
 	if (!u || !t || h.udp.dest != u->port)
 		return TC_ACT_UNSPEC;
+	// Only what is for this host. A port of the bridge that has its address may have another MAC, and then its type
+	// is not PACKET_HOST.
+	struct ethhdr outer;
+	if (bpf_skb_load_bytes(skb, 0, &outer, sizeof(outer)))
+		return TC_ACT_UNSPEC;
+	const __u16 *to = (const __u16 *)outer.h_dest, *own = (const __u16 *)u->mac;
+	if (to[0] != own[0] || to[1] != own[1] || to[2] != own[2])
+		return TC_ACT_UNSPEC;
 	// From here on it is ours, and a packet that is left is counted.
 	if (!(u->flags & UNDERLAY_RECEIVE))
 		return IN(LEFT_OFF);
@@ -264,13 +271,15 @@ int underlay_in(struct __sk_buff *skb)
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 	if (!v)
 		return IN(LEFT_VNET);
+	if (!gso && skb->len - start > v->mtu + ETH_HLEN + (h.in.h_proto == bpf_htons(ETH_P_8021Q) ? 4 : 0))
+		return IN(LEFT_SIZE); // user space refuses it
 	__u64 now = bpf_ktime_get_ns();
 	struct host *peer = bpf_map_lookup_elem(&hosts, &src);
 	if (!peer || !(peer->flags & HOST_RECEIVE))
 		return IN(LEFT_HOST);
 	if (older(peer->heard, t->host_ttl, now))
 		return IN(LEFT_HOST);
-	if (older(peer->heard, t->renew, now) && older(peer->renewed, t->renew_every, now)) {
+	if (older(peer->heard, t->renew, now) && now < t->alive && older(peer->renewed, t->renew_every, now)) {
 		peer->renewed = now;
 		return IN(LEFT_RENEW);
 	}

@@ -35,6 +35,8 @@ struct vnet {
 	__u8 id[16];
 	__u32 slot; // of its counters, and of its MACs' keys
 	__u32 vnif; // ifindex
+	__u32 mtu;  // of the vnif; a longer frame is left
+	__u32 zero;
 };
 
 // A MAC of a vnet.
@@ -72,6 +74,8 @@ struct underlay {
 	__u16 port;     // big-endian
 	__u8 ttl;
 	__u8 flow_port; // the source port is a hash of the inner flow
+	__u8 mac[6];    // of the device that has the address: what is for this host is sent to it
+	__u16 zero;
 };
 
 enum { UNDERLAY_SEND = 1, UNDERLAY_RECEIVE = 2 };
@@ -81,6 +85,8 @@ struct timing {
 	__u64 host_ttl; // ns after which a host that no socket heard is left to the sockets
 	__u64 renew;    // ns after which a packet is left to the socket now and then
 	__u64 renew_every;
+	__u64 alive;   // until when user space reads its sockets for certain: else nothing is left to renew
+	__u64 version; // of what the tables mean; fastpath.go
 };
 
 struct counters {
@@ -271,6 +277,17 @@ static __always_inline int plain_tcp(struct __sk_buff *skb, __u32 off, __be16 pr
 		return -1;
 	r->header = l4 - off + 4 * doff;
 	return 0;
+}
+
+// sums_by_crc reports whether an inner packet at off is SCTP: its checksum may not be there yet, and a host in user
+// space could not tell.
+static __always_inline int sums_by_crc(struct __sk_buff *skb, __u32 off, __be16 proto)
+{
+	__u32 at = off + ETH_HLEN + (proto == bpf_htons(ETH_P_IP) ? 9 : 6);
+	__u8 next;
+	if (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6))
+		return 0;
+	return !bpf_skb_load_bytes(skb, at, &next, 1) && next == IPPROTO_SCTP;
 }
 
 // opens reports whether an inner packet at off is a TCP segment with SYN, in IPv4 or in IPv6 without extension

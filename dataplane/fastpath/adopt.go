@@ -1,0 +1,128 @@
+package fastpath
+
+import (
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/xenvnet/xend/vnet"
+)
+
+// version is that of what the tables mean. Whoever changes that in bpf/tables.h, without changing the size of an
+// element, counts it up: tables of another version are not taken over.
+const version = 1
+
+// adopt finds the tables of programs of an earlier run: all that the programs of the spec have, or none. They need no
+// names in a file system: who finds a program on a device has found its tables, whichever daemon, prefix or network
+// namespace it belongs to.
+func adopt(spec *ebpf.CollectionSpec, attached []ebpf.ProgramID) map[string]*ebpf.Map {
+	found := map[string]*ebpf.Map{}
+	ids := map[string]ebpf.MapID{}
+	mixed := false
+	for _, id := range attached {
+		for _, m := range mapsOf(id) {
+			info, err := m.Info()
+			if err != nil {
+				_ = m.Close()
+				continue
+			}
+			mapID, _ := info.ID()
+			before, known := ids[info.Name]
+			s := spec.Maps[info.Name]
+			if known || s == nil || s.Compatible(m) != nil {
+				mixed = mixed || known && before != mapID // two generations
+				_ = m.Close()
+				continue
+			}
+			found[info.Name], ids[info.Name] = m, mapID
+		}
+	}
+	complete := !mixed && found["times"] != nil
+	if complete {
+		var t bpfTiming
+		complete = found["times"].Lookup(uint32(0), &t) == nil && t.Version == version
+	}
+	for name := range spec.Maps {
+		complete = complete && found[name] != nil
+	}
+	if complete {
+		return found
+	}
+	for _, m := range found {
+		_ = m.Close()
+	}
+	return nil
+}
+
+// mapsOf are the tables of a program; none if it is gone.
+func mapsOf(id ebpf.ProgramID) (out []*ebpf.Map) {
+	prog, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return nil
+	}
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		return nil
+	}
+	list, _ := info.MapIDs()
+	for _, id := range list {
+		if m, err := ebpf.NewMapFromID(id); err == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// restore takes over what tables of an earlier run hold.
+func (p *Tables) restore() {
+	used := map[uint32]bool{}
+	var vid bpfId
+	var v bpfVnet
+	for it := p.bpf.VnetOfId.Iterate(); it.Next(&vid, &v); {
+		p.vnets[vnet.ID(vid.Id)] = carried{slot: v.Slot, vnif: int(v.Vnif), mtu: int(v.Mtu)}
+		used[v.Slot] = true
+	}
+	p.slots.without(used)
+	used = map[uint32]bool{}
+	var h bpfHost
+	for it := p.bpf.Hosts.Iterate(); it.Next(&vid, &h); {
+		p.hosts[netip.AddrFrom16(vid.Id).Unmap()] = h.Slot
+		used[h.Slot] = true
+	}
+	p.free.without(used)
+}
+
+// Vnets are the vnets that the kernel carries.
+func (p *Tables) Vnets() []vnet.ID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]vnet.ID, 0, len(p.vnets))
+	for id := range p.vnets {
+		out = append(out, id)
+	}
+	return out
+}
+
+// Hosts are the hosts that are set.
+func (p *Tables) Hosts() []netip.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]netip.Addr, 0, len(p.hosts))
+	for addr := range p.hosts {
+		out = append(out, addr)
+	}
+	return out
+}
+
+// without makes slots be in use.
+func (s *slots) without(used map[uint32]bool) {
+	for n := range used {
+		s.next = max(s.next, n+1)
+	}
+	for n := range s.next {
+		if !used[n] {
+			s.back = append(s.back, n)
+		}
+	}
+}
