@@ -32,14 +32,14 @@ func handDrivenLab(t testing.TB, cfg Config) (*Engine, *worker, *network, *lab.H
 	require.NoError(t, attach(e, configOf(t, "97")))
 	w := e.workers[0]
 	w.view, w.now = e.view.Load(), e.now()
-	require.NotNil(t, w.view.links[underlay.IPv4])
+	require.NotNil(t, w.view.uplinks[underlay.IPv4])
 	return e, w, e.networks[idOf(t, "97")].network, h, s
 }
 
 // Nothing is allocated per frame, whatever way it goes.
 func TestAllocations(t *testing.T) {
 	cfg := testConfig()
-	cfg.Peers = []Peer{{Addr: "10.9.1.200"}}
+	cfg.Peers = []NamedHost{{Addr: "10.9.1.200"}}
 	cfg.BUMRate = 1 << 30
 	e, w, n, _, s := handDrivenLab(t, cfg)
 	o, err := s.Host("B") // where nobody listens: that would allocate
@@ -53,7 +53,7 @@ func TestAllocations(t *testing.T) {
 	copy(super, domainMAC(9))
 	copy(super[6:], domainMAC(1))
 	gso := wire.VnetHdr{Flags: wire.FlagNeedsCsum, GSOType: wire.GSOTCPv4, HdrLen: 54, GSOSize: 1448, CsumStart: 34, CsumOffset: 16}
-	a := arrival{link: w.view.links[underlay.IPv4], from: o.Addr(), outer: o.Addr()}
+	a := arrival{uplink: w.view.uplinks[underlay.IPv4], from: o.Addr(), outer: o.Addr()}
 	grouped := a
 	grouped.by = dedup.Group
 	inUnicast, inBroadcast := vudp(n.config.ID, tcpFrame(1000)), vudp(n.config.ID, testFrame(broadcastMAC, domainMAC(9), "in"))
@@ -98,7 +98,7 @@ func TestReceiveAllocations(t *testing.T) {
 	const runs = 5
 	frame := testFrame(domainMAC(9), domainMAC(1), "out")
 	packet := vudp(n.config.ID, tcpFrame(1000))
-	l := w.view.links[underlay.IPv4]
+	l := w.view.uplinks[underlay.IPv4]
 	share := &n.shares[0]
 	for name, from := range map[string]struct{ send, receive func() }{
 		"UDP":      {func() { o.send(h.Addr(), packet) }, func() { w.fromUDP(l, l.UDP()[0]) }},

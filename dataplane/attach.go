@@ -48,7 +48,7 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 	if err != nil {
 		return fmt.Errorf("vnet %s: security %s: %w", c.IDText, c.Security, err)
 	}
-	same := before != nil && len(before.ports) > 0 && before.devices.PeerIndex == d.PeerIndex
+	same := before != nil && len(before.ports) > 0 && before.devices.PartnerIndex == d.PartnerIndex
 	var opened []vnif
 	if state == stateRunning && !same {
 		ports, err := port.OpenShared(d, port.Options{}, len(workers))
@@ -223,13 +223,13 @@ func (e *Engine) retire(ports []vnif) {
 	}
 }
 
-// lost stops carrying a vnet whose pair vanished, if it still has that peer.
-func (e *Engine) lost(id vnet.ID, peer int) {
+// lost stops carrying a vnet whose pair vanished, if it still has that partner.
+func (e *Engine) lost(id vnet.ID, partner int) {
 	e.attaching.Lock()
 	defer e.attaching.Unlock()
 	e.mu.Lock()
 	a := e.networks[id]
-	if a == nil || a.devices.PeerIndex != peer || e.state != stateRunning {
+	if a == nil || a.devices.PartnerIndex != partner || e.state != stateRunning {
 		e.mu.Unlock()
 		return
 	}
@@ -253,7 +253,7 @@ func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
 	e.mu.Lock()
 	for id, a := range e.networks {
 		switch ev.Link.Index {
-		case a.devices.PeerIndex:
+		case a.devices.PartnerIndex:
 			e.mu.Unlock()
 			if ev.Gone {
 				e.lost(id, ev.Link.Index)

@@ -215,7 +215,7 @@ func TestNothingInterrupts(t *testing.T) {
 			c.EntryTTL += time.Duration(i+1) * time.Second
 			c.BUMRate = 1000 * (i + 1)
 			c.TTL = 2 + i
-			c.Replicate = []Peer{{Addr: "192.0.2.10"}}
+			c.Replicate = []NamedHost{{Addr: "192.0.2.10"}}
 			require.NoError(t, h.Reload(c))
 			require.NoError(t, detach(h.Engine, configOf(t, "98")))
 			require.NoError(t, detach(h.Engine, configOf(t, "99")))

@@ -57,8 +57,8 @@ const (
 	SourceFixed SourcePort = "fixed"
 )
 
-// Peer names another host.
-type Peer struct {
+// NamedHost names another host.
+type NamedHost struct {
 	// Addr is an IP address or, in Config only, a host name.
 	Addr string
 	// Port is the peer's UDP port; 0 means the protocol's.
@@ -96,9 +96,9 @@ type Config struct {
 	// EtherIPHosts says whether EtherIP without UDP is received, and sent to hosts that know nothing else.
 	EtherIPHosts EtherIPHosts
 	// Peers get by VFWD what is multicast here.
-	Peers []Peer
+	Peers []NamedHost
 	// Replicate are the hosts that get a unicast copy of every flooded frame (head-end replication).
-	Replicate []Peer
+	Replicate []NamedHost
 	// ResolveInterval is how often names in Peers and Replicate are looked up again.
 	ResolveInterval time.Duration
 
@@ -192,7 +192,7 @@ func (c Config) Validate() error {
 	check(!c.Security.NAT || c.Security.Encapsulation == ESPInUDP, "security encapsulation %q does not pass NAT", c.Security.Encapsulation)
 	for _, list := range []struct {
 		name  string
-		peers []Peer
+		peers []NamedHost
 	}{{"peer", c.Peers}, {"replicate", c.Replicate}} {
 		for i, p := range list.peers {
 			check(p.Addr != "", "%s %d has no address", list.name, i+1)

@@ -50,8 +50,8 @@ type Lane struct {
 
 // encap is how a vnet's frames travel to one host or group. It is made by view.encap and by nothing else.
 type encap struct {
-	form form
-	link *link
+	form   form
+	uplink *uplink
 	// seal is nil in the clear.
 	seal Seal
 	// place is one more than the number of the socket, of those that are only sent by; 0: the one with the port of
@@ -113,8 +113,8 @@ func (n *network) takes(a arrival) bool {
 	return a.opened == nil
 }
 
-// formFor chooses how a vnet speaks by a link to a host or group.
-func (v *view) formFor(n *network, l *link, to netip.Addr) form {
+// formFor chooses how a vnet speaks by an uplink to a host or group.
+func (v *view) formFor(n *network, l *uplink, to netip.Addr) form {
 	switch {
 	case n.secured():
 		return v.usualForm(n)
@@ -133,7 +133,7 @@ func (v *view) formFor(n *network, l *link, to netip.Addr) form {
 // encap chooses how a vnet speaks to a host or group. It is false where it cannot: no underlay of the address's
 // family, or no key.
 func (v *view) encap(n *network, to netip.Addr) (encap, bool) {
-	l := v.links[underlay.Of(to)]
+	l := v.uplinks[underlay.Of(to)]
 	if l == nil || !n.sends() {
 		return encap{}, false
 	}
@@ -146,8 +146,8 @@ func (v *view) encap(n *network, to netip.Addr) (encap, bool) {
 }
 
 // wrap is encap, once the form is chosen.
-func (v *view) wrap(n *network, l *link, f form) encap {
-	e := encap{form: f, link: l, prefix: n.header, port: v.port, overhead: offload.VUDPv4}
+func (v *view) wrap(n *network, l *uplink, f form) encap {
+	e := encap{form: f, uplink: l, prefix: n.header, port: v.port, overhead: offload.VUDPv4}
 	if l.Family() == underlay.IPv6 {
 		e.overhead = offload.VUDPv6
 	}
@@ -172,7 +172,7 @@ func (v *view) wrap(n *network, l *link, f form) encap {
 func (e *encap) way() uint32 { return uint32(e.form) | uint32(e.place)<<8 }
 
 // socketOf is the socket by which a thread sends what goes a way.
-func (l *link) socketOf(way uint32, number int) *underlay.Socket {
+func (l *uplink) socketOf(way uint32, number int) *underlay.Socket {
 	if place := uint8(way >> 8); place > 0 {
 		return l.Spread(number)[place-1]
 	}
@@ -180,7 +180,7 @@ func (l *link) socketOf(way uint32, number int) *underlay.Socket {
 }
 
 // socket is the socket by which a thread sends packets of a form.
-func (l *link) socket(f form, number int) *underlay.Socket {
+func (l *uplink) socket(f form, number int) *underlay.Socket {
 	switch f {
 	case etherIP:
 		return l.EtherIP()
@@ -216,11 +216,11 @@ func (e *encap) path(to netip.AddrPort, limit int) offload.Path {
 
 // destination is where a flooded frame goes.
 type destination struct {
-	link *link
-	addr netip.AddrPort
+	uplink *uplink
+	addr   netip.AddrPort
 }
 
-// audience is who gets what is for everybody, by form, those of one link together.
+// audience is who gets what is for everybody, by form, those of one uplink together.
 type audience struct {
 	to [forms][]destination
 	// wants are the forms that are needed, be it for VFWD only.
@@ -237,7 +237,7 @@ var securedVnet = &network{config: vnet.Config{Security: vnet.Conf}}
 // with.
 func (v *view) everybody(secured bool) *audience {
 	a := new(audience)
-	add := func(f form, l *link, addr netip.AddrPort) {
+	add := func(f form, l *uplink, addr netip.AddrPort) {
 		a.to[f] = append(a.to[f], destination{l, addr})
 		a.wants[f] = true
 	}
@@ -245,7 +245,7 @@ func (v *view) everybody(secured bool) *audience {
 	if secured {
 		udp = v.usualForm(securedVnet)
 	}
-	for _, l := range v.links {
+	for _, l := range v.uplinks {
 		if l == nil {
 			continue
 		}
@@ -289,7 +289,7 @@ func (v *view) floodFrame(n *network) int {
 		if !a.wants[f] {
 			continue
 		}
-		for _, l := range v.links {
+		for _, l := range v.uplinks {
 			if l == nil || f == etherIP && l.EtherIP() == nil {
 				continue
 			}
@@ -303,9 +303,9 @@ func (v *view) floodFrame(n *network) int {
 	return limit
 }
 
-// anyLink is a usable underlay; nil if there is none.
-func (v *view) anyLink() *link {
-	for _, l := range v.links {
+// anyUplink is a usable underlay; nil if there is none.
+func (v *view) anyUplink() *uplink {
+	for _, l := range v.uplinks {
 		if l != nil {
 			return l
 		}

@@ -49,10 +49,10 @@ func (f *fakeSeal) Port() uint16     { return f.port }
 func (f *fakeSeal) Hidden() []netip.AddrPort { return nil }
 
 // linkOf is a usable underlay without sockets, of an MTU.
-func linkOf(t *testing.T, mtu int, group string) *link {
+func linkOf(t *testing.T, mtu int, group string) *uplink {
 	t.Helper()
 	g := netip.MustParseAddr(group)
-	return &link{
+	return &uplink{
 		Underlay: underlay.Detached(underlay.Of(g), 1), path: &underlay.Path{MTU: mtu, Source: netip.MustParseAddr("192.0.2.1")},
 		group: netip.AddrPortFrom(g, 1798), heard: new(heard),
 	}
@@ -66,10 +66,10 @@ func TestEncapsulationIsChosenByVnetAndHost(t *testing.T) {
 	secret.seal = &fakeSeal{port: 4500}
 	four, old, six := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8::2")
 	l4, l6 := linkOf(t, 1500, "224.10.0.1"), linkOf(t, 1500, "ff05::706")
-	both := [2]*link{l4, l6}
+	both := [2]*uplink{l4, l6}
 	for name, c := range map[string]struct {
 		network  *network
-		links    [2]*link
+		links    [2]*uplink
 		etherip  bool
 		to       netip.Addr
 		none     bool
@@ -83,7 +83,7 @@ func TestEncapsulationIsChosenByVnetAndHost(t *testing.T) {
 		"an old host":                       {network: open, links: both, to: old, form: etherIP, overhead: 38, maxFrame: 1462},
 		"all by EtherIP":                    {network: open, links: both, etherip: true, to: four, form: etherIP, overhead: 38, maxFrame: 1462},
 		"all by EtherIP, but not IPv6":      {network: open, links: both, etherip: true, to: six, form: inUDP, overhead: 70, maxFrame: 1430, port: 1798},
-		"no underlay of the family":         {network: open, links: [2]*link{l4, nil}, to: six, none: true},
+		"no underlay of the family":         {network: open, links: [2]*uplink{l4, nil}, to: six, none: true},
 		"no key":                            {network: keyless, links: both, to: four, none: true},
 		"sealed":                            {network: secret, links: both, to: four, form: sealed, overhead: 61, maxFrame: 1464 - 22, port: 4500},
 		"sealed over IPv6":                  {network: secret, links: both, to: six, form: sealed, overhead: 81, maxFrame: 1444 - 22, port: 4500},
@@ -91,7 +91,7 @@ func TestEncapsulationIsChosenByVnetAndHost(t *testing.T) {
 		"sealed where all is EtherIP":       {network: secret, links: both, etherip: true, to: four, form: sealed, overhead: 61, maxFrame: 1464 - 22, port: 4500},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := &view{links: c.links, etherip: c.etherip, port: 1798, old: map[netip.Addr]struct{}{old: {}}}
+			v := &view{uplinks: c.links, etherip: c.etherip, port: 1798, old: map[netip.Addr]struct{}{old: {}}}
 			e, ok := v.encap(c.network, c.to)
 			require.Equal(t, c.none, !ok)
 			if c.none {
@@ -135,7 +135,7 @@ func TestEverybody(t *testing.T) {
 	replica4, replica6 := netip.MustParseAddrPort("192.0.2.7:1798"), netip.MustParseAddrPort("[2001:db8::7]:1798")
 	old := netip.MustParseAddr("192.0.2.3")
 	v := &view{
-		links: [2]*link{l4, l6}, port: 1798, replicas: []netip.AddrPort{replica4, replica6},
+		uplinks: [2]*uplink{l4, l6}, port: 1798, replicas: []netip.AddrPort{replica4, replica6},
 		old: map[netip.Addr]struct{}{old: {}}, peers: []hosts.Peer{{}},
 	}
 	toOld := destination{l4, netip.AddrPortFrom(old, 1798)}
@@ -151,7 +151,7 @@ func TestEverybody(t *testing.T) {
 	require.Equal(t, &audience{
 		to: [forms][]destination{inUDP: {four, group6, six}, etherIP: {group4}}, wants: [forms]bool{inUDP: true, etherIP: true},
 	}, v.everybody(false))
-	v.links[underlay.IPv6], v.replicas = nil, nil
+	v.uplinks[underlay.IPv6], v.replicas = nil, nil
 	a := v.everybody(false)
 	require.Equal(t, [forms]bool{inUDP: true, etherIP: true}, a.wants, "VFWD carries VUDP")
 	require.Empty(t, a.to[inUDP])
@@ -164,7 +164,7 @@ func TestWhatLeavesIsSealed(t *testing.T) {
 	n := bareNetwork(vnet.Config{ID: vnet.ID{15: 0x97}, Security: vnet.Conf}, 1)
 	seal := &fakeSeal{port: 4500}
 	n.seal = seal
-	v := &view{links: [2]*link{linkOf(t, 1500, "224.10.0.1")}, port: 1798}
+	v := &view{uplinks: [2]*uplink{linkOf(t, 1500, "224.10.0.1")}, port: 1798}
 	to := netip.MustParseAddr("192.0.2.2")
 	e, ok := v.encap(n, to)
 	require.True(t, ok)

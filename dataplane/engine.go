@@ -12,7 +12,7 @@
 //	vnif <──port.Send── coalesce <── validate, learn <──underlay.Recv── other hosts, group, peers
 //
 //	Attach, Detach, AddPeer, Reload, network events ──> Engine.mu ──> publish ──> view
-//	workers ──notice──> control (the log, hosts that speak only EtherIP)
+//	workers ──notice──> cold side (the log, hosts that speak only EtherIP)
 package dataplane
 
 import (
@@ -207,11 +207,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	for _, f := range e.underlays {
 		if echo := f.sockets.Echo(); echo != nil {
-			echo.SetAdmits(e.admitsEcho)
+			echo.SetTakes(e.takesEcho)
 			group.Go(func() error { return echo.Run(ctx) })
 		}
 	}
-	group.Go(func() error { return e.control(ctx, watch) })
+	group.Go(func() error { return e.cold(ctx, watch) })
 	group.Go(func() error { return e.resolve(ctx) })
 	group.Go(func() error { return e.watchCopies(ctx) })
 	group.Go(func() error { return e.guards.run(ctx) })
@@ -337,15 +337,15 @@ func (e *Engine) publishLocked() {
 		}
 	}
 	for _, f := range e.underlays {
-		if f.link == nil {
+		if f.uplink == nil {
 			continue
 		}
-		v.links[f.family] = f.link
+		v.uplinks[f.family] = f.uplink
 		for token, s := range f.tokens {
-			v.sources[token] = source{link: f.link, socket: s}
+			v.sources[token] = source{uplink: f.uplink, socket: s}
 		}
 		for token, s := range f.secureTokens {
-			v.sources[token] = source{link: f.link, socket: s, secured: true}
+			v.sources[token] = source{uplink: f.uplink, socket: s, secured: true}
 		}
 	}
 	if !v.deaf {
@@ -466,7 +466,7 @@ func (e *Engine) sayLocked(say func(*speaker)) {
 	}
 	s := &e.mouth
 	s.view, s.now = e.view.Load(), e.now()
-	if s.view.links == [2]*link{} {
+	if s.view.uplinks == [2]*uplink{} {
 		return
 	}
 	say(s)

@@ -67,7 +67,7 @@ func TestUnknownVnets(t *testing.T) {
 func TestCopiesByAllWays(t *testing.T) {
 	cfg := testConfig()
 	cfg.IPv6 = true
-	cfg.Replicate = []Peer{{Addr: "10.9.1.1"}, {Addr: "10.9.1.2"}, {Addr: "2001:db8::2"}}
+	cfg.Replicate = []NamedHost{{Addr: "10.9.1.1"}, {Addr: "10.9.1.2"}, {Addr: "2001:db8::2"}}
 	m := newMemory(t, 3, cfg)
 	m.mutualPeers()
 	for i := range 20 {

@@ -215,7 +215,7 @@ func guardsOf(links []hostnet.Link, addresses []hostnet.Address, underlays map[i
 	}
 	onVnet := map[int]bool{} // gets what comes from a vnet
 	for _, l := range links {
-		if id, ours := port.Owner(l); ours && (l.Kind == "bridge" || l.Kind == "veth" && l.Name != port.PeerName(id)) {
+		if id, ours := port.Owner(l); ours && (l.Kind == "bridge" || l.Kind == "veth" && l.Name != port.PartnerName(id)) {
 			onVnet[l.Index] = true
 		}
 	}

@@ -78,7 +78,7 @@ func (m *memory) host(cfg Config) *memoryHost {
 		fam := underlay.Family(i)
 		f := &family{family: fam, sockets: underlay.Detached(fam, 1), heard: new(heard), watch: groupWatch{since: h.now()}}
 		f.choice = underlay.Choice{Index: underlayIndex, Device: "eth0", MTU: 1500, Addr: addr, Group: families[fam]}
-		f.link = &link{
+		f.uplink = &uplink{
 			Underlay: f.sockets, secure: underlay.Detached(fam, 1), path: &underlay.Path{Source: addr, Index: underlayIndex, MTU: 1500}, heard: f.heard,
 			group: netip.AddrPortFrom(families[fam], cfg.Port),
 		}
@@ -147,7 +147,7 @@ func (h *memoryHost) step() (busy bool) {
 			h.w.fromVnif(n, p)
 		}
 	}
-	for _, l := range h.w.view.links {
+	for _, l := range h.w.view.uplinks {
 		if l == nil {
 			continue
 		}

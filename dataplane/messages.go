@@ -47,10 +47,10 @@ type speaker struct {
 
 // spoken is a packet of our own.
 type spoken struct {
-	link  *link
-	form  form
-	to    netip.AddrPort
-	parts [2][]byte
+	uplink *uplink
+	form   form
+	to     netip.AddrPort
+	parts  [2][]byte
 }
 
 func newSpeaker(e *Engine, number, lane int) speaker {
@@ -75,12 +75,12 @@ func (s *speaker) sendFailed(packets int, err error) {
 }
 
 // message queues a VARP message of a vnet for one address.
-func (s *speaker) message(n *network, m wire.VARP, l *link, to netip.Addr) {
+func (s *speaker) message(n *network, m wire.VARP, l *uplink, to netip.Addr) {
 	payload, ok := s.pack(n, m, Lane{Sender: s.lane})
 	if !ok {
 		return
 	}
-	q := spoken{link: l, form: s.view.usualForm(n), parts: [2][]byte{payload}}
+	q := spoken{uplink: l, form: s.view.usualForm(n), parts: [2][]byte{payload}}
 	q.to = s.place(n, q.form, to)
 	if h, ok := n.hidden(to); ok {
 		q.form, q.to = sealedHome, h
@@ -123,7 +123,7 @@ func (s *speaker) pack(n *network, m wire.VARP, lane Lane) (payload []byte, ok b
 
 // reply answers a VARP request for a MAC that lives here.
 func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
-	l := s.view.links[underlay.Of(to)]
+	l := s.view.uplinks[underlay.Of(to)]
 	if l == nil {
 		s.drop(DropNoUnderlay)
 		return
@@ -136,7 +136,7 @@ func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
 }
 
 // ask asks one host whether it has a MAC.
-func (s *speaker) ask(n *network, mac wire.MAC, l *link, host netip.Addr) {
+func (s *speaker) ask(n *network, mac wire.MAC, l *uplink, host netip.Addr) {
 	s.message(n, wire.VARP{Opcode: wire.Request, Vnet: n.config.ID, MAC: mac, CareOf: l.path.Source}, l, host)
 }
 
@@ -158,7 +158,7 @@ func (s *speaker) request(n *network, mac wire.MAC) {
 // host's, of the family that carries the message.
 func (s *speaker) everybody(n *network, m wire.VARP) {
 	// IPv6 first: of a host with both families, the last word is IPv4.
-	for _, l := range [...]*link{s.view.links[underlay.IPv6], s.view.links[underlay.IPv4]} {
+	for _, l := range [...]*uplink{s.view.uplinks[underlay.IPv6], s.view.uplinks[underlay.IPv4]} {
 		if l == nil {
 			continue
 		}
@@ -171,9 +171,9 @@ func (s *speaker) everybody(n *network, m wire.VARP) {
 	}
 }
 
-// flooded queues a packet of a vnet to everybody that a link reaches.
-func (s *speaker) flooded(n *network, l *link, f form, payload []byte) {
-	q := spoken{link: l, form: f, to: s.place(n, f, l.group.Addr()), parts: [2][]byte{payload}}
+// flooded queues a packet of a vnet to everybody that an uplink reaches.
+func (s *speaker) flooded(n *network, l *uplink, f form, payload []byte) {
+	q := spoken{uplink: l, form: f, to: s.place(n, f, l.group.Addr()), parts: [2][]byte{payload}}
 	s.queue = append(s.queue, q)
 	for _, to := range s.view.replicas {
 		if underlay.Of(to.Addr()) == l.Family() {
@@ -197,7 +197,7 @@ func (s *speaker) flooded(n *network, l *link, f form, payload []byte) {
 }
 
 // forward queues a packet that was multicast by from, to the group and from's port, for all peers but from itself.
-func (s *speaker) forward(l *link, from netip.AddrPort, payload ...[]byte) {
+func (s *speaker) forward(l *uplink, from netip.AddrPort, payload ...[]byte) {
 	var header, whole []byte
 	for i := range s.view.peers {
 		p := &s.view.peers[i]
@@ -223,7 +223,7 @@ func (s *speaker) forward(l *link, from netip.AddrPort, payload ...[]byte) {
 		}
 		p.ForwardedTx.Add(1, len(header)+len(whole))
 		p.Tx.Add(1, len(header)+len(whole))
-		s.queue = append(s.queue, spoken{link: l, to: netip.AddrPortFrom(p.Addr(), p.Port), parts: [2][]byte{header, whole}})
+		s.queue = append(s.queue, spoken{uplink: l, to: netip.AddrPortFrom(p.Addr(), p.Port), parts: [2][]byte{header, whole}})
 	}
 	if len(s.queue) >= maxQueue {
 		s.flush()
@@ -238,11 +238,11 @@ func (s *speaker) flush() {
 	for i := 0; i < len(s.queue); {
 		first := &s.queue[i]
 		s.msgs = s.msgs[:0]
-		for ; i < len(s.queue) && s.queue[i].link == first.link && s.queue[i].form == first.form; i++ {
+		for ; i < len(s.queue) && s.queue[i].uplink == first.uplink && s.queue[i].form == first.form; i++ {
 			q := &s.queue[i]
 			s.msgs = append(s.msgs, underlay.Msg{To: q.to, Bufs: q.parts[:]})
 		}
-		l := first.link
+		l := first.uplink
 		if failed, err := s.carrier.Send(l.socket(first.form, s.number), l.path, s.msgs); failed > 0 {
 			s.sendFailed(failed, err)
 		}

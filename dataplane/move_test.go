@@ -156,7 +156,7 @@ func TestLoop(t *testing.T) {
 	d1 := a.domain(1, "97")
 	b.domain(2, "97")
 	// The bridges are joined by a cable, too.
-	_, err := a.Net.EnsureVeth(hostnet.Veth{Name: "cable", Peer: "cable", PeerHost: b.Net})
+	_, err := a.Net.EnsureVeth(hostnet.Veth{Name: "cable", Partner: "cable", PartnerHost: b.Net})
 	require.NoError(t, err)
 	for _, h := range hosts {
 		require.NoError(t, join(h, "cable", "vnet97"))

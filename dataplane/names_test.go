@@ -24,8 +24,8 @@ func TestNames(t *testing.T) {
 	h, err := s.Host("A")
 	require.NoError(t, err)
 	cfg.ResolveInterval = 20 * time.Millisecond
-	cfg.Peers = []Peer{{Addr: "peer.example"}, {Addr: "192.0.2.1", Port: 1799}}
-	cfg.Replicate = []Peer{{Addr: "replica.example"}, {Addr: "nowhere.example"}}
+	cfg.Peers = []NamedHost{{Addr: "peer.example"}, {Addr: "192.0.2.1", Port: 1799}}
+	cfg.Replicate = []NamedHost{{Addr: "replica.example"}, {Addr: "nowhere.example"}}
 	var current atomic.Pointer[netip.Addr]
 	first := netip.MustParseAddr("192.0.2.7")
 	current.Store(&first)
@@ -61,8 +61,8 @@ func TestNamesOfManyHosts(t *testing.T) {
 	require.NoError(t, err)
 	cfg := testConfig()
 	cfg.ResolveInterval = 20 * time.Millisecond
-	cfg.Replicate = []Peer{{Addr: "hosts.example"}, {Addr: "me.example"}, {Addr: "link.example"}}
-	cfg.Peers = []Peer{{Addr: "hosts.example"}}
+	cfg.Replicate = []NamedHost{{Addr: "hosts.example"}, {Addr: "me.example"}, {Addr: "link.example"}}
+	cfg.Peers = []NamedHost{{Addr: "hosts.example"}}
 	e, err := New(cfg, h.Net, logger(t, "A"))
 	require.NoError(t, err)
 	other, later := h.Addr().Next(), h.Addr().Next().Next()

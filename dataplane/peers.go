@@ -36,7 +36,7 @@ type replica struct {
 
 // newReplicas makes the list of hosts of the configuration; names that were resolved before keep their
 // address until they are looked up again.
-func newReplicas(list []Peer, port uint16, before []*replica) []*replica {
+func newReplicas(list []NamedHost, port uint16, before []*replica) []*replica {
 	var out []*replica
 	for _, p := range list {
 		r := &replica{name: p.Addr, port: p.Port}
@@ -55,7 +55,7 @@ func newReplicas(list []Peer, port uint16, before []*replica) []*replica {
 	return out
 }
 
-func (p *peers) configure(list []Peer, port uint16) {
+func (p *peers) configure(list []NamedHost, port uint16) {
 	p.configured = newReplicas(list, port, p.configured)
 	p.removed = nil
 }

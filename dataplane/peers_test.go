@@ -156,7 +156,7 @@ func TestForwardedAsTheyCame(t *testing.T) {
 	require.NoError(t, err)
 	peer, src := newOriginal(t, s, "peer"), newOriginal(t, s, "source")
 	cfg := testConfig()
-	cfg.Peers = []Peer{{Addr: peer.Addr().String()}}
+	cfg.Peers = []NamedHost{{Addr: peer.Addr().String()}}
 	a := startEngine(t, h, cfg)
 	add(t, "97", a)
 	const rounds, frames = 20, 40

@@ -18,7 +18,7 @@ import (
 func TestForwardedUnclamped(t *testing.T) {
 	cfg := testConfig()
 	cfg.MTUMode = MTUPath
-	cfg.Peers = []Peer{{Addr: "10.9.1.200"}}
+	cfg.Peers = []NamedHost{{Addr: "10.9.1.200"}}
 	_, w, n := handDriven(t, cfg)
 	syn := append(append(append([]byte{}, broadcastMAC...), domainMAC(9)...), 8, 0)
 	mss := []byte{2, 4, 5, 0xb4}
@@ -31,7 +31,7 @@ func TestForwardedUnclamped(t *testing.T) {
 	b := vudp(n.config.ID, syn)
 	came := string(b)
 	other := netip.MustParseAddr("10.9.1.2")
-	w.fromHost(b, arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: wire.Group, by: dedup.Group})
+	w.fromHost(b, arrival{uplink: w.view.uplinks[underlay.IPv4], from: other, outer: other, to: wire.Group, by: dedup.Group})
 	require.Len(t, w.queue, 1)
 	require.Equal(t, came, string(w.queue[0].parts[1]))
 	w.flush()

@@ -79,7 +79,7 @@ func (w *worker) probe(b []byte, a arrival) {
 	if p.WantsGroup && a.by == dedup.Group {
 		w.engine.notify(notice{kind: noticeGroupWanted, addr: a.from})
 	}
-	l := w.view.links[underlay.Of(a.from)]
+	l := w.view.uplinks[underlay.Of(a.from)]
 	if p.NoAnswer || l == nil {
 		return
 	}
@@ -92,7 +92,7 @@ func (w *worker) probe(b []byte, a arrival) {
 		Version: "xend " + version.Version, Replicates: len(w.view.replicas) > 0,
 		HearsGroup: l.heard.group.Load() > 0 && w.now-l.heard.group.Load() <= w.view.groupSilence,
 	}
-	for _, l := range w.view.links {
+	for _, l := range w.view.uplinks {
 		if l != nil {
 			answer.Addrs = append(answer.Addrs, l.path.Source)
 		}
@@ -107,7 +107,7 @@ func (w *worker) probe(b []byte, a arrival) {
 	}
 	at := len(w.arena)
 	w.arena = answer.Append(w.arena)
-	w.queue = append(w.queue, spoken{link: l, to: netip.AddrPortFrom(a.from, w.view.port), parts: [2][]byte{w.arena[at:]}})
+	w.queue = append(w.queue, spoken{uplink: l, to: netip.AddrPortFrom(a.from, w.view.port), parts: [2][]byte{w.arena[at:]}})
 }
 
 // asks reports whether an answer is to this host's last question.
@@ -116,13 +116,13 @@ func (e *Engine) asks(answer []byte) bool {
 	return nonce != nil && wire.ProbeNonce(answer) == *nonce
 }
 
-// ask sends a probe to addresses of a link.
-func (s *speaker) probe(p wire.Probe, l *link, to ...netip.Addr) {
+// probe sends a probe to addresses that an uplink reaches.
+func (s *speaker) probe(p wire.Probe, l *uplink, to ...netip.Addr) {
 	p.CareOf = l.path.Source
 	at := len(s.arena)
 	s.arena = p.Append(s.arena)
 	for _, addr := range to {
-		s.queue = append(s.queue, spoken{link: l, to: netip.AddrPortFrom(addr, s.view.port), parts: [2][]byte{s.arena[at:]}})
+		s.queue = append(s.queue, spoken{uplink: l, to: netip.AddrPortFrom(addr, s.view.port), parts: [2][]byte{s.arena[at:]}})
 	}
 }
 
@@ -154,10 +154,10 @@ func (e *Engine) askLocked(f *family) {
 	p := wire.Probe{Nonce: nonce, Size: wire.MinProbe}
 	e.sayLocked(func(s *speaker) {
 		for _, h := range known[:min(len(known), maxAsked)] {
-			s.probe(p, f.link, h.Addr)
+			s.probe(p, f.uplink, h.Addr)
 		}
 		p.WantsGroup = true
-		s.probe(p, f.link, f.link.group.Addr())
+		s.probe(p, f.uplink, f.uplink.group.Addr())
 	})
 }
 
@@ -176,7 +176,7 @@ func (e *Engine) groupWantedLocked(from netip.Addr) {
 
 // obligeLocked says something by the group, if a host wants to hear that.
 func (e *Engine) obligeLocked(f *family, now int64) {
-	if f.link == nil || !f.watch.wanted.IsValid() {
+	if f.uplink == nil || !f.watch.wanted.IsValid() {
 		return
 	}
 	f.watch.wanted = netip.Addr{}
@@ -185,7 +185,7 @@ func (e *Engine) obligeLocked(f *family, now int64) {
 	}
 	f.watch.said = now
 	e.sayLocked(func(s *speaker) {
-		s.probe(wire.Probe{Size: wire.MinProbe, NoAnswer: true}, f.link, f.link.group.Addr())
+		s.probe(wire.Probe{Size: wire.MinProbe, NoAnswer: true}, f.uplink, f.uplink.group.Addr())
 	})
 }
 
@@ -193,7 +193,7 @@ func (e *Engine) obligeLocked(f *family, now int64) {
 // told, the others are asked, and something must come from them by unicast that does not come by the group.
 func (e *Engine) listenLocked(f *family, now int64) {
 	limit := int64(e.config.GroupSilence)
-	if f.link == nil || limit == 0 {
+	if f.uplink == nil || limit == 0 {
 		return
 	}
 	w := &f.watch

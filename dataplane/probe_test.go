@@ -82,7 +82,7 @@ func (m *memory) probes() (out []underlaytest.Packet) {
 func TestDeadGroupIsTold(t *testing.T) {
 	m, w, n := handDriven(t, testConfig())
 	e, f, other := m.hosts[0], m.hosts[0].underlays[0], netip.MustParseAddr("10.9.1.2")
-	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: e.addr}
+	from := arrival{uplink: w.view.uplinks[underlay.IPv4], from: other, outer: other, to: e.addr}
 	w.fromHost(vudp(n.config.ID, testFrame(domainMAC(1), domainMAC(9), "by unicast")), from)
 	f.heard.group.Store(w.now)
 	later := w.now + int64(e.config.GroupSilence) + int64(time.Hour) // long after unicast was heard
@@ -143,7 +143,7 @@ func TestProbeIsAnswered(t *testing.T) {
 	e, other := m.hosts[0], netip.MustParseAddr("10.9.1.2")
 	secret := bareNetwork(vnet.Config{ID: vnet.ID{15: 0x55}, Security: vnet.Conf}, 1)
 	w.view.vnets[secret.config.ID] = secret
-	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: wire.Group, by: dedup.Group}
+	from := arrival{uplink: w.view.uplinks[underlay.IPv4], from: other, outer: other, to: wire.Group, by: dedup.Group}
 	ask := func(size int) []byte {
 		p := wire.Probe{Nonce: [16]byte{7, 15: byte(size)}, CareOf: other, Size: size}
 		return p.Append(nil)
@@ -168,7 +168,7 @@ func TestProbeIsAnswered(t *testing.T) {
 		if size >= wire.MinProbe {
 			require.Equal(t, []vnet.ID{n.config.ID}, p.Vnets)
 			require.Equal(t, 1, p.VnetCount)
-			require.Equal(t, []netip.Addr{w.view.links[underlay.IPv4].path.Source}, p.Addrs)
+			require.Equal(t, []netip.Addr{w.view.uplinks[underlay.IPv4].path.Source}, p.Addrs)
 			require.Contains(t, p.Version, "xend")
 		}
 	}

@@ -17,7 +17,7 @@ import (
 
 // arrival is where a packet came from.
 type arrival struct {
-	link *link
+	uplink *uplink
 	// from is the host that sent it; of VFWD, the original sender.
 	from netip.Addr
 	// outer is the host that it came from last, and to the address that it was sent to.
@@ -31,9 +31,9 @@ type arrival struct {
 
 // inbound is a frame for a vnif, and the next one for the same.
 type inbound struct {
-	frame []byte
-	link  *link // that it came by
-	next  int   // index, -1 for none
+	frame  []byte
+	uplink *uplink // that it came by
+	next   int     // index, -1 for none
 }
 
 // target is a vnif that frames are for.
@@ -45,7 +45,7 @@ type target struct {
 }
 
 // fromUDP moves a batch of packets from other hosts to vnifs.
-func (w *worker) fromUDP(l *link, s *underlay.Socket) {
+func (w *worker) fromUDP(l *uplink, s *underlay.Socket) {
 	count, err := w.carrier.Recv(s, w.received)
 	if err != nil {
 		return // an error of the moment: a device that went down
@@ -55,7 +55,7 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 		if p.Misdirected && s != l.UDP()[0] {
 			continue // all sockets get a copy of a broadcast
 		}
-		a, ok := w.admit(l, p)
+		a, ok := w.arrival(l, p)
 		if !ok {
 			continue
 		}
@@ -71,14 +71,14 @@ func (w *worker) fromUDP(l *link, s *underlay.Socket) {
 }
 
 // fromEtherIP moves a batch of EtherIP packets to vnifs.
-func (w *worker) fromEtherIP(l *link, s *underlay.Socket) {
+func (w *worker) fromEtherIP(l *uplink, s *underlay.Socket) {
 	count, err := w.carrier.Recv(s, w.received)
 	if err != nil {
 		return
 	}
 	for i := range count {
 		p := w.received.Packet(i)
-		a, ok := w.admit(l, p)
+		a, ok := w.arrival(l, p)
 		if !ok {
 			continue
 		}
@@ -107,13 +107,13 @@ func (w *worker) heardEtherIP(id vnet.ID, frame []byte, a arrival) {
 	}
 	h := w.engine.hosts.See(a.from, w.now)
 	if h != nil && w.engine.hosts.HeardEtherIP(h, id, wire.Source(frame), w.now) {
-		w.ask(n, wire.Source(frame), a.link, a.from)
+		w.ask(n, wire.Source(frame), a.uplink, a.from)
 	}
 }
 
-// admit looks at the outer addresses of a packet.
-func (w *worker) admit(l *link, p *underlay.Packet) (arrival, bool) {
-	a := arrival{link: l, from: p.From.Addr(), outer: p.From.Addr(), to: p.To}
+// arrival looks at the outer addresses of a packet.
+func (w *worker) arrival(l *uplink, p *underlay.Packet) (arrival, bool) {
+	a := arrival{uplink: l, from: p.From.Addr(), outer: p.From.Addr(), to: p.To}
 	reason := reasons
 	_, own := w.view.own[a.from]
 	switch {
@@ -146,9 +146,9 @@ func (w *worker) heard(a *arrival, packets, bytes int) {
 		w.lastHost = a.host
 	}
 	if a.by == dedup.Group {
-		note(&a.link.heard.group, w.now)
+		note(&a.uplink.heard.group, w.now)
 	} else {
-		note(&a.link.heard.unicast, w.now)
+		note(&a.uplink.heard.unicast, w.now)
 	}
 	switch {
 	case a.host == nil:
@@ -171,13 +171,13 @@ func (w *worker) fromHost(b []byte, a arrival) {
 	switch {
 	case id != wire.MessageVFWD:
 		pass = w.payload(id, b, a)
-	case a.by == dedup.Unicast && a.link.Family() == underlay.IPv4:
+	case a.by == dedup.Unicast && a.uplink.Family() == underlay.IPv4:
 		w.forwarded(b, a)
 	default:
 		w.drop(DropMessage) // VFWD is unicast over IPv4
 	}
-	if pass && a.by == dedup.Group && len(w.view.peers) > 0 && a.link.Family() == underlay.IPv4 {
-		w.forward(a.link, netip.AddrPortFrom(a.from, w.view.port), b)
+	if pass && a.by == dedup.Group && len(w.view.peers) > 0 && a.uplink.Family() == underlay.IPv4 {
+		w.forward(a.uplink, netip.AddrPortFrom(a.from, w.view.port), b)
 	}
 }
 
@@ -258,7 +258,7 @@ func (w *worker) forwarded(b []byte, a arrival) {
 		return
 	}
 	from := netip.AddrPortFrom(a.from, w.view.port)
-	if err := w.carrier.Relay(a.link.Underlay, a.link.path, from, a.link.group, w.view.ttl, f.Payload); err != nil {
+	if err := w.carrier.Relay(a.uplink.Underlay, a.uplink.path, from, a.uplink.group, w.view.ttl, f.Payload); err != nil {
 		w.sendFailed(1, err)
 	}
 }
@@ -312,7 +312,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		w.drop(DropFlapping)
 		return false
 	}
-	w.collect(n, a.link, frame)
+	w.collect(n, a.uplink, frame)
 	return pass
 }
 
@@ -354,7 +354,7 @@ func (w *worker) noteTwins(a, b netip.Addr) {
 // canonical is the address by which a host that has both families is known: its IPv4 address, as long as
 // we have IPv4, too. Otherwise its MACs would move to and fro between its addresses.
 func (w *worker) canonical(addr netip.Addr) netip.Addr {
-	if addr.Is4() || w.view.links[underlay.IPv4] == nil {
+	if addr.Is4() || w.view.uplinks[underlay.IPv4] == nil {
 		return addr
 	}
 	return w.engine.hosts.Canonical(addr, w.now)
@@ -450,7 +450,7 @@ func (w *worker) unasked(m wire.VARP, a arrival) bool {
 }
 
 // collect keeps a frame for its vnif until deliver.
-func (w *worker) collect(n *network, l *link, frame []byte) {
+func (w *worker) collect(n *network, l *uplink, frame []byte) {
 	i := len(w.inbound)
 	w.inbound = append(w.inbound, inbound{frame, l, -1})
 	s := &n.shares[w.number]
@@ -474,7 +474,7 @@ func (w *worker) deliver() {
 		for at := t.first; at >= 0; at = w.inbound[at].next {
 			in := &w.inbound[at]
 			if w.view.clamp {
-				e := w.view.wrap(t.network, in.link, w.view.formFor(t.network, in.link, netip.Addr{}))
+				e := w.view.wrap(t.network, in.uplink, w.view.formFor(t.network, in.uplink, netip.Addr{}))
 				offload.ClampMSS(in.frame, wire.VnetHdr{}, e.maxFrame)
 			}
 			w.coalesce.Add(in.frame)

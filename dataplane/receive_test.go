@@ -123,7 +123,7 @@ func TestVnetsAreApartInMemory(t *testing.T) {
 // Replicas get what is flooded where multicast does not work.
 func TestReplicasWithoutMulticast(t *testing.T) {
 	cfg := testConfig()
-	cfg.Replicate = []Peer{{Addr: "10.9.1.1"}, {Addr: "10.9.1.2"}, {Addr: "10.9.1.3"}}
+	cfg.Replicate = []NamedHost{{Addr: "10.9.1.1"}, {Addr: "10.9.1.2"}, {Addr: "10.9.1.3"}}
 	m := newMemory(t, 3, cfg)
 	m.net.Lost = func(p underlaytest.Packet, _ netip.Addr) bool { return p.To.Addr().IsMulticast() }
 	f := testFrame(broadcastMAC, domainMAC(1), "to all")
@@ -167,7 +167,7 @@ func TestBUMRateInMemory(t *testing.T) {
 // Without an underlay nothing is sent, and that is counted.
 func TestNoUnderlayInMemory(t *testing.T) {
 	m := newMemory(t, 1, testConfig())
-	m.hosts[0].underlays[0].link = nil
+	m.hosts[0].underlays[0].uplink = nil
 	m.hosts[0].publishLocked()
 	m.send(0, testFrame(broadcastMAC, domainMAC(1), "nowhere"))
 	require.Empty(t, m.net.Take())

@@ -37,7 +37,7 @@ func TestReplicate(t *testing.T) {
 	}
 	cfg := testConfig()
 	for _, h := range all { // itself included: one file for all
-		cfg.Replicate = append(cfg.Replicate, Peer{Addr: h.Addr().String()})
+		cfg.Replicate = append(cfg.Replicate, NamedHost{Addr: h.Addr().String()})
 	}
 	for _, h := range all {
 		require.NoError(t, h.Reload(cfg))
@@ -66,7 +66,7 @@ func TestReplicate(t *testing.T) {
 
 // replicating is one vnet on two hosts of one segment, with a domain on each, where the first host replicates to
 // the second.
-func replicating(t *testing.T, to func(b *lab.Host) []Peer) (a, b *testHost, d1, d2 *lab.Domain) {
+func replicating(t *testing.T, to func(b *lab.Host) []NamedHost) (a, b *testHost, d1, d2 *lab.Domain) {
 	l := lab.New(t)
 	s, err := l.Switch("lan", 0)
 	require.NoError(t, err)
@@ -101,7 +101,7 @@ func deliveries(t *testing.T, from *lab.Domain, c *lab.Capture, send func()) map
 
 // Copies are told from repetitions whether or not the receiver replicates, too.
 func TestOneSideReplicates(t *testing.T) {
-	_, b, d1, d2 := replicating(t, func(b *lab.Host) []Peer { return []Peer{{Addr: b.Addr().String()}} })
+	_, b, d1, d2 := replicating(t, func(b *lab.Host) []NamedHost { return []NamedHost{{Addr: b.Addr().String()}} })
 	c := capture(t, d2)
 	for round := range 3 {
 		got := deliveries(t, d1, c, func() {
@@ -121,8 +121,8 @@ func TestOneSideReplicates(t *testing.T) {
 
 // A host that is named twice gets one copy.
 func TestReplicaTwice(t *testing.T) {
-	a, _, _, _ := replicating(t, func(b *lab.Host) []Peer {
-		return []Peer{{Addr: b.Addr().String()}, {Addr: b.Addr().String(), Port: wire.Port}}
+	a, _, _, _ := replicating(t, func(b *lab.Host) []NamedHost {
+		return []NamedHost{{Addr: b.Addr().String()}, {Addr: b.Addr().String(), Port: wire.Port}}
 	})
 	require.Len(t, a.view.Load().replicas, 1)
 	require.Len(t, a.Snapshot().Replicate, 2)
@@ -131,10 +131,10 @@ func TestReplicaTwice(t *testing.T) {
 // A domain may send one and the same frame to everybody, and then to the host that its MAC is known to be on.
 func TestSameFrameFloodedAndUnicast(t *testing.T) {
 	cfg := testConfig()
-	cfg.Replicate = []Peer{{Addr: "10.9.1.77"}}
+	cfg.Replicate = []NamedHost{{Addr: "10.9.1.77"}}
 	_, w, n := handDriven(t, cfg)
 	other := netip.MustParseAddr("10.9.1.2")
-	from := arrival{link: w.view.links[underlay.IPv4], from: other, outer: other, to: w.view.links[underlay.IPv4].path.Source}
+	from := arrival{uplink: w.view.uplinks[underlay.IPv4], from: other, outer: other, to: w.view.uplinks[underlay.IPv4].path.Source}
 	flooded := from
 	flooded.by, flooded.to = dedup.Group, wire.Group
 	b := vudp(n.config.ID, testFrame(domainMAC(2), domainMAC(1), "again and again"))
@@ -179,7 +179,7 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 
 // A MAC is announced before its first frame goes, so that a replica knows of copies when they come.
 func TestAnnounceFirst(t *testing.T) {
-	a, _, d1, _ := replicating(t, func(*lab.Host) []Peer { return nil })
+	a, _, d1, _ := replicating(t, func(*lab.Host) []NamedHost { return nil })
 	c, err := a.Capture("eth0", func(f lab.Frame) bool { return f.Outgoing && f.EtherType() == 0x0800 && len(f.Data) > 42 })
 	require.NoError(t, err)
 	frame := testFrame(domainMAC(77), domainMAC(5), "nobody knows me")

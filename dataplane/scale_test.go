@@ -62,7 +62,7 @@ func TestMACFlood(t *testing.T) {
 	cfg.MaxMACs = 10000
 	m, w, n := handDriven(t, cfg)
 	e, other := m.hosts[0].Engine, netip.MustParseAddr("10.9.1.2")
-	a := arrival{link: w.view.links[0], from: other, outer: other}
+	a := arrival{uplink: w.view.uplinks[0], from: other, outer: other}
 	mac := func(i int) wire.MAC { return wire.MAC{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)} }
 	for i := range 5 * cfg.MaxMACs {
 		m.net.Take()

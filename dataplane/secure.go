@@ -225,11 +225,11 @@ func (e *Engine) addressesLocked() esp.Addresses {
 	var a esp.Addresses
 	for _, f := range e.underlays {
 		switch {
-		case f.link == nil:
+		case f.uplink == nil:
 		case f.family == underlay.IPv6:
-			a.Addr6 = f.link.path.Source
+			a.Addr6 = f.uplink.path.Source
 		default:
-			a.Addr4 = f.link.path.Source
+			a.Addr4 = f.uplink.path.Source
 		}
 	}
 	return a
@@ -320,8 +320,8 @@ func (e *Engine) followLocked() (retired []*underlay.Socket) {
 			}
 		}
 		index := 0
-		if f.link != nil {
-			index = f.link.path.Index
+		if f.uplink != nil {
+			index = f.uplink.path.Index
 		}
 		if index != f.secureIndex {
 			if err := f.secure.Join(index, f.secureGroup); err != nil {
@@ -330,10 +330,10 @@ func (e *Engine) followLocked() (retired []*underlay.Socket) {
 			}
 			f.secureIndex = index
 		}
-		if f.link != nil && f.link.secure != f.secure {
-			l := *f.link
+		if f.uplink != nil && f.uplink.secure != f.secure {
+			l := *f.uplink
 			l.secure, l.home = f.secure, e.config.Security.NAT
-			f.link = &l
+			f.uplink = &l
 		}
 	}
 	own := e.addressesLocked()
@@ -389,14 +389,14 @@ func (e *Engine) securityLocked() time.Duration {
 func (s *speaker) messages(n *network, list []esp.Message) {
 	for _, m := range list {
 		if !m.To.IsValid() {
-			for _, l := range s.view.links {
+			for _, l := range s.view.uplinks {
 				if l != nil && l.secure != nil {
 					s.flooded(n, l, sealedHome, m.Data)
 				}
 			}
 			continue
 		}
-		l := s.view.links[underlay.Of(m.To.Addr())]
+		l := s.view.uplinks[underlay.Of(m.To.Addr())]
 		if l == nil || l.secure == nil {
 			s.drop(DropNoUnderlay)
 			continue
@@ -405,12 +405,12 @@ func (s *speaker) messages(n *network, list []esp.Message) {
 		if to.Port() == 0 {
 			to = netip.AddrPortFrom(to.Addr(), n.seal.Port())
 		}
-		s.queue = append(s.queue, spoken{link: l, form: sealedHome, to: to, parts: [2][]byte{m.Data}})
+		s.queue = append(s.queue, spoken{uplink: l, form: sealedHome, to: to, parts: [2][]byte{m.Data}})
 	}
 }
 
 // fromSecured moves a batch of packets of vnets with security to vnifs.
-func (w *worker) fromSecured(l *link, s *underlay.Socket) {
+func (w *worker) fromSecured(l *uplink, s *underlay.Socket) {
 	count, err := w.carrier.Recv(s, w.received)
 	if err != nil {
 		return
@@ -421,7 +421,7 @@ func (w *worker) fromSecured(l *link, s *underlay.Socket) {
 		if p.Misdirected && s != l.secure.UDP()[0] && !raw {
 			continue // all sockets get a copy of a broadcast
 		}
-		a, ok := w.admit(l, p)
+		a, ok := w.arrival(l, p)
 		if !ok {
 			continue
 		}
@@ -448,7 +448,7 @@ func (w *worker) protected(buf []byte, at int, from netip.AddrPort, a arrival, r
 		}
 	}
 	// What is opened is not what came any more.
-	relays := len(w.view.peers) > 0 && a.by != dedup.Unicast && a.link.Family() == underlay.IPv4
+	relays := len(w.view.peers) > 0 && a.by != dedup.Unicast && a.uplink.Family() == underlay.IPv4
 	if relays {
 		w.relayed = append(w.relayed[:0], b...)
 	}
@@ -462,7 +462,7 @@ func (w *worker) protected(buf []byte, at int, from netip.AddrPort, a arrival, r
 		return
 	}
 	n := w.view.vnets[opened.Vnet.ID()]
-	host := opened.From.Of(a.link.Family() == underlay.IPv4).Addr()
+	host := opened.From.Of(a.uplink.Family() == underlay.IPv4).Addr()
 	switch {
 	case n == nil, n.seal == nil:
 		w.drop(DropUnknownVnet)
@@ -487,15 +487,15 @@ func (w *worker) relaySealed(sender netip.Addr, b []byte, a arrival) {
 	if a.by == dedup.Group {
 		at := len(w.arena)
 		w.arena = append(w.arena, b...)
-		w.forward(a.link, from, w.arena[at:])
+		w.forward(a.uplink, from, w.arena[at:])
 		return
 	}
 	if !w.relays.take(w.now, 1) {
 		w.drop(DropRelay)
 		return
 	}
-	group := netip.AddrPortFrom(a.link.group.Addr(), w.view.secure)
-	if err := w.carrier.Relay(a.link.Underlay, a.link.path, from, group, w.view.ttl, b); err != nil {
+	group := netip.AddrPortFrom(a.uplink.group.Addr(), w.view.secure)
+	if err := w.carrier.Relay(a.uplink.Underlay, a.uplink.path, from, group, w.view.ttl, b); err != nil {
 		w.sendFailed(1, err)
 	}
 }
@@ -517,7 +517,7 @@ func (w *worker) keyMessage(b []byte, from netip.AddrPort, a arrival) {
 		w.engine.notify(notice{kind: noticeLevel, addr: a.from, vnet: verdict.Vnet.ID()})
 	}
 	w.engine.kickSecurity()
-	if verdict.Relay && len(w.view.peers) > 0 && a.by != dedup.Unicast && a.link.Family() == underlay.IPv4 {
+	if verdict.Relay && len(w.view.peers) > 0 && a.by != dedup.Unicast && a.uplink.Family() == underlay.IPv4 {
 		w.relaySealed(a.from, b, a)
 	}
 }
@@ -525,9 +525,9 @@ func (w *worker) keyMessage(b []byte, from netip.AddrPort, a arrival) {
 // sayMessages queues questions to hosts, of whatever vnet.
 func (w *worker) sayMessages(list []esp.Message) {
 	for _, m := range list {
-		if l := w.view.links[underlay.Of(m.To.Addr())]; l != nil && l.secure != nil {
+		if l := w.view.uplinks[underlay.Of(m.To.Addr())]; l != nil && l.secure != nil {
 			w.queue = append(w.queue, spoken{
-				link: l, form: sealedHome, to: netip.AddrPortFrom(m.To.Addr(), w.view.secure), parts: [2][]byte{m.Data},
+				uplink: l, form: sealedHome, to: netip.AddrPortFrom(m.To.Addr(), w.view.secure), parts: [2][]byte{m.Data},
 			})
 		}
 	}

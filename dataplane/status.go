@@ -387,7 +387,7 @@ func (e *Engine) tables(v *view) Tables {
 
 func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	u := Underlay{
-		Family: f.family.String(), Up: f.link != nil, Problem: f.choice.Problem,
+		Family: f.family.String(), Up: f.uplink != nil, Problem: f.choice.Problem,
 		Device: f.choice.Device, Index: f.choice.Index, Reason: f.choice.Reason,
 		Address: f.choice.Addr, Group: f.choice.Group, Port: e.config.Port, MTU: f.choice.MTU,
 		Heard: -1, Silent: f.watch.silent,
@@ -395,13 +395,13 @@ func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	if at := f.heard.group.Load(); at > 0 {
 		u.Heard = time.Duration(now - at)
 	}
-	if f.link == nil {
+	if f.uplink == nil {
 		return u
 	}
-	if way, ok := e.view.Load().encap(openVnet, f.link.group.Addr()); ok {
-		u.Inner = way.overhead.InnerMTU(f.link.path.MTU)
+	if way, ok := e.view.Load().encap(openVnet, f.uplink.group.Addr()); ok {
+		u.Inner = way.overhead.InnerMTU(f.uplink.path.MTU)
 	}
-	u.Segmentation = f.link.path.Segmentation()
+	u.Segmentation = f.uplink.path.Segmentation()
 	if f.family == underlay.IPv4 {
 		u.EtherIPHosts = slices.SortedFunc(maps.Keys(e.view.Load().old), netip.Addr.Compare)
 	}
@@ -444,19 +444,19 @@ func (e *Engine) pathsLocked(known []Host) []Path {
 		}
 		seen[addr] = true
 		p := Path{
-			To: to, Addr: addr, MTU: way.link.path.MTU, IP: way.link.Family().IPLen(), UDP: way.udpLen(),
+			To: to, Addr: addr, MTU: way.uplink.path.MTU, IP: way.uplink.Family().IPLen(), UDP: way.udpLen(),
 		}
 		p.Header = int(way.overhead) - p.IP - p.UDP
 		for _, f := range e.underlays {
-			if f.link == way.link {
+			if f.uplink == way.uplink {
 				p.Device = f.choice.Device
 			}
 		}
 		out = append(out, p)
 	}
 	for _, f := range e.underlays {
-		if f.link != nil {
-			add("group", f.link.group.Addr())
+		if f.uplink != nil {
+			add("group", f.uplink.group.Addr())
 		}
 	}
 	for _, p := range v.peers {

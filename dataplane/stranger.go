@@ -84,19 +84,19 @@ func (e *Engine) lookForHosts() {
 	r := lookForHosts(e.host, names, hosts)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.admitLocked(r) {
+	if e.takeFromLocked(r) {
 		e.publishLocked()
 	}
 }
 
-// admitLocked says by which devices other hosts' packets may come, and reports whether they changed: the chosen ones,
+// takeFromLocked says by which devices other hosts' packets may come, and reports whether they changed: the chosen ones,
 // those by which peers and replicas are routed, and those that the configuration names. Whatever the routes say, a
 // vnet's own devices are never among them.
-func (e *Engine) admitLocked(r *reach) bool {
+func (e *Engine) takeFromLocked(r *reach) bool {
 	devices := map[int]struct{}{}
 	for _, f := range e.underlays {
-		if f.link != nil {
-			devices[f.link.path.Index] = struct{}{}
+		if f.uplink != nil {
+			devices[f.uplink.path.Index] = struct{}{}
 		}
 	}
 	for name, err := range r.missing {
@@ -136,7 +136,7 @@ func (e *Engine) routedLocked() (addrs []netip.Addr) {
 func (e *Engine) ofVnetLocked(index int, links map[int]hostnet.Link) bool {
 	for range maxStack {
 		for _, n := range e.networks {
-			if index == n.bridge || index == n.devices.VnifIndex || index == n.devices.PeerIndex {
+			if index == n.bridge || index == n.devices.VnifIndex || index == n.devices.PartnerIndex {
 				return true
 			}
 		}
@@ -281,8 +281,8 @@ const strangerEvery = int64(1e9)
 // packets is the number of packets on the wire that were received as one.
 func packets(p *underlay.Packet) uint64 { return uint64((len(p.Data) + p.SegSize - 1) / p.SegSize) }
 
-// admitsEcho reports whether an echo request may come by a device.
-func (e *Engine) admitsEcho(index int, from netip.Addr) bool {
+// takesEcho reports whether an echo request may come by a device.
+func (e *Engine) takesEcho(index int, from netip.Addr) bool {
 	if e.view.Load().fromUnderlay(index) {
 		return true
 	}

@@ -87,7 +87,7 @@ func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.A
 	if w.view.pmtu && !w.fitPath(n, e.maxFrame, frame, h) {
 		return
 	}
-	if places := e.link.Spread(w.number); w.view.flows && e.form == inUDP && len(places) > 0 {
+	if places := e.uplink.Spread(w.number); w.view.flows && e.form == inUDP && len(places) > 0 {
 		e.place = uint8(1 + offload.Flow(frame)%uint32(len(places)))
 	}
 	w.segment(&w.unicast, &e, e.maxFrame, frame, h, netip.AddrPortFrom(to, e.port))
@@ -139,7 +139,7 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 		return
 	}
 	v := w.view
-	if v.links[underlay.IPv4] == nil && v.links[underlay.IPv6] == nil {
+	if v.uplinks[underlay.IPv4] == nil && v.uplinks[underlay.IPv6] == nil {
 		w.drop(DropNoUnderlay)
 		return
 	}
@@ -149,7 +149,7 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 			continue
 		}
 		// Cut once, whoever gets it: what differs between destinations is their address.
-		e := v.wrap(n, v.anyLink(), form(f))
+		e := v.wrap(n, v.anyUplink(), form(f))
 		if !w.segment(&w.flood, &e, limit, frame, h, netip.AddrPort{}) {
 			return
 		}
@@ -231,8 +231,8 @@ func (w *worker) sendFlood(n *network) int {
 					w.msgs = append(w.msgs, m)
 				}
 			}
-			if i == len(to)-1 || to[i+1].link != d.link || len(w.msgs) >= maxMsgs {
-				packets += w.sendMsgs(d.link, form(f))
+			if i == len(to)-1 || to[i+1].uplink != d.uplink || len(w.msgs) >= maxMsgs {
+				packets += w.sendMsgs(d.uplink, form(f))
 			}
 		}
 	}
@@ -250,7 +250,7 @@ func (w *worker) sendHidden(n *network, loaded []underlay.Msg) int {
 	}
 	packets := 0
 	for _, to := range n.seal.Hidden() {
-		l := w.view.links[underlay.Of(to.Addr())]
+		l := w.view.uplinks[underlay.Of(to.Addr())]
 		if l == nil {
 			continue
 		}
@@ -287,17 +287,17 @@ func (w *worker) sendUnicast(n *network) int {
 				loaded[j].Bufs = nil
 			}
 		}
-		l := w.view.links[family]
+		l := w.view.uplinks[family]
 		packets += w.sendBy(l, l.socketOf(trains[i].Way, w.number))
 	}
 	return packets
 }
 
 // sendMsgs sends the worker's messages by the socket of a form, and returns how many packets went.
-func (w *worker) sendMsgs(l *link, f form) int { return w.sendBy(l, l.socket(f, w.number)) }
+func (w *worker) sendMsgs(l *uplink, f form) int { return w.sendBy(l, l.socket(f, w.number)) }
 
 // sendBy sends the worker's messages by one socket, and returns how many packets went.
-func (w *worker) sendBy(l *link, socket *underlay.Socket) int {
+func (w *worker) sendBy(l *uplink, socket *underlay.Socket) int {
 	if len(w.msgs) == 0 {
 		return 0
 	}
@@ -322,7 +322,7 @@ func (w *worker) sendBy(l *link, socket *underlay.Socket) int {
 
 // forwardFlood sends to the peers what is multicast over IPv4.
 func (w *worker) forwardFlood(n *network, trains []offload.Train, loaded []underlay.Msg) {
-	if w.view.links[underlay.IPv4] == nil {
+	if w.view.uplinks[underlay.IPv4] == nil {
 		return
 	}
 	for i := range trains {
@@ -343,7 +343,7 @@ func (w *worker) forwardFlood(n *network, trains []offload.Train, loaded []under
 
 // forwardOwnTo is forwardOwn's function: made once, not for every train.
 func (w *worker) forwardOwnTo(payload [][]byte) {
-	l := w.view.links[underlay.IPv4]
+	l := w.view.uplinks[underlay.IPv4]
 	w.forward(l, netip.AddrPortFrom(l.path.Source, w.forwardPort), payload...)
 }
 

@@ -27,7 +27,7 @@ type family struct {
 	listening netip.Addr
 
 	choice underlay.Choice
-	link   *link // nil while there is no usable device
+	uplink *uplink // nil while there is no usable device
 	// known is the address under which other hosts know the MACs on this one.
 	known netip.Addr
 	// told says that the operator knows about the choice.
@@ -136,7 +136,7 @@ func (e *Engine) refreshLocked(o *outlook) {
 		e.tellDownLocked(f)
 	}
 	if o.reach != nil {
-		changed = e.admitLocked(o.reach) || changed
+		changed = e.takeFromLocked(o.reach) || changed
 	}
 	if changed || len(retired) > 0 {
 		e.publishLocked()
@@ -155,10 +155,10 @@ func (e *Engine) refreshLocked(o *outlook) {
 func (e *Engine) renumberLocked() {
 	renumbered := false
 	for _, f := range e.underlays {
-		if f.link == nil {
+		if f.uplink == nil {
 			continue
 		}
-		source := f.link.path.Source
+		source := f.uplink.path.Source
 		renumbered = renumbered || f.known.IsValid() && f.known != source
 		f.known = source
 	}
@@ -223,7 +223,7 @@ func (e *Engine) chooseLocked(f *family, o *outlook) bool {
 	}
 	before := f.choice
 	f.choice = c
-	if c.Problem == "" && (f.link == nil || before.Index != c.Index || before.Group != c.Group) {
+	if c.Problem == "" && (f.uplink == nil || before.Index != c.Index || before.Group != c.Group) {
 		if err := f.sockets.Join(c.Index, c.Group); err != nil {
 			c.Problem = err.Error()
 			f.choice.Problem = c.Problem
@@ -232,19 +232,19 @@ func (e *Engine) chooseLocked(f *family, o *outlook) bool {
 	}
 	echo := f.sockets.Echo()
 	if c.Problem != "" {
-		if f.link != nil {
+		if f.uplink != nil {
 			_ = f.sockets.Join(0, netip.Addr{})
 		}
 		if echo != nil {
 			echo.SetPath(nil, c.Group)
 		}
-		changed := f.link != nil
-		f.link = nil
+		changed := f.uplink != nil
+		f.uplink = nil
 		f.told = f.told && before.Problem == c.Problem
 		return changed
 	}
 	path := &underlay.Path{Source: c.Addr, Index: c.Index, MTU: c.MTU}
-	f.link = &link{
+	f.uplink = &uplink{
 		Underlay: f.sockets, secure: f.secure, home: e.config.Security.NAT, path: path, heard: f.heard, group: netip.AddrPortFrom(c.Group, e.config.Port),
 	}
 	if echo != nil {
@@ -272,7 +272,7 @@ func (e *Engine) tellDownLocked(f *family) {
 		return
 	}
 	f.told = true
-	if slices.ContainsFunc(e.underlays, func(other *family) bool { return other.link != nil }) {
+	if slices.ContainsFunc(e.underlays, func(other *family) bool { return other.uplink != nil }) {
 		e.log.Warn("no underlay of this family: hosts that have no other are not reached", "family", f.family, "reason", f.choice.Problem)
 	} else {
 		e.log.Warn("no underlay: vnets are cut off from other hosts", "family", f.family, "reason", f.choice.Problem)

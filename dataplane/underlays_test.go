@@ -118,7 +118,7 @@ func TestSteadyChanges(t *testing.T) {
 		}
 	}()
 	done := make(chan error, 1)
-	go func() { done <- e.control(ctx, watch) }()
+	go func() { done <- e.cold(ctx, watch) }()
 	<-steady
 	require.NoError(t, h.Net.SetMTU(dev.Index, 1400))
 	eventually(t, "the underlay has another MTU", func() bool { return e.Snapshot().Underlays[0].MTU == 1400 })

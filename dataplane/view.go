@@ -16,8 +16,8 @@ import (
 type view struct {
 	// vnets are those that are carried.
 	vnets map[vnet.ID]*network
-	// links are the usable underlays by family, nil where there is none.
-	links [2]*link
+	// uplinks are the usable underlays by family, nil where there is none.
+	uplinks [2]*uplink
 	// own are this host's addresses.
 	own map[netip.Addr]struct{}
 	// devices are the indices of those by which other hosts' packets may come.
@@ -56,14 +56,14 @@ type view struct {
 type source struct {
 	network *network
 	port    vnif
-	link    *link
+	uplink  *uplink
 	socket  *underlay.Socket
 	// secured is true of the sockets of vnets with security.
 	secured bool
 }
 
-// link is a usable underlay.
-type link struct {
+// uplink is a usable underlay.
+type uplink struct {
 	*underlay.Underlay
 	// secure has the sockets of vnets with security; nil without such a vnet. With home, all is sent from the
 	// security port.

@@ -73,7 +73,7 @@ func TestSecuredOverIPv6(t *testing.T) {
 			for _, h := range hosts {
 				_, err := h.Host.Run(soon(t), "ip", "-4", "addr", "flush", "dev", "eth0")
 				require.NoError(t, err)
-				eventually(t, "no IPv4", func() bool { return h.view.Load().links[0] == nil && h.view.Load().links[1] != nil })
+				eventually(t, "no IPv4", func() bool { return h.view.Load().uplinks[0] == nil && h.view.Load().uplinks[1] != nil })
 			}
 			secure(t, vnet.Auth, hosts...)
 			d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
@@ -134,7 +134,7 @@ func TestSecuredReplication(t *testing.T) {
 	cfg := testConfig()
 	cfg.Group = netip.MustParseAddr("239.1.2.3")
 	for i := range 3 {
-		cfg.Replicate = append(cfg.Replicate, Peer{Addr: fmt.Sprintf("10.9.1.%d", i+1)})
+		cfg.Replicate = append(cfg.Replicate, NamedHost{Addr: fmt.Sprintf("10.9.1.%d", i+1)})
 	}
 	hosts := addHosts(t, s, 3, cfg)
 	secure(t, vnet.Auth, hosts...)
@@ -206,7 +206,7 @@ func TestSecuredNAT(t *testing.T) {
 	cfg := testConfig()
 	cfg.Security.NAT = true
 	for _, h := range hosts {
-		cfg.Replicate = append(cfg.Replicate, Peer{Addr: h.Addr().String()})
+		cfg.Replicate = append(cfg.Replicate, NamedHost{Addr: h.Addr().String()})
 	}
 	hidden := addHosts(t, inside, 1, cfg)[0]
 	secure(t, vnet.Conf, append(hosts, hidden)...)

@@ -194,10 +194,10 @@ func (w *worker) serve(s source) {
 	case s.network != nil:
 		w.fromVnif(s.network, s.port)
 	case s.secured:
-		w.fromSecured(s.link, s.socket)
-	case s.socket == s.link.EtherIP():
-		w.fromEtherIP(s.link, s.socket)
+		w.fromSecured(s.uplink, s.socket)
+	case s.socket == s.uplink.EtherIP():
+		w.fromEtherIP(s.uplink, s.socket)
 	default:
-		w.fromUDP(s.link, s.socket)
+		w.fromUDP(s.uplink, s.socket)
 	}
 }

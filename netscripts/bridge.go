@@ -463,7 +463,7 @@ func (b *bridgeScript) startSteps(t *transaction) []step {
 			if err := t.Device.Settings.Resume(t.Port); err != nil {
 				b.warn("not all settings of %s were carried over: %v", t.Port, err)
 			}
-			return errors.Join(b.settle(t.Bridge.Index, t.Device), b.check(ctx, moved(), t.Bridge.Index))
+			return errors.Join(b.finish(t.Bridge.Index, t.Device), b.check(ctx, moved(), t.Bridge.Index))
 		},
 	})
 	if t.Antispoof {
@@ -584,8 +584,8 @@ func (b *bridgeScript) waitForLink(ctx context.Context, devices ...int) error {
 	return nil
 }
 
-// settle gives a device the last of the settings of another: those that make addresses.
-func (b *bridgeScript) settle(index int, of device) error {
+// finish gives a device the last of the settings of another: those that make addresses.
+func (b *bridgeScript) finish(index int, of device) error {
 	if err := of.Settings.Resume(b.m.name(index)); err != nil {
 		b.warn("not all settings of %s were carried over: %v", of.Name, err)
 	}

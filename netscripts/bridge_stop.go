@@ -218,7 +218,7 @@ func (b *bridgeScript) stopSteps(t *transaction) []step {
 	}, {
 		text: fmt.Sprintf("check the addresses and routes of %s", t.Device.Name),
 		do: func(ctx context.Context) error {
-			return errors.Join(b.settle(t.Device.Index, t.Bridge), b.check(ctx, moved(), t.Device.Index))
+			return errors.Join(b.finish(t.Device.Index, t.Bridge), b.check(ctx, moved(), t.Device.Index))
 		},
 	}}...)
 	if t.Antispoof {
@@ -286,7 +286,7 @@ func (b *bridgeScript) finishStop(t *transaction) error {
 			}
 			return errors.Join(err,
 				b.m.l3.Add(t.L3.Moved(t.Bridge.Index, t.Device.Index), t.Device.Index),
-				b.settle(t.Device.Index, t.Bridge))
+				b.finish(t.Device.Index, t.Bridge))
 		})
 		if err != nil {
 			return fmt.Errorf("%w\nsee what %s says; if the network is right, remove it", err, b.journal.path)

@@ -63,7 +63,7 @@ func checkKernel() error {
 	if err != nil {
 		return fmt.Errorf("%w; try modprobe bridge", err)
 	}
-	if err := host.CreateVeth(hostnet.Veth{Name: "check0", Peer: "check1"}); err != nil {
+	if err := host.CreateVeth(hostnet.Veth{Name: "check0", Partner: "check1"}); err != nil {
 		return fmt.Errorf("%w; try modprobe veth", err)
 	}
 	port, err := host.LinkByName("check0")

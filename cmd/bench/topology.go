@@ -96,7 +96,7 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 		s.hosts[i] = h
 	}
 	a, b := s.hosts[0].Net, s.hosts[1].Net
-	if _, err := a.EnsureVeth(hostnet.Veth{Name: cable, Peer: cable, PeerHost: b, MTU: sc.underlay}); err != nil {
+	if _, err := a.EnsureVeth(hostnet.Veth{Name: cable, Partner: cable, PartnerHost: b, MTU: sc.underlay}); err != nil {
 		return nil, err
 	}
 	for i, h := range s.hosts {

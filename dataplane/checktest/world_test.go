@@ -165,10 +165,10 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 		other = h.Addr().Prev()
 	}
 	if w.replicate {
-		cfg.Replicate = []dataplane.Peer{{Addr: other.String()}}
+		cfg.Replicate = []dataplane.NamedHost{{Addr: other.String()}}
 	}
 	if w.peers {
-		cfg.Peers = []dataplane.Peer{{Addr: other.String()}}
+		cfg.Peers = []dataplane.NamedHost{{Addr: other.String()}}
 	}
 	if w.etherip {
 		cfg.Encapsulation = dataplane.EtherIP
@@ -505,4 +505,4 @@ func flowOf(f []byte) string {
 }
 
 // peerName is the device that the engine reads.
-func peerName(t testing.TB) string { return port.PeerName(vnet97(t).ID) }
+func peerName(t testing.TB) string { return port.PartnerName(vnet97(t).ID) }

@@ -30,7 +30,7 @@ type Batch struct {
 
 	msgs [BatchSize]mmsghdr
 	iovs [BatchSize]unix.Iovec // the VnetHdr, the frame
-	ctl  [BatchSize][controlLen]byte
+	ctl  [BatchSize][ancillaryLen]byte
 	bufs []byte
 }
 
@@ -77,7 +77,7 @@ func (b *Batch) Load(frames []wire.Frame) int {
 func (b *Batch) prepare() {
 	b.n = 0
 	for i := range b.msgs {
-		b.msgs[i].hdr.SetControllen(controlLen)
+		b.msgs[i].hdr.SetControllen(ancillaryLen)
 	}
 }
 
@@ -93,7 +93,7 @@ func (b *Batch) take(n int) (lost int) {
 		at := i*slot + Headroom
 		h := &b.hdrs[b.n]
 		h.Decode(b.bufs[at-wire.VnetHdrLen : at])
-		if tpid, tci, tagged := vlanTag(b.ctl[i][:min(int(m.hdr.Controllen), controlLen)]); tagged {
+		if tpid, tci, tagged := vlanTag(b.ctl[i][:min(int(m.hdr.Controllen), ancillaryLen)]); tagged {
 			at = insertTag(b.bufs, at, tpid, tci)
 			length += tagLen
 			shift(h)
@@ -130,8 +130,8 @@ func shift(h *wire.VnetHdr) {
 	}
 }
 
-// controlLen is CMSG_SPACE of one PACKET_AUXDATA message: struct cmsghdr and struct tpacket_auxdata.
-const controlLen = unix.SizeofCmsghdr + (20+unix.SizeofPtr-1)&^(unix.SizeofPtr-1)
+// ancillaryLen is CMSG_SPACE of one PACKET_AUXDATA message: struct cmsghdr and struct tpacket_auxdata.
+const ancillaryLen = unix.SizeofCmsghdr + (20+unix.SizeofPtr-1)&^(unix.SizeofPtr-1)
 
 // vlanTag finds the tag in the control data of a message: PACKET_AUXDATA; packet(7).
 func vlanTag(ctl []byte) (tpid, tci uint16, tagged bool) {

@@ -32,7 +32,7 @@ func tag(b *Batch, i int, status uint32, tci, tpid uint16) {
 	ne.PutUint32(ctl[16:], status)
 	ne.PutUint16(ctl[32:], tci)
 	ne.PutUint16(ctl[34:], tpid)
-	b.msgs[i].hdr.SetControllen(controlLen)
+	b.msgs[i].hdr.SetControllen(ancillaryLen)
 }
 
 // Frames that are not whole are left out, and the others keep their order.
@@ -100,6 +100,6 @@ func TestTakeLongest(t *testing.T) {
 
 func FuzzVLANTag(f *testing.F) {
 	f.Add([]byte{})
-	f.Add(make([]byte, controlLen))
+	f.Add(make([]byte, ancillaryLen))
 	f.Fuzz(func(_ *testing.T, ctl []byte) { vlanTag(ctl) })
 }

@@ -50,17 +50,17 @@ func (w *work) build() error {
 		{"bridge name", w.nameBridge},
 		{"bridge up", w.raiseBridge},
 		{"pair", w.makePair},
-		{"peer mark", func() error { return w.mark(&w.peer) }},
+		{"partner mark", func() error { return w.mark(&w.partner) }},
 		{"vnif mark", func() error { return w.mark(&w.vnif) }},
-		{"peer quiet", w.quietPeer},
-		{"peer drop", func() error { return w.host.DropIngress(w.peer.Index) }},
+		{"partner quiet", w.quietPartner},
+		{"partner drop", func() error { return w.host.DropIngress(w.partner.Index) }},
 		{"vnif guard", w.guardVnif},
 		{"vnif offloads", func() error { return w.host.SetFeatures(w.vnif.Index, offloads()) }},
 		{"vnif quiet", w.quietVnif},
 		{"mtu", w.setMTU},
 		{"names", w.namePair},
 		{"vnif bridge", w.joinBridge},
-		{"peer up", func() error { return w.raise(&w.peer) }},
+		{"partner up", func() error { return w.raise(&w.partner) }},
 		{"vnif up", func() error { return w.raise(&w.vnif) }},
 	} {
 		err := s.do()
@@ -187,23 +187,23 @@ func (w *work) nameBridge() error { return w.rename(&w.bridge, w.spec.Bridge) }
 func (w *work) raiseBridge() error { return w.raise(&w.bridge) }
 
 func (w *work) makePair() error {
-	if w.peer.Index != 0 {
+	if w.partner.Index != 0 {
 		return nil
 	}
 	mac := w.mac
 	if mac == nil {
 		mac = randomMAC()
 	}
-	name, peer := newVnifName(w.spec.ID), PeerName(w.spec.ID)
+	name, partner := newVnifName(w.spec.ID), PartnerName(w.spec.ID)
 	err := w.host.CreateVeth(hostnet.Veth{
-		Name: name, Peer: peer, MAC: mac, PeerMAC: randomMAC(), MTU: w.spec.MTU, Group: Group, PeerGroup: Group,
+		Name: name, Partner: partner, MAC: mac, PartnerMAC: randomMAC(), MTU: w.spec.MTU, Group: Group, PartnerGroup: Group,
 	})
 	if err != nil {
 		return err
 	}
 	w.created = true
 	w.undo = append(w.undo, func() error {
-		l, err := find(w.host, peer)
+		l, err := find(w.host, partner)
 		if err != nil || l.Index == 0 {
 			return err
 		}
@@ -212,7 +212,7 @@ func (w *work) makePair() error {
 	if w.vnif, err = w.host.LinkByName(name); err != nil {
 		return err
 	}
-	w.peer, err = w.host.LinkByName(peer)
+	w.partner, err = w.host.LinkByName(partner)
 	return err
 }
 
@@ -230,9 +230,9 @@ func (w *work) mark(l *hostnet.Link) error {
 	return w.host.SetAlias(l.Index, w.alias)
 }
 
-// quietPeer keeps the host's own stack off the peer: no address resolution, no IPv6, no bridge.
-func (w *work) quietPeer() error {
-	p := &w.peer
+// quietPartner keeps the host's own stack off the partner: no address resolution, no IPv6, no bridge.
+func (w *work) quietPartner() error {
+	p := &w.partner
 	var errs []error
 	if !p.NoARP {
 		errs = append(errs, w.host.SetNoARP(p.Index, true))
@@ -257,7 +257,7 @@ func (w *work) quietVnif() error {
 
 func (w *work) setMTU() error {
 	// Beyond the MTU a packet socket leaves room for an 802.1Q tag, but for no other: packet_snd.
-	errs := []error{w.limit(&w.peer, w.spec.MTU+tagLen), w.limit(&w.vnif, w.spec.MTU)}
+	errs := []error{w.limit(&w.partner, w.spec.MTU+tagLen), w.limit(&w.vnif, w.spec.MTU)}
 	if w.bridgeOurs {
 		errs = append(errs, w.limit(&w.bridge, w.spec.MTU))
 	}
@@ -273,7 +273,7 @@ func (w *work) limit(l *hostnet.Link, mtu int) error {
 }
 
 func (w *work) namePair() error {
-	return errors.Join(w.rename(&w.peer, PeerName(w.spec.ID)), w.rename(&w.vnif, w.spec.Vnetif))
+	return errors.Join(w.rename(&w.partner, PartnerName(w.spec.ID)), w.rename(&w.vnif, w.spec.Vnetif))
 }
 
 // rename gives a device its name; kernels before 6.2 want it down for that.

@@ -22,13 +22,13 @@ type Spec struct {
 
 // Devices are a vnet's devices as Ensure left them.
 type Devices struct {
-	VnifIndex, PeerIndex int
-	BridgeIndex          int // of the bridge that the vnif is on, also where Spec names none; 0: on none
-	VnifName, PeerName   string
-	Bridge               string           // "": Spec names none
-	MAC                  net.HardwareAddr // of the vnif
-	MTU                  int              // of the vnif, in bytes
-	Created              bool             // the pair was made now; false: adopted
+	VnifIndex, PartnerIndex int
+	BridgeIndex             int // of the bridge that the vnif is on, also where Spec names none; 0: on none
+	VnifName, PartnerName   string
+	Bridge                  string           // "": Spec names none
+	MAC                     net.HardwareAddr // of the vnif
+	MTU                     int              // of the vnif, in bytes
+	Created                 bool             // the pair was made now; false: adopted
 
 	host *hostnet.Host // the namespace in which they are
 }
@@ -93,8 +93,8 @@ func (m *Maker) Ensure(s Spec) (Devices, error) {
 		bridge = w.vnif.Master // somebody may have put it on a bridge of his own
 	}
 	return Devices{
-		VnifIndex: w.vnif.Index, PeerIndex: w.peer.Index, BridgeIndex: bridge,
-		VnifName: w.vnif.Name, PeerName: w.peer.Name, Bridge: s.Bridge,
+		VnifIndex: w.vnif.Index, PartnerIndex: w.partner.Index, BridgeIndex: bridge,
+		VnifName: w.vnif.Name, PartnerName: w.partner.Name, Bridge: s.Bridge,
 		MAC: w.vnif.MAC, MTU: s.MTU, Created: w.created, host: m.Host,
 	}, nil
 }
@@ -106,13 +106,13 @@ type work struct {
 	alias string
 	after func(step string) error
 
-	vnif, peer, bridge hostnet.Link
-	bridgeOurs         bool             // xend made the bridge
-	created            bool             // the pair
-	newBridge          bool             // the bridge was made now
-	mac                net.HardwareAddr // of a vnif that must be made anew; nil: random
-	broken             []hostnet.Link   // what is ours and of no use, to be deleted
-	undo               []func() error   // the reverse of what was made, in order
+	vnif, partner, bridge hostnet.Link
+	bridgeOurs            bool             // xend made the bridge
+	created               bool             // the pair
+	newBridge             bool             // the bridge was made now
+	mac                   net.HardwareAddr // of a vnif that must be made anew; nil: random
+	broken                []hostnet.Link   // what is ours and of no use, to be deleted
+	undo                  []func() error   // the reverse of what was made, in order
 
 	// portSettings are what the vnif's bridge knew of it, if remembered.
 	portSettings hostnet.PortSettings
@@ -158,7 +158,7 @@ func (w *work) survey() error {
 	if f.Conflict != nil {
 		return f.Conflict
 	}
-	w.vnif, w.peer, w.bridge, w.bridgeOurs, w.mac = f.Vnif, f.Peer, f.Bridge, f.bridgeOurs, f.mac
+	w.vnif, w.partner, w.bridge, w.bridgeOurs, w.mac = f.Vnif, f.Partner, f.Bridge, f.bridgeOurs, f.mac
 	if w.broken = f.broken; f.unfinished.Index != 0 {
 		w.broken = append(w.broken, f.unfinished)
 	}

@@ -16,10 +16,10 @@ import (
 func requireWhole(t *testing.T, h *hostnet.Host, d Devices) {
 	t.Helper()
 	alias := "xend vnet 0000:0000:0000:0000:0000:0000:0000:0097"
-	br, vnif, peer := link(t, h, "vnet97"), link(t, h, "vnif97"), link(t, h, "vnp97")
+	br, vnif, partner := link(t, h, "vnet97"), link(t, h, "vnif97"), link(t, h, "vnp97")
 	require.Equal(t, Devices{
-		VnifIndex: vnif.Index, PeerIndex: peer.Index, BridgeIndex: br.Index,
-		VnifName: "vnif97", PeerName: "vnp97", Bridge: "vnet97",
+		VnifIndex: vnif.Index, PartnerIndex: partner.Index, BridgeIndex: br.Index,
+		VnifName: "vnif97", PartnerName: "vnp97", Bridge: "vnet97",
 		MAC: vnif.MAC, MTU: 1500, Created: d.Created, host: h,
 	}, d)
 
@@ -31,13 +31,13 @@ func requireWhole(t *testing.T, h *hostnet.Host, d Devices) {
 	require.Equal(t, br.Index, vnif.Master)
 	require.EqualValues(t, Group, vnif.Group)
 
-	require.Equal(t, vnif.Index, peer.Partner)
-	require.Equal(t, alias, peer.Alias)
-	require.True(t, peer.Up())
-	require.True(t, peer.NoARP)
-	require.EqualValues(t, Group, peer.Group)
-	require.Equal(t, 1504, peer.MTU, "room for an 802.1ad tag")
-	require.Zero(t, peer.Master)
+	require.Equal(t, vnif.Index, partner.Partner)
+	require.Equal(t, alias, partner.Alias)
+	require.True(t, partner.Up())
+	require.True(t, partner.NoARP)
+	require.EqualValues(t, Group, partner.Group)
+	require.Equal(t, 1504, partner.MTU, "room for an 802.1ad tag")
+	require.Zero(t, partner.Master)
 	for _, name := range []string{"vnif97", "vnp97"} {
 		v, err := h.Sysctl("net", "ipv6", "conf", name, "disable_ipv6")
 		require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestEnsureAndRemove(t *testing.T) {
 	require.False(t, again.Created)
 	requireWhole(t, h, again)
 	require.Equal(t, d.MAC, again.MAC)
-	require.Equal(t, d.PeerIndex, again.PeerIndex)
+	require.Equal(t, d.PartnerIndex, again.PartnerIndex)
 
 	require.EqualValues(t, Group, link(t, h, "vnet97").Group)
 	left := leftovers(t, h)
@@ -176,7 +176,7 @@ func TestRemoveLeavesBridgeWithPorts(t *testing.T) {
 	h := newHost(t)
 	_, err := Ensure(h, spec97(t))
 	require.NoError(t, err)
-	_, err = h.EnsureVeth(hostnet.Veth{Name: "vif1.0", Peer: "eth0"})
+	_, err = h.EnsureVeth(hostnet.Veth{Name: "vif1.0", Partner: "eth0"})
 	require.NoError(t, err)
 	require.NoError(t, h.SetMaster(link(t, h, "vif1.0").Index, link(t, h, "vnet97").Index))
 	require.NoError(t, Remove(h, spec97(t)))
@@ -204,24 +204,24 @@ func TestEnsureRepairs(t *testing.T) {
 		"bridge down":    func(t *testing.T, h *hostnet.Host, d Devices) { require.NoError(t, h.SetDown(d.BridgeIndex)) },
 		"bridge renamed": func(t *testing.T, h *hostnet.Host, d Devices) { rename(t, h, d.BridgeIndex, "br0") },
 		"vnif down":      func(t *testing.T, h *hostnet.Host, d Devices) { require.NoError(t, h.SetDown(d.VnifIndex)) },
-		"peer down":      func(t *testing.T, h *hostnet.Host, d Devices) { require.NoError(t, h.SetDown(d.PeerIndex)) },
+		"partner down":   func(t *testing.T, h *hostnet.Host, d Devices) { require.NoError(t, h.SetDown(d.PartnerIndex)) },
 		"mtu": func(t *testing.T, h *hostnet.Host, d Devices) {
 			require.NoError(t, h.SetMTU(d.VnifIndex, 1400))
-			require.NoError(t, h.SetMTU(d.PeerIndex, 9000))
+			require.NoError(t, h.SetMTU(d.PartnerIndex, 9000))
 		},
-		"vnif renamed": func(t *testing.T, h *hostnet.Host, d Devices) { rename(t, h, d.VnifIndex, "eth7") },
-		"peer renamed": func(t *testing.T, h *hostnet.Host, d Devices) { rename(t, h, d.PeerIndex, "eth7") },
+		"vnif renamed":    func(t *testing.T, h *hostnet.Host, d Devices) { rename(t, h, d.VnifIndex, "eth7") },
+		"partner renamed": func(t *testing.T, h *hostnet.Host, d Devices) { rename(t, h, d.PartnerIndex, "eth7") },
 		"vnif's alias gone": func(t *testing.T, h *hostnet.Host, d Devices) {
 			require.NoError(t, h.SetAlias(d.VnifIndex, ""))
 		},
-		"peer's alias gone": func(t *testing.T, h *hostnet.Host, d Devices) {
-			require.NoError(t, h.SetAlias(d.PeerIndex, ""))
+		"partner's alias gone": func(t *testing.T, h *hostnet.Host, d Devices) {
+			require.NoError(t, h.SetAlias(d.PartnerIndex, ""))
 		},
-		"peer's settings": func(t *testing.T, h *hostnet.Host, d Devices) {
-			require.NoError(t, h.SetNoARP(d.PeerIndex, false))
-			require.NoError(t, h.SetGroup(d.PeerIndex, 0))
-			require.NoError(t, h.SetMaster(d.PeerIndex, d.BridgeIndex))
-			require.NoError(t, h.SetSysctl("0", "net", "ipv6", "conf", d.PeerName, "disable_ipv6"))
+		"partner's settings": func(t *testing.T, h *hostnet.Host, d Devices) {
+			require.NoError(t, h.SetNoARP(d.PartnerIndex, false))
+			require.NoError(t, h.SetGroup(d.PartnerIndex, 0))
+			require.NoError(t, h.SetMaster(d.PartnerIndex, d.BridgeIndex))
+			require.NoError(t, h.SetSysctl("0", "net", "ipv6", "conf", d.PartnerName, "disable_ipv6"))
 		},
 		"offloads": func(t *testing.T, h *hostnet.Host, d Devices) {
 			require.NoError(t, h.SetFeatures(d.VnifIndex, map[string]bool{"tx-sctp-segmentation": true, "tx-checksum-sctp": true}))
@@ -278,15 +278,15 @@ func TestEnsureRefusesOthersDevices(t *testing.T) {
 			require.NoError(t, err)
 		}, "vnif97 (bridge, index"},
 		"vnif is somebody's veth": {func(t *testing.T, h *hostnet.Host) {
-			_, err := h.EnsureVeth(hostnet.Veth{Name: "vnif97", Peer: "x"})
+			_, err := h.EnsureVeth(hostnet.Veth{Name: "vnif97", Partner: "x"})
 			require.NoError(t, err)
 		}, "vnif97 (veth, index"},
-		"peer is somebody's veth": {func(t *testing.T, h *hostnet.Host) {
-			_, err := h.EnsureVeth(hostnet.Veth{Name: "vnp97", Peer: "x"})
+		"partner is somebody's veth": {func(t *testing.T, h *hostnet.Host) {
+			_, err := h.EnsureVeth(hostnet.Veth{Name: "vnp97", Partner: "x"})
 			require.NoError(t, err)
 		}, "vnp97 (veth, index"},
 		"bridge is none": {func(t *testing.T, h *hostnet.Host) {
-			_, err := h.EnsureVeth(hostnet.Veth{Name: "vnet97", Peer: "x"})
+			_, err := h.EnsureVeth(hostnet.Veth{Name: "vnet97", Partner: "x"})
 			require.NoError(t, err)
 		}, "vnet97 (veth, index"},
 		"a bridge that calls itself ours": {func(t *testing.T, h *hostnet.Host) {
@@ -359,7 +359,7 @@ func TestEnsureRollsBack(t *testing.T) {
 			require.ErrorIs(t, err, errInjected)
 			again, err := Ensure(h, spec97(t))
 			require.NoError(t, err)
-			require.Equal(t, d.PeerIndex, again.PeerIndex, "what was adopted stays")
+			require.Equal(t, d.PartnerIndex, again.PartnerIndex, "what was adopted stays")
 		})
 	}
 }
@@ -450,7 +450,7 @@ func TestForeignDevicesOfOurNames(t *testing.T) {
 	require.ElementsMatch(t, []string{"lo", "vnb97", "vnn98"}, deviceNames(t, h))
 }
 
-// What a release left that put only the peer into the group is adopted.
+// What a release left that put only the partner into the group is adopted.
 func TestEnsureAdoptsOlderReleases(t *testing.T) {
 	h := newHost(t)
 	d, err := Ensure(h, spec97(t))
@@ -459,7 +459,7 @@ func TestEnsureAdoptsOlderReleases(t *testing.T) {
 	require.NoError(t, h.SetGroup(d.BridgeIndex, 0))
 	again, err := Ensure(h, spec97(t))
 	require.NoError(t, err)
-	require.Equal(t, d.PeerIndex, again.PeerIndex)
+	require.Equal(t, d.PartnerIndex, again.PartnerIndex)
 	require.Equal(t, d.BridgeIndex, again.BridgeIndex)
 	requireWhole(t, h, again)
 	require.EqualValues(t, Group, link(t, h, "vnet97").Group)
@@ -469,11 +469,11 @@ func TestEnsureAdoptsOlderReleases(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	long := id(t, "1:2:3:4:5:6:7:8")
-	for _, name := range []string{PeerName(long), newVnifName(long), newBridgeName(long)} {
+	for _, name := range []string{PartnerName(long), newVnifName(long), newBridgeName(long)} {
 		require.LessOrEqual(t, len(name), 14)
 	}
-	require.NotEqual(t, PeerName(long), PeerName(id(t, "1:2:3:4:5:6:7:9")))
-	require.Equal(t, "vnp10002", PeerName(id(t, "0:0:0:0:0:0:1:2")))
+	require.NotEqual(t, PartnerName(long), PartnerName(id(t, "1:2:3:4:5:6:7:9")))
+	require.Equal(t, "vnp10002", PartnerName(id(t, "0:0:0:0:0:0:1:2")))
 	got, ok := parseAlias(Alias(long))
 	require.True(t, ok)
 	require.Equal(t, long, got)
@@ -550,7 +550,7 @@ func TestBridgeIdentity(t *testing.T) {
 
 func addPort(t *testing.T, h *hostnet.Host, name string, mac net.HardwareAddr, mtu, bridge int) hostnet.Link {
 	t.Helper()
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: name, Peer: name + "p", MAC: mac, MTU: mtu}))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: name, Partner: name + "p", MAC: mac, MTU: mtu}))
 	l := link(t, h, name)
 	require.NoError(t, h.SetMaster(l.Index, bridge))
 	require.NoError(t, h.SetUp(l.Index))

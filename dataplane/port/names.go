@@ -1,5 +1,5 @@
 // Package port is a vnif: a veth pair whose one end, the vnif, users see and put on a bridge, and whose
-// other end, the peer, is read and written here through a packet socket. A Survey tells what there is of the
+// other end, the partner, is read and written here through a packet socket. A Survey tells what there is of the
 // devices, a Maker looks after them; they outlive the daemon. A Port moves frames in batches.
 package port
 
@@ -35,7 +35,7 @@ func CheckMTU(mtu int) error {
 	return nil
 }
 
-// Alias marks the devices of a vnet: the vnif, its peer, and the bridge if xend made it.
+// Alias marks the devices of a vnet: the vnif, its partner, and the bridge if xend made it.
 func Alias(id vnet.ID) string { return vnet.AliasPrefix + id.String() }
 
 // parseAlias tells whose an alias is.
@@ -48,17 +48,17 @@ func parseAlias(alias string) (vnet.ID, bool) {
 	return id, err == nil
 }
 
-// The names that only xend gives: the peer's, and those under which devices are made, until they bear their alias
+// The names that only xend gives: the partner's, and those under which devices are made, until they bear their alias
 // and may have their own. A device of such a name is a leftover of a daemon that was killed meanwhile.
 const (
-	peerPrefix   = "vnp"
-	vnifPrefix   = "vnn"
-	bridgePrefix = "vnb"
+	partnerPrefix = "vnp"
+	vnifPrefix    = "vnn"
+	bridgePrefix  = "vnb"
 )
 
-// PeerName is the name of the vnif's other end: "vnp97", or with a hash where the id is long. At most
+// PartnerName is the name of the vnif's other end: "vnp97", or with a hash where the id is long. At most
 // 14 characters.
-func PeerName(id vnet.ID) string { return peerPrefix + suffix(id) }
+func PartnerName(id vnet.ID) string { return partnerPrefix + suffix(id) }
 
 func newVnifName(id vnet.ID) string   { return vnifPrefix + suffix(id) }
 func newBridgeName(id vnet.ID) string { return bridgePrefix + suffix(id) }
@@ -72,7 +72,7 @@ func Reserved(name string) bool {
 // OwnNames are the names that a vnet's devices bear, for ever or while they are made, besides those that its
 // configuration gives.
 func OwnNames(id vnet.ID) []string {
-	return []string{PeerName(id), newVnifName(id), newBridgeName(id)}
+	return []string{PartnerName(id), newVnifName(id), newBridgeName(id)}
 }
 
 // digits is how many of an id's digits fit into a name.
@@ -90,12 +90,12 @@ func suffix(id vnet.ID) string {
 
 // cutName takes a name that only xend gives apart.
 func cutName(name string) (prefix, suffix string, ok bool) {
-	if len(name) <= len(peerPrefix) {
+	if len(name) <= len(partnerPrefix) {
 		return "", "", false
 	}
-	prefix, suffix = name[:len(peerPrefix)], name[len(peerPrefix):]
+	prefix, suffix = name[:len(partnerPrefix)], name[len(partnerPrefix):]
 	switch prefix {
-	case peerPrefix, vnifPrefix, bridgePrefix:
+	case partnerPrefix, vnifPrefix, bridgePrefix:
 	default:
 		return "", "", false
 	}

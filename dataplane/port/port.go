@@ -18,9 +18,9 @@ import (
 
 // Why a port could not receive or send.
 var (
-	// ErrGone means that the peer does not exist any more: the port is of no further use.
+	// ErrGone means that the partner does not exist any more: the port is of no further use.
 	ErrGone = errors.New("port: device is gone")
-	// ErrDown means that the peer is down; the port works again when it is up.
+	// ErrDown means that the partner is down; the port works again when it is up.
 	ErrDown = errors.New("port: device is down")
 	// ErrFull means that the kernel had no room for a frame.
 	ErrFull = errors.New("port: no buffer space")
@@ -45,12 +45,12 @@ type Options struct {
 // DefaultBuffer holds about a hundred super-frames of 64 KiB; memory is taken only while frames wait.
 const DefaultBuffer = 8 << 20
 
-// Port moves frames between the daemon and a vnif through a packet socket on the vnif's peer. Recv and Send
+// Port moves frames between the daemon and a vnif through a packet socket on the vnif's partner. Recv and Send
 // may each be called from several goroutines, with a Batch of their own; none of them blocks.
 type Port struct {
 	fd     atomic.Int64 // -1 once closed
 	number int
-	index  int // of the peer
+	index  int // of the partner
 
 	direct atomic.Bool  // PACKET_QDISC_BYPASS is on
 	detour atomic.Int32 // while it is off: the Sends until it is tried again
@@ -66,9 +66,9 @@ var dropAll = []bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: 0}}
 
 // Open opens the port of a vnet's devices. Frames that reach the vnif from now on are received.
 func Open(d Devices, o Options) (*Port, error) {
-	p := &Port{index: d.PeerIndex}
+	p := &Port{index: d.PartnerIndex}
 	err := inNamespace(d.host, func() error {
-		conn, err := packet.Listen(&net.Interface{Index: d.PeerIndex, Name: d.PeerName}, packet.Raw, unix.ETH_P_ALL,
+		conn, err := packet.Listen(&net.Interface{Index: d.PartnerIndex, Name: d.PartnerName}, packet.Raw, unix.ETH_P_ALL,
 			&packet.Config{Filter: dropAll})
 		if err != nil {
 			return err
@@ -86,12 +86,12 @@ func Open(d Devices, o Options) (*Port, error) {
 		return errors.Join(errDup, err)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open port on %s: %w", d.PeerName, err)
+		return nil, fmt.Errorf("open port on %s: %w", d.PartnerName, err)
 	}
 	p.fd.Store(int64(p.number))
 	if err := p.configure(o); err != nil {
 		_ = p.Close()
-		return nil, fmt.Errorf("open port on %s: %w", d.PeerName, err)
+		return nil, fmt.Errorf("open port on %s: %w", d.PartnerName, err)
 	}
 	return p, nil
 }
@@ -277,7 +277,7 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 		case unix.EINTR:
 			continue
 		case unix.ENOBUFS:
-			// Either the vnif is down, or segmentation was switched off on the peer. Then the kernel does it
+			// Either the vnif is down, or segmentation was switched off on the partner. Then the kernel does it
 			// instead, but not for frames that go straight to the device: __dev_direct_xmit.
 			if direct && msgs[0].super() && p.running() && p.bypass(false) {
 				continue
@@ -313,12 +313,12 @@ func (p *Port) bypass(on bool) bool {
 	return true
 }
 
-// running reports whether the peer is up and has carrier, which it has while the vnif is up; netdevice(7). The
+// running reports whether the partner is up and has carrier, which it has while the vnif is up; netdevice(7). The
 // kernel tells it a little after the fact. The requests go to the socket's network namespace.
 func (p *Port) running() bool {
 	var r unix.Ifreq
 	r.SetUint32(uint32(p.index))
-	// By index, since anybody may rename the peer.
+	// By index, since anybody may rename the partner.
 	if unix.IoctlIfreq(p.number, unix.SIOCGIFNAME, &r) != nil || unix.IoctlIfreq(p.number, unix.SIOCGIFFLAGS, &r) != nil {
 		return false
 	}

@@ -171,7 +171,7 @@ func TestOffloadMetadata(t *testing.T) {
 	l := lab.New(t)
 	a, b := newBench(t, l, "A", 1), newBench(t, l, "B", 2)
 	eth := link(t, a.domain.Net, "eth0")
-	guest, err := Open(Devices{PeerIndex: eth.Index, PeerName: eth.Name, host: a.domain.Net}, Options{})
+	guest, err := Open(Devices{PartnerIndex: eth.Index, PartnerName: eth.Name, host: a.domain.Net}, Options{})
 	require.NoError(t, err)
 	defer func() { _ = guest.Close() }()
 	c, err := b.domain.Capture("eth0", func(f lab.Frame) bool { return bytes.HasPrefix(f.Data, broadcast) && f.Data[11] == 1 })
@@ -276,9 +276,9 @@ func TestPortIsAlone(t *testing.T) {
 		return isTest(f, h)
 	})
 
-	// A broadcast datagram for the host's own socket, on an address that the peer has.
-	peer := link(t, b.host.Net, "vnp97")
-	require.NoError(t, b.host.Net.EnsureAddress(addressOn(peer.Index, "10.97.0.77/24")))
+	// A broadcast datagram for the host's own socket, on an address that the partner has.
+	partner := link(t, b.host.Net, "vnp97")
+	require.NoError(t, b.host.Net.EnsureAddress(addressOn(partner.Index, "10.97.0.77/24")))
 	var in, out, own net.PacketConn
 	require.NoError(t, b.host.Do(func() (err error) { in, err = net.ListenPacket("udp4", "0.0.0.0:1798"); return err }))
 	defer in.Close()
@@ -296,7 +296,7 @@ func TestPortIsAlone(t *testing.T) {
 	for buf := make([]byte, 100); ; { // the bridge's own, too, which is the bridge's business
 		k, cm, _, err := in4.ReadFrom(buf)
 		require.NoError(t, err)
-		require.NotEqual(t, peer.Index, cm.IfIndex)
+		require.NotEqual(t, partner.Index, cm.IfIndex)
 		if string(buf[:k]) == "own" {
 			break
 		}
@@ -308,12 +308,12 @@ func TestPortErrors(t *testing.T) {
 	f := []wire.Frame{frameOf(testFrame(1, 60)), frameOf(testFrame(1, 60))}
 	batch := NewBatch()
 
-	require.NoError(t, b.host.Net.SetDown(b.devices.PeerIndex))
+	require.NoError(t, b.host.Net.SetDown(b.devices.PartnerIndex))
 	require.ErrorIs(t, recvError(t, b.port, batch), ErrDown)
 	n, err := b.port.Send(f)
 	require.ErrorIs(t, err, ErrDown)
 	require.Zero(t, n)
-	require.NoError(t, b.host.Net.SetUp(b.devices.PeerIndex))
+	require.NoError(t, b.host.Net.SetUp(b.devices.PartnerIndex))
 	require.NoError(t, b.host.Net.AwaitRunning(soon(t), b.devices.VnifIndex))
 	require.NoError(t, b.domain.Send("eth0", testFrame(1, 60)))
 	recvUntil(t, b.port, isTest)
@@ -332,27 +332,27 @@ func TestPortErrors(t *testing.T) {
 	require.ErrorContains(t, err, "open port on vnp97")
 }
 
-// setVnif takes the vnif up or down, and returns when the peer has noticed.
+// setVnif takes the vnif up or down, and returns when the partner has noticed.
 func (b *bench) setVnif(t testing.TB, up bool) {
 	t.Helper()
 	ctx, stop := context.WithCancel(soon(t))
 	defer stop()
 	if up {
 		require.NoError(t, b.host.Net.SetUp(b.devices.VnifIndex))
-		require.NoError(t, b.host.Net.AwaitRunning(ctx, b.devices.PeerIndex))
+		require.NoError(t, b.host.Net.AwaitRunning(ctx, b.devices.PartnerIndex))
 		return
 	}
 	events, err := b.host.Net.Watch(ctx)
 	require.NoError(t, err)
 	require.NoError(t, b.host.Net.SetDown(b.devices.VnifIndex))
-	for link(t, b.host.Net, b.devices.PeerName).Running() {
+	for link(t, b.host.Net, b.devices.PartnerName).Running() {
 		_, open := <-events
-		require.True(t, open, "the peer still has carrier")
+		require.True(t, open, "the partner still has carrier")
 	}
 }
 
 // What the vnif does not take is not reported as sent, whether it was down before segmentation was switched off
-// on the peer, or is so afterwards; and the queue is bypassed again when it can be.
+// on the partner, or is so afterwards; and the queue is bypassed again when it can be.
 func TestBypass(t *testing.T) {
 	b := newBench(t, lab.New(t), "A", 1)
 	f, h := tcpFrame(60000, 0, false)

@@ -217,16 +217,16 @@ func TestDomainWithoutOffloads(t *testing.T) {
 	p.requireClean(t)
 }
 
-// setSegmentation switches segmentation on the peer.
+// setSegmentation switches segmentation on the partner.
 func (b *bench) setSegmentation(t testing.TB, on bool) {
 	t.Helper()
-	require.NoError(t, b.host.Net.SetFeatures(b.devices.PeerIndex, map[string]bool{
+	require.NoError(t, b.host.Net.SetFeatures(b.devices.PartnerIndex, map[string]bool{
 		"tx-tcp-segmentation": on, "tx-tcp6-segmentation": on, "tx-tcp-ecn-segmentation": on,
 		"tx-tcp-mangleid-segmentation": on, "tx-udp-segmentation": on,
 	}))
 }
 
-// Super-frames must get through where somebody switched segmentation off on the peer, before and while it is
+// Super-frames must get through where somebody switched segmentation off on the partner, before and while it is
 // in use: what bypasses the queue is not cut by the kernel.
 func TestPeerWithoutSegmentation(t *testing.T) {
 	a, b, p := newPumped(t)

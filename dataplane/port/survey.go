@@ -14,7 +14,7 @@ import (
 // comes with the message that creates a device, the alias with a later one: between the two, the name tells whose
 // it is. A pair is ours if one of its ends is.
 //
-// Releases up to 0.1 put only the peer into the group. Their pairs are known by it; their bridges, by the alias
+// Releases up to 0.1 put only the partner into the group. Their pairs are known by it; their bridges, by the alias
 // and the vnif on them.
 
 // Survey is what there was of devices at one moment.
@@ -44,7 +44,7 @@ func LookFor(h *hostnet.Host, s Spec) (*Survey, error) {
 		}
 		return err
 	}
-	for _, name := range []string{s.Vnetif, s.Bridge, PeerName(s.ID), newVnifName(s.ID), newBridgeName(s.ID)} {
+	for _, name := range []string{s.Vnetif, s.Bridge, PartnerName(s.ID), newVnifName(s.ID), newBridgeName(s.ID)} {
 		if name == "" {
 			continue
 		}
@@ -121,7 +121,7 @@ func ours(l hostnet.Link, id vnet.ID) bool {
 	if l.Alias != "" {
 		return l.Alias == Alias(id)
 	}
-	return l.Name == newVnifName(id) || l.Name == PeerName(id) || l.Name == newBridgeName(id)
+	return l.Name == newVnifName(id) || l.Name == PartnerName(id) || l.Name == newBridgeName(id)
 }
 
 // Role is what a vnet wants a device for.
@@ -130,7 +130,7 @@ type Role uint8
 // The roles.
 const (
 	RoleVnif Role = iota
-	RolePeer
+	RolePartner
 	RoleBridge
 	// RoleTemporary is a name that a device bears while it is made.
 	RoleTemporary
@@ -150,9 +150,9 @@ func (e *Conflict) Unwrap() error { return e.Err }
 
 // Finding is what a survey says of one vnet's devices.
 type Finding struct {
-	// Vnif, Peer and Bridge are the vnet's, under whatever names; Index 0: there is none, or not a usable one.
+	// Vnif, Partner and Bridge are the vnet's, under whatever names; Index 0: there is none, or not a usable one.
 	// The bridge may be somebody else's.
-	Vnif, Peer, Bridge hostnet.Link
+	Vnif, Partner, Bridge hostnet.Link
 	// Conflict says why the devices can't be made; nil: they can.
 	Conflict *Conflict
 	// Missing says what is not there, or not where it should be, for a person; "": all is.
@@ -203,28 +203,28 @@ func (s *Survey) partner(l hostnet.Link) hostnet.Link {
 // ours but has no other end here is of no use, and made anew.
 func (f *finder) pair() {
 	id := f.spec.ID
-	vnif, peer := f.byName[f.spec.Vnetif], f.byName[PeerName(id)]
-	if peer.Index == 0 {
+	vnif, partner := f.byName[f.spec.Vnetif], f.byName[PartnerName(id)]
+	if partner.Index == 0 {
 		// Renamed, by udev for example, or never made.
-		peer = f.partner(vnif)
+		partner = f.partner(vnif)
 	}
-	other := f.partner(peer) // the vnif, under whatever name
+	other := f.partner(partner) // the vnif, under whatever name
 	switch {
-	case peer.Index != 0 && !ours(peer, id) && !ours(other, id):
-		if peer.Name != PeerName(id) { // reached from the vnif, which is the one in the way
+	case partner.Index != 0 && !ours(partner, id) && !ours(other, id):
+		if partner.Name != PartnerName(id) { // reached from the vnif, which is the one in the way
 			f.inTheWay(RoleVnif, vnif, "a vnif")
 			return
 		}
-		f.inTheWay(RolePeer, peer, "the peer of a vnif")
+		f.inTheWay(RolePartner, partner, "the partner of a vnif")
 		return
 	case vnif.Index != 0 && vnif.Index != other.Index && (vnif.Kind != "veth" || !ours(vnif, id)):
 		f.inTheWay(RoleVnif, vnif, "a vnif")
 		return
 	case other.Index != 0 && (vnif.Index == 0 || vnif.Index == other.Index):
-		f.Vnif, f.Peer = other, peer
+		f.Vnif, f.Partner = other, partner
 		return
 	}
-	for _, half := range []hostnet.Link{vnif, peer} {
+	for _, half := range []hostnet.Link{vnif, partner} {
 		if half.Index != 0 {
 			f.broken = append(f.broken, half)
 		}
@@ -293,9 +293,9 @@ func (f *finder) missing() string {
 	switch {
 	case vnif.Index == 0 || vnif.Name != f.spec.Vnetif:
 		return "interface " + f.spec.Vnetif + " is gone"
-	case f.Peer.Name != PeerName(id):
-		return "the other end of " + vnif.Name + " is called " + f.Peer.Name
-	case !ours(vnif, id) || !ours(f.Peer, id):
+	case f.Partner.Name != PartnerName(id):
+		return "the other end of " + vnif.Name + " is called " + f.Partner.Name
+	case !ours(vnif, id) || !ours(f.Partner, id):
 		return vnif.Name + " has lost its mark"
 	case f.spec.Bridge == "":
 		return ""
@@ -332,7 +332,7 @@ func (s *Survey) Leftovers(wanted []Spec) []Leftover {
 	for _, spec := range wanted {
 		hashed[suffix(spec.ID)] = spec.ID
 		f := s.Find(spec)
-		for _, l := range append(f.broken, f.unfinished, f.Vnif, f.Peer, f.Bridge) { // Ensure sees to them
+		for _, l := range append(f.broken, f.unfinished, f.Vnif, f.Partner, f.Bridge) { // Ensure sees to them
 			used[l.Index] = true
 		}
 	}

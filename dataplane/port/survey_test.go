@@ -94,7 +94,7 @@ func TestSurvey(t *testing.T) {
 			g.on("vnif97", g.bridge(hostnet.Link{Name: "aside"}))
 		}, missing: "vnif97 is on aside instead of vnet97", left: 2},
 		"no bridge": {make: pair, missing: "bridge vnet97 is gone", left: 2},
-		"the peer away": {make: func(g *ground) {
+		"the partner away": {make: func(g *ground) {
 			g.add(hostnet.Link{Name: "vnif97", Kind: "veth", Group: Group, Alias: mine})
 		}, missing: "the other end of vnif97 is gone", left: 1},
 		"somebody's vnif97": {make: func(g *ground) {
@@ -111,7 +111,7 @@ func TestSurvey(t *testing.T) {
 		}, missing: "interface vnif97 is gone", role: RoleVnif, conflict: "vnif97 (bridge", left: 1},
 		"somebody's vnp97": {make: func(g *ground) {
 			g.veth(hostnet.Link{Name: "vnp97"}, hostnet.Link{Name: "x"})
-		}, missing: "interface vnif97 is gone", role: RolePeer, conflict: "vnp97 (veth"},
+		}, missing: "interface vnif97 is gone", role: RolePartner, conflict: "vnp97 (veth"},
 		"somebody's vnn97": {make: func(g *ground) { g.add(hostnet.Link{Name: "vnn97"}) },
 			missing: "interface vnif97 is gone", role: RoleTemporary, conflict: "vnn97 (device"},
 		"somebody's vnb97": {make: func(g *ground) { g.bridge(hostnet.Link{Name: "vnb97", Alias: mine}) },

@@ -34,7 +34,7 @@ type Echo struct {
 	path   atomic.Pointer[Path]
 	group  atomic.Pointer[netip.Addr]
 	own    atomic.Pointer[map[netip.Addr]struct{}]
-	admits func(index int, from netip.Addr) bool
+	takes  func(index int, from netip.Addr) bool
 }
 
 func openEcho(o Options) (*Echo, error) {
@@ -92,8 +92,8 @@ func (e *Echo) SetPath(p *Path, group netip.Addr) {
 // more.
 func (e *Echo) SetOwn(own map[netip.Addr]struct{}) { e.own.Store(&own) }
 
-// SetAdmits says by which devices requests may come; without it, by any. Before Run.
-func (e *Echo) SetAdmits(admits func(index int, from netip.Addr) bool) { e.admits = admits }
+// SetTakes says by which devices requests may come; without it, by any. Before Run.
+func (e *Echo) SetTakes(admits func(index int, from netip.Addr) bool) { e.takes = admits }
 
 // Run answers until ctx ends.
 func (e *Echo) Run(ctx context.Context) error {
@@ -103,15 +103,15 @@ func (e *Echo) Run(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = e.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	b, control := make([]byte, bufferLen), make([]byte, controlLen)
+	b, ancillary := make([]byte, bufferLen), make([]byte, ancillaryLen)
 	var second int64
 	answers := 0
 	for {
-		var n, controls int
+		var n, anc int
 		var from unix.Sockaddr
 		err := conn.Read(func(fd uintptr) bool {
 			var e error
-			n, controls, _, from, e = unix.Recvmsg(int(fd), b, control, unix.MSG_DONTWAIT)
+			n, anc, _, from, e = unix.Recvmsg(int(fd), b, ancillary, unix.MSG_DONTWAIT)
 			return !errors.Is(e, unix.EAGAIN)
 		})
 		if ctx.Err() != nil || err != nil {
@@ -136,8 +136,8 @@ func (e *Echo) Run(ctx context.Context) error {
 			continue
 		}
 		var packet Packet
-		readControl(control[:controls], &packet)
-		if e.admits != nil && !e.admits(packet.Index, netip.AddrFrom4(sender.Addr)) {
+		readAncillary(ancillary[:anc], &packet)
+		if e.takes != nil && !e.takes(packet.Index, netip.AddrFrom4(sender.Addr)) {
 			continue
 		}
 		answers++

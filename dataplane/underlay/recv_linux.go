@@ -15,8 +15,8 @@ const (
 	// bufferLen holds the largest IP packet, and roomLen is free in front of it: see Packet.Buf.
 	bufferLen = 65536
 	roomLen   = 64
-	// controlLen holds the control messages that we ask for: packet info and the GRO segment size.
-	controlLen = 96
+	// ancillaryLen holds the ancillary data that we ask for: packet info and the GRO segment size.
+	ancillaryLen = 96
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -28,12 +28,12 @@ type mmsghdr struct {
 
 // Batch is the memory that packets are received into. It belongs to one goroutine.
 type Batch struct {
-	packets [BatchLen]Packet
-	msgs    [BatchLen]mmsghdr
-	iovs    [BatchLen]unix.Iovec
-	names   [BatchLen][unix.SizeofSockaddrInet6]byte
-	control [BatchLen][controlLen]byte
-	bufs    [BatchLen][]byte
+	packets   [BatchLen]Packet
+	msgs      [BatchLen]mmsghdr
+	iovs      [BatchLen]unix.Iovec
+	names     [BatchLen][unix.SizeofSockaddrInet6]byte
+	ancillary [BatchLen][ancillaryLen]byte
+	bufs      [BatchLen][]byte
 }
 
 // NewBatch allocates a batch, of about 2 MiB.
@@ -48,7 +48,7 @@ func NewBatch() *Batch {
 		h := &b.msgs[i].hdr
 		h.Name = &b.names[i][0]
 		h.Iov, h.Iovlen = &b.iovs[i], 1
-		h.Control = &b.control[i][0]
+		h.Control = &b.ancillary[i][0]
 	}
 	return b
 }
@@ -63,7 +63,7 @@ func (s *Socket) Recv(b *Batch) (int, error) {
 	for i := range b.msgs {
 		h := &b.msgs[i].hdr
 		h.Namelen = unix.SizeofSockaddrInet6
-		h.SetControllen(controlLen)
+		h.SetControllen(ancillaryLen)
 	}
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.msgs[0])), BatchLen, unix.MSG_DONTWAIT, 0, 0)
@@ -101,7 +101,7 @@ func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 	} else {
 		p.From = netip.AddrPortFrom(netip.AddrFrom16([16]byte(name[8:24])), port)
 	}
-	readControl(b.control[i][:m.hdr.Controllen], p)
+	readAncillary(b.ancillary[i][:m.hdr.Controllen], p)
 	if s.raw {
 		// raw(7): the IPv4 header comes along.
 		if len(p.Data) < 20 {
@@ -118,8 +118,8 @@ func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 	return true
 }
 
-// readControl reads the control messages; cmsg(3), ip(7), ipv6(7), udp(7).
-func readControl(c []byte, p *Packet) {
+// readAncillary reads the ancillary data; cmsg(3), ip(7), ipv6(7), udp(7).
+func readAncillary(c []byte, p *Packet) {
 	const head = unix.SizeofCmsghdr
 	for len(c) >= head {
 		n := int(binary.NativeEndian.Uint64(c))

@@ -18,7 +18,7 @@ type Relay struct {
 	packet, fragment []byte
 	id               uint16
 	name             [unix.SizeofSockaddrInet6]byte
-	control          [sendControlLen]byte
+	ancillary        [sendAncillaryLen]byte
 }
 
 // NewRelay returns a Relay.
@@ -49,8 +49,8 @@ func (r *Relay) Send(u *Underlay, p *Path, from, group netip.AddrPort, ttl uint8
 func (r *Relay) write(fd int, p *Path, group netip.AddrPort, packet []byte) error {
 	iov := unix.Iovec{Base: &packet[0]}
 	iov.SetLen(len(packet))
-	h := unix.Msghdr{Name: &r.name[0], Namelen: putName(&r.name, IPv4, group), Iov: &iov, Iovlen: 1, Control: &r.control[0]}
-	h.SetControllen(putSource(&r.control, IPv4, p, group.Addr()))
+	h := unix.Msghdr{Name: &r.name[0], Namelen: putName(&r.name, IPv4, group), Iov: &iov, Iovlen: 1, Control: &r.ancillary[0]}
+	h.SetControllen(putSource(&r.ancillary, IPv4, p, group.Addr()))
 	// The port of a raw socket's destination is a protocol number; raw(7): zero.
 	binary.BigEndian.PutUint16(r.name[2:], 0)
 	for {

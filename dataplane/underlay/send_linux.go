@@ -17,8 +17,8 @@ const (
 	sendIovs = 2048
 	// maxMsgIovs is UIO_MAXIOV of the kernel.
 	maxMsgIovs = 1024
-	// sendControlLen holds IPV6_PKTINFO and UDP_SEGMENT.
-	sendControlLen = unix.SizeofCmsghdr + 24 + unix.SizeofCmsghdr + 8
+	// sendAncillaryLen holds IPV6_PKTINFO and UDP_SEGMENT.
+	sendAncillaryLen = unix.SizeofCmsghdr + 24 + unix.SizeofCmsghdr + 8
 	// sendWait is how long a full send buffer is waited for: backpressure towards the vnif, which queues
 	// and then drops, but never a worker stuck behind a dead device.
 	sendWait = 5 * time.Millisecond
@@ -26,13 +26,13 @@ const (
 
 // Sender is the scratch memory to send with. It belongs to one goroutine and serves any Socket.
 type Sender struct {
-	msgs    [sendMsgs]mmsghdr
-	names   [sendMsgs][unix.SizeofSockaddrInet6]byte
-	control [sendMsgs][sendControlLen]byte
-	iovs    [sendIovs]unix.Iovec
-	n, niov int
-	failed  int
-	err     error
+	msgs      [sendMsgs]mmsghdr
+	names     [sendMsgs][unix.SizeofSockaddrInet6]byte
+	ancillary [sendMsgs][sendAncillaryLen]byte
+	iovs      [sendIovs]unix.Iovec
+	n, niov   int
+	failed    int
+	err       error
 }
 
 // NewSender allocates a Sender.
@@ -73,11 +73,11 @@ func (x *Sender) load(s *Socket, p *Path, msgs []Msg) int {
 		h.Namelen = putName(&x.names[i], s.family, m.To)
 		h.Iov = &x.iovs[min(first, sendIovs-1)]
 		h.SetIovlen(x.niov - first)
-		n := putSource(&x.control[i], s.family, p, m.To.Addr())
+		n := putSource(&x.ancillary[i], s.family, p, m.To.Addr())
 		if m.SegSize > 0 {
-			n = putSegment(&x.control[i], n, m.SegSize)
+			n = putSegment(&x.ancillary[i], n, m.SegSize)
 		}
-		h.Control = &x.control[i][0]
+		h.Control = &x.ancillary[i][0]
 		h.SetControllen(n)
 		x.n++
 	}
@@ -150,7 +150,7 @@ func (x *Sender) single(s *Socket, i int, m *Msg) {
 	const maxPieces = 64
 	h := x.msgs[i].hdr
 	var piece [maxPieces]unix.Iovec
-	// Without UDP_SEGMENT, which is the last control message.
+	// Without UDP_SEGMENT, which is the last ancillary datum.
 	h.SetControllen(putSourceLen(s.family))
 	next, off := 0, 0
 	for left := m.Len(); left > 0; {
@@ -213,8 +213,8 @@ func putName(b *[unix.SizeofSockaddrInet6]byte, f Family, to netip.AddrPort) uin
 	return unix.SizeofSockaddrInet6
 }
 
-// putSource writes the control message that sets the source address, and for a group the device.
-func putSource(b *[sendControlLen]byte, f Family, p *Path, to netip.Addr) int {
+// putSource writes the ancillary data that sets the source address, and for a group the device.
+func putSource(b *[sendAncillaryLen]byte, f Family, p *Path, to netip.Addr) int {
 	index := 0
 	if to.IsMulticast() {
 		index = p.Index
@@ -243,8 +243,8 @@ func putSourceLen(f Family) int {
 	return 40
 }
 
-// putSegment writes UDP_SEGMENT after n bytes of control messages; udp(7).
-func putSegment(b *[sendControlLen]byte, n, seg int) int {
+// putSegment writes UDP_SEGMENT after n bytes of ancillary data; udp(7).
+func putSegment(b *[sendAncillaryLen]byte, n, seg int) int {
 	putCmsg(b[n:], unix.SOL_UDP, unix.UDP_SEGMENT, 2)
 	binary.NativeEndian.PutUint16(b[n+16:], uint16(seg))
 	return n + 24

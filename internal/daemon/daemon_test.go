@@ -122,7 +122,7 @@ func TestRun(t *testing.T) {
 
 func TestRunFails(t *testing.T) {
 	p, h := newHost(t)
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif0003", Peer: "other"}))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif0003", Partner: "other"}))
 	err := Run(t.Context(), Options{Paths: p, Ready: func() error { return io.ErrClosedPipe }})
 	require.ErrorIs(t, err, io.ErrClosedPipe)
 	require.NoFileExists(t, p.PidFile())

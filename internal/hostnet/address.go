@@ -14,7 +14,7 @@ import (
 type Address struct {
 	Index  int          // the device
 	Prefix netip.Prefix // address and length of its network
-	Peer   netip.Addr   // the other end of a point-to-point link; invalid: none
+	Remote netip.Addr   // the other end of a point-to-point link; invalid: none
 	Label  string       // IPv4: "eth0:1"; "" or the device's name: none
 	Scope  uint8        // RT_SCOPE_: 0 global, 253 link, 254 host
 	Flags  uint32       // IFA_F_: permanent, tentative, nodad, …
@@ -56,10 +56,10 @@ func parseAddress(b []byte) (Address, error) {
 		}
 	})
 	switch {
-	case !local.IsValid(): // IPv6 without a peer
+	case !local.IsValid(): // IPv6 without a remote end
 		local = remote
 	case remote.IsValid() && remote != local:
-		a.Peer = remote
+		a.Remote = remote
 	}
 	if !local.IsValid() || bits > local.BitLen() {
 		return Address{}, errMalformed
@@ -125,12 +125,12 @@ func addressParts(a Address) []nl.NetlinkRequestData {
 	m.Prefixlen = uint8(a.Prefix.Bits())
 	m.Scope = a.Scope
 	m.IfAddrmsg.Flags = uint8(a.Flags)
-	remote := a.Peer
+	remote := a.Remote
 	if !remote.IsValid() {
 		remote = addr
 	}
 	parts := []nl.NetlinkRequestData{m, attribute(unix.IFA_LOCAL, addr.AsSlice()), attribute(unix.IFA_ADDRESS, remote.AsSlice())}
-	if addr.Is4() && !a.Peer.IsValid() && a.Prefix.Bits() < 31 {
+	if addr.Is4() && !a.Remote.IsValid() && a.Prefix.Bits() < 31 {
 		parts = append(parts, attribute(unix.IFA_BROADCAST, broadcast(a.Prefix)))
 	}
 	if a.Label != "" {

@@ -124,14 +124,14 @@ func (h *Host) EnsureBridge(name string) (l Link, created bool, err error) {
 
 // Veth says how a pair of virtual Ethernet devices is made.
 type Veth struct {
-	Name, Peer   string
-	MAC, PeerMAC net.HardwareAddr // nil: random
-	MTU          int              // of both ends; 0: 1500
-	// Group and PeerGroup are the link groups, which the ends have from their first moment on; 0: the default
+	Name, Partner   string
+	MAC, PartnerMAC net.HardwareAddr // nil: random
+	MTU             int              // of both ends; 0: 1500
+	// Group and PartnerGroup are the link groups, which the ends have from their first moment on; 0: the default
 	// group.
-	Group, PeerGroup uint32
-	PeerHost         *Host // the namespace that the peer is made in; nil: the same
-	NumQueues        int   // transmit and receive queues of both ends; 0: the kernel's choice
+	Group, PartnerGroup uint32
+	PartnerHost         *Host // the namespace that the partner is made in; nil: the same
+	NumQueues           int   // transmit and receive queues of both ends; 0: the kernel's choice
 }
 
 // CreateVeth makes a pair, down. ErrExists if a name is taken.
@@ -155,35 +155,35 @@ func (h *Host) CreateVeth(v Veth) error {
 	}
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
-	peer := info.AddRtAttr(unix.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
-	peer.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	for _, p := range end(v.Peer, v.PeerMAC, v.PeerGroup) {
-		peer.AddChild(p)
+	partner := info.AddRtAttr(unix.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	partner.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, p := range end(v.Partner, v.PartnerMAC, v.PartnerGroup) {
+		partner.AddChild(p)
 	}
-	if v.PeerHost != nil && v.PeerHost != h {
-		ns := v.PeerHost.ns
+	if v.PartnerHost != nil && v.PartnerHost != h {
+		ns := v.PartnerHost.ns
 		ns.mu.RLock()
 		defer ns.mu.RUnlock()
 		if ns.file == nil {
-			return wrap("create veth", v.Name+" with peer "+v.Peer, errClosed)
+			return wrap("create veth", v.Name+" with partner "+v.Partner, errClosed)
 		}
-		peer.AddChild(numberAttribute(unix.IFLA_NET_NS_FD, uint32(ns.file.Fd())))
+		partner.AddChild(numberAttribute(unix.IFLA_NET_NS_FD, uint32(ns.file.Fd())))
 	}
 	parts := append([]nl.NetlinkRequestData{nl.NewIfInfomsg(unix.AF_UNSPEC)}, end(v.Name, v.MAC, v.Group)...)
 	err := h.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, append(parts, info)...)
-	return needs(wrap("create veth", v.Name+" with peer "+v.Peer, err), "veth", "CONFIG_VETH (modprobe veth)")
+	return needs(wrap("create veth", v.Name+" with partner "+v.Partner, err), "veth", "CONFIG_VETH (modprobe veth)")
 }
 
 // EnsureVeth makes a pair, or accepts one whose ends bear these names already; its other attributes
 // are left as they are. Another device of either name is a NotOursError.
 func (h *Host) EnsureVeth(v Veth) (created bool, err error) {
-	there := v.PeerHost
+	there := v.PartnerHost
 	if there == nil {
 		there = h
 	}
 	for range 2 { // twice, in case somebody makes it meanwhile
 		a, errA := h.LinkByName(v.Name)
-		b, errB := there.LinkByName(v.Peer)
+		b, errB := there.LinkByName(v.Partner)
 		goneA, goneB := errors.Is(errA, ErrNotFound), errors.Is(errB, ErrNotFound)
 		switch {
 		case errA != nil && !goneA:
@@ -196,9 +196,9 @@ func (h *Host) EnsureVeth(v Veth) (created bool, err error) {
 			}
 			return err == nil, err
 		case !goneA && (a.Kind != "veth" || goneB):
-			return false, &NotOursError{Device: a, Want: "an end of the veth pair " + v.Name + "–" + v.Peer}
+			return false, &NotOursError{Device: a, Want: "an end of the veth pair " + v.Name + "–" + v.Partner}
 		case goneA || b.Kind != "veth" || (there == h && a.Partner != b.Index):
-			return false, &NotOursError{Device: b, Want: "an end of the veth pair " + v.Name + "–" + v.Peer}
+			return false, &NotOursError{Device: b, Want: "an end of the veth pair " + v.Name + "–" + v.Partner}
 		default:
 			return false, nil
 		}

@@ -31,9 +31,9 @@ func newStreet(t *testing.T) *street {
 	var err error
 	s.bridge, err = s.host.CreateBridge(Bridge{Name: "br", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
 	require.NoError(t, err)
-	_, err = s.host.EnsureVeth(Veth{Name: "vif", Peer: "eth0", PeerHost: s.domain})
+	_, err = s.host.EnsureVeth(Veth{Name: "vif", Partner: "eth0", PartnerHost: s.domain})
 	require.NoError(t, err)
-	_, err = s.host.EnsureVeth(Veth{Name: "out", Peer: "eth0", PeerHost: s.far, PeerMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}})
+	_, err = s.host.EnsureVeth(Veth{Name: "out", Partner: "eth0", PartnerHost: s.far, PartnerMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}})
 	require.NoError(t, err)
 	vif, out := link(t, s.host, "vif"), link(t, s.host, "out")
 	require.NoError(t, s.host.SetMaster(vif.Index, s.bridge.Index))

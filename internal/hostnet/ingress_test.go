@@ -15,7 +15,7 @@ import (
 func TestDropIngress(t *testing.T) {
 	h := newHost(t)
 	far := newHost(t)
-	_, err := h.EnsureVeth(Veth{Name: "a", Peer: "b", PeerHost: far})
+	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b", PartnerHost: far})
 	require.NoError(t, err)
 	a, b := link(t, h, "a"), link(t, far, "b")
 	require.NoError(t, h.SetUp(a.Index))
@@ -86,7 +86,7 @@ func TestAt(t *testing.T) {
 	require.NoError(t, err)
 	defer h.Close()
 	require.Equal(t, far.Inode(), h.Inode())
-	require.NoError(t, h.CreateVeth(Veth{Name: "a", Peer: "b"}))
+	require.NoError(t, h.CreateVeth(Veth{Name: "a", Partner: "b"}))
 	link(t, far, "a")
 	far.Close()
 	link(t, h, "b")

@@ -17,7 +17,7 @@ func TestAddresses(t *testing.T) {
 		require.NoError(t, h.EnsureAddress(v6))
 	}
 	require.NoError(t, h.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.1.1/32"),
-		Peer: netip.MustParseAddr("10.9.1.2")}))
+		Remote: netip.MustParseAddr("10.9.1.2")}))
 
 	list, err := h.Addresses(a.Index)
 	require.NoError(t, err)

@@ -51,8 +51,8 @@ func TestEnsureBridgeRefusesOtherDevices(t *testing.T) {
 
 func TestEnsureVeth(t *testing.T) {
 	h := newHost(t)
-	mac, peerMAC := net.HardwareAddr{0xaa, 0xff, 1, 2, 3, 4}, net.HardwareAddr{0xaa, 0xff, 1, 2, 3, 5}
-	v := Veth{Name: "a", Peer: "b", MAC: mac, PeerMAC: peerMAC, MTU: 1400, Group: 1797, PeerGroup: 1798}
+	mac, partnerMAC := net.HardwareAddr{0xaa, 0xff, 1, 2, 3, 4}, net.HardwareAddr{0xaa, 0xff, 1, 2, 3, 5}
+	v := Veth{Name: "a", Partner: "b", MAC: mac, PartnerMAC: partnerMAC, MTU: 1400, Group: 1797, PartnerGroup: 1798}
 	created, err := h.EnsureVeth(v)
 	require.NoError(t, err)
 	require.True(t, created)
@@ -64,13 +64,13 @@ func TestEnsureVeth(t *testing.T) {
 	require.Equal(t, b.Index, a.Partner)
 	require.Equal(t, a.Index, b.Partner)
 	require.Equal(t, mac, a.MAC)
-	require.Equal(t, peerMAC, b.MAC)
+	require.Equal(t, partnerMAC, b.MAC)
 	require.Equal(t, 1400, a.MTU)
 	require.Equal(t, 1400, b.MTU)
 	require.EqualValues(t, 1797, a.Group)
 	require.EqualValues(t, 1798, b.Group)
 
-	_, err = h.EnsureVeth(Veth{Name: "a", Peer: "c"})
+	_, err = h.EnsureVeth(Veth{Name: "a", Partner: "c"})
 	var notOurs *NotOursError
 	require.ErrorAs(t, err, &notOurs)
 	require.ErrorIs(t, h.CreateVeth(v), ErrExists)
@@ -79,7 +79,7 @@ func TestEnsureVeth(t *testing.T) {
 func TestVethBetweenNamespaces(t *testing.T) {
 	h, other := newHost(t), newHost(t)
 	for _, created := range []bool{true, false} {
-		got, err := h.EnsureVeth(Veth{Name: "a", Peer: "eth0", PeerHost: other})
+		got, err := h.EnsureVeth(Veth{Name: "a", Partner: "eth0", PartnerHost: other})
 		require.NoError(t, err)
 		require.Equal(t, created, got)
 	}
@@ -139,7 +139,7 @@ func TestSetters(t *testing.T) {
 
 func TestDisableIPv6(t *testing.T) {
 	h := newHost(t)
-	_, err := h.EnsureVeth(Veth{Name: "vif1.0", Peer: "b"})
+	_, err := h.EnsureVeth(Veth{Name: "vif1.0", Partner: "b"})
 	require.NoError(t, err)
 	a, b := link(t, h, "vif1.0"), link(t, h, "b")
 	require.NoError(t, h.DisableIPv6(a.Index))
@@ -155,7 +155,7 @@ func TestDisableIPv6(t *testing.T) {
 
 func TestGenerateNoAddress(t *testing.T) {
 	h := newHost(t)
-	_, err := h.EnsureVeth(Veth{Name: "a", Peer: "b"})
+	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b"})
 	require.NoError(t, err)
 	a, b := link(t, h, "a"), link(t, h, "b")
 	require.NoError(t, h.generateNoAddress(a.Index))

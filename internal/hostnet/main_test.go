@@ -35,7 +35,7 @@ func link(t *testing.T, h *Host, name string) Link {
 // pair makes a veth pair a–b, both up.
 func pair(t *testing.T, h *Host, a, b string) (Link, Link) {
 	t.Helper()
-	created, err := h.EnsureVeth(Veth{Name: a, Peer: b})
+	created, err := h.EnsureVeth(Veth{Name: a, Partner: b})
 	require.NoError(t, err)
 	require.True(t, created)
 	require.NoError(t, h.SetUp(link(t, h, a).Index))

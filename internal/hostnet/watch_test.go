@@ -104,7 +104,7 @@ func TestWatchTellsOfLostEvents(t *testing.T) {
 
 func TestAwaitRunning(t *testing.T) {
 	h := newHost(t)
-	_, err := h.EnsureVeth(Veth{Name: "a", Peer: "b"})
+	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b"})
 	require.NoError(t, err)
 	a, b := link(t, h, "a"), link(t, h, "b")
 	require.NoError(t, h.SetUp(a.Index))

@@ -48,7 +48,7 @@ func (h *Host) Domain(s DomainSpec) (*Domain, error) {
 
 func (d *Domain) create() error {
 	_, err := d.Host.Net.EnsureVeth(hostnet.Veth{
-		Name: d.Spec.Vif, MAC: vifMAC, Peer: guestDevice, PeerMAC: d.Spec.MAC, PeerHost: d.Net, MTU: d.Spec.MTU,
+		Name: d.Spec.Vif, MAC: vifMAC, Partner: guestDevice, PartnerMAC: d.Spec.MAC, PartnerHost: d.Net, MTU: d.Spec.MTU,
 	})
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func (u *Uplink) create() error {
 	fabric := u.Switch.lab.fabric.Net
 	port := u.Switch.lab.portName()
 	_, err := fabric.EnsureVeth(hostnet.Veth{
-		Name: port, Peer: u.Device, PeerHost: u.host.Net, PeerMAC: u.MAC, MTU: u.Switch.MTU,
+		Name: port, Partner: u.Device, PartnerHost: u.host.Net, PartnerMAC: u.MAC, MTU: u.Switch.MTU,
 	})
 	if err != nil {
 		return err

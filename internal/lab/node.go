@@ -49,15 +49,15 @@ func (l *Lab) node(name string) (*Node, error) {
 			return nil, fmt.Errorf("lab: %s: %w", name, err)
 		}
 	}
-	if err := n.settle(); err != nil {
+	if err := n.prepare(); err != nil {
 		return nil, fmt.Errorf("lab: %s: %w", name, err)
 	}
 	return n, nil
 }
 
-// settle makes bridges bridge, and addresses usable at once; everything else is as Linux has it by default, whatever the
+// prepare makes bridges bridge, and addresses usable at once; everything else is as Linux has it by default, whatever the
 // machine has: a lab that is kinder than the world proves nothing.
-func (n *Node) settle() error {
+func (n *Node) prepare() error {
 	for _, s := range [][]string{
 		{"0", "net", "bridge", "bridge-nf-call-iptables"},
 		{"0", "net", "bridge", "bridge-nf-call-ip6tables"},

@@ -50,8 +50,8 @@ type Loop struct {
 // Conn is a connection that is being served.
 type Conn struct {
 	net.Conn
-	// Peer is who is at the other end.
-	Peer Peer
+	// Client is who is at the other end.
+	Client Client
 
 	run *run
 	// Under run.mu.
@@ -132,7 +132,7 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 		all.Go(func() {
 			defer r.remove(c)
 			if refusal != nil {
-				l.Log.Warn("refused a connection", "server", l.Name, "peer", c.Peer, "error", refusal)
+				l.Log.Warn("refused a connection", "server", l.Name, "client", c.Client, "error", refusal)
 				l.Refuse(c, refusal.Error())
 				return
 			}
@@ -171,15 +171,15 @@ func (r *run) accept(ctx context.Context, ln net.Listener, serve func(c *Conn, r
 			continue
 		}
 		pause = 0
-		if !r.admit(ctx) {
+		if !r.awaitSlot(ctx) {
 			nc.Close()
 			continue
 		}
-		peer, err := peerOf(nc)
+		client, err := clientOf(nc)
 		if err == nil {
-			err = peer.mayConnect(r.UIDs)
+			err = client.mayConnect(r.UIDs)
 		}
-		c := &Conn{Conn: nc, Peer: peer, run: r, since: time.Now()}
+		c := &Conn{Conn: nc, Client: client, run: r, since: time.Now()}
 		r.mu.Lock()
 		r.conns[c] = struct{}{}
 		r.mu.Unlock()
@@ -187,9 +187,9 @@ func (r *run) accept(ctx context.Context, ln net.Listener, serve func(c *Conn, r
 	}
 }
 
-// admit waits until there is room for a connection, and makes some by closing the one that has kept the
+// awaitSlot waits until there is room for a connection, and makes some by closing the one that has kept the
 // daemon waiting for longest, if that was long enough. It returns false when ctx ends.
-func (r *run) admit(ctx context.Context) bool {
+func (r *run) awaitSlot(ctx context.Context) bool {
 	for {
 		select {
 		case r.slots <- struct{}{}:
@@ -224,7 +224,7 @@ func (r *run) evict() time.Duration {
 	if waited < patience {
 		return patience - waited
 	}
-	r.Log.Warn("closed a silent connection to make room: too many", "server", r.Name, "peer", oldest.Peer,
+	r.Log.Warn("closed a silent connection to make room: too many", "server", r.Name, "client", oldest.Client,
 		"silent", waited.Round(time.Second), "connections", len(r.conns))
 	oldest.Close()
 	// It is not to be found again while it ends.

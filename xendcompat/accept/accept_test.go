@@ -73,9 +73,9 @@ func dialAs(t *testing.T, uid uintptr, path string) (c net.Conn, err error) {
 }
 
 func TestCredentials(t *testing.T) {
-	peers := make(chan Peer, 1)
+	clients := make(chan Client, 1)
 	path := start(t, &Loop{UIDs: []int{1234}, Handle: func(_ context.Context, c *Conn) {
-		peers <- c.Peer
+		clients <- c.Client
 		_, _ = io.WriteString(c, "welcome")
 	}})
 	talk := func(uid uintptr) string {
@@ -87,13 +87,13 @@ func TestCredentials(t *testing.T) {
 		return string(b)
 	}
 	require.Equal(t, "welcome", talk(0))
-	require.Equal(t, Peer{Unix: true, PID: os.Getpid(), UID: 0}, <-peers)
+	require.Equal(t, Client{Unix: true, PID: os.Getpid(), UID: 0}, <-clients)
 	require.Equal(t, "welcome", talk(1234))
-	allowed := <-peers
+	allowed := <-clients
 	require.Equal(t, 1234, allowed.UID)
 	require.False(t, allowed.Trusted(), "files are opened for root only")
 	require.Equal(t, "permission denied for user 4321", talk(4321))
-	require.Empty(t, peers)
+	require.Empty(t, clients)
 }
 
 // TestRoom checks that clients that say nothing make room for others, and those who wait for an answer

@@ -165,12 +165,12 @@ hold_down = "0s"
 	require.False(t, c.Carry)
 	require.True(t, c.DefaultVnets)
 	require.Equal(t, uint16(1799), c.Dataplane.Port)
-	require.Equal(t, []dataplane.Peer{{Addr: "2001:db8::1", Port: 1799}, {Addr: "2001:db8::2"}}, c.Dataplane.Replicate)
+	require.Equal(t, []dataplane.NamedHost{{Addr: "2001:db8::1", Port: 1799}, {Addr: "2001:db8::2"}}, c.Dataplane.Replicate)
 	require.Zero(t, c.Dataplane.HoldDown)
 }
 
 func TestPeers(t *testing.T) {
-	for s, want := range map[string]dataplane.Peer{
+	for s, want := range map[string]dataplane.NamedHost{
 		"192.0.2.1":       {Addr: "192.0.2.1"},
 		"b.example:1799":  {Addr: "b.example", Port: 1799},
 		"[2001:db8::1]:5": {Addr: "2001:db8::1", Port: 5},

@@ -272,8 +272,8 @@ func (v *validator) address(key, s string) netip.Addr {
 }
 
 // hosts reads a list of "host", "host:port" and "[address]:port".
-func (v *validator) hosts(key string, list []string) []dataplane.Peer {
-	var peers []dataplane.Peer
+func (v *validator) hosts(key string, list []string) []dataplane.NamedHost {
+	var peers []dataplane.NamedHost
 	for i, s := range list {
 		p, err := parseHost(s)
 		if err != nil {
@@ -285,21 +285,21 @@ func (v *validator) hosts(key string, list []string) []dataplane.Peer {
 	return peers
 }
 
-func parseHost(s string) (dataplane.Peer, error) {
+func parseHost(s string) (dataplane.NamedHost, error) {
 	host, port := s, ""
 	if _, err := netip.ParseAddr(s); err != nil && strings.Contains(s, ":") {
 		if host, port, err = net.SplitHostPort(s); err != nil {
-			return dataplane.Peer{}, fmt.Errorf("%q is not host or host:port", s)
+			return dataplane.NamedHost{}, fmt.Errorf("%q is not host or host:port", s)
 		}
 	}
 	if host == "" || strings.ContainsAny(host, " \t\r\n/") {
-		return dataplane.Peer{}, fmt.Errorf("%q does not name a host", s)
+		return dataplane.NamedHost{}, fmt.Errorf("%q does not name a host", s)
 	}
-	p := dataplane.Peer{Addr: host}
+	p := dataplane.NamedHost{Addr: host}
 	if port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil || n == 0 {
-			return dataplane.Peer{}, fmt.Errorf("%q: port %s is not between 1 and 65535", s, port)
+			return dataplane.NamedHost{}, fmt.Errorf("%q: port %s is not between 1 and 65535", s, port)
 		}
 		p.Port = uint16(n)
 	}
@@ -307,7 +307,7 @@ func parseHost(s string) (dataplane.Peer, error) {
 }
 
 // hostsOf is the inverse of hosts.
-func hostsOf(peers []dataplane.Peer) []string {
+func hostsOf(peers []dataplane.NamedHost) []string {
 	var list []string
 	for _, p := range peers {
 		if p.Port == 0 {

@@ -117,7 +117,7 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn, p *place) {
 			printed += n
 		}
 		if err != nil {
-			s.log.Info("command refused", "server", s.String(), "peer", c.Peer, "command", cut(command.String()), "error", err)
+			s.log.Info("command refused", "server", s.String(), "client", c.Client, "command", cut(command.String()), "error", err)
 			appendError(&answer, err)
 			break
 		}
@@ -158,7 +158,7 @@ func (s *Server) reply(c *accept.Conn, answer []byte) {
 		return
 	}
 	if _, err := c.Write(answer); err != nil {
-		s.log.Debug("cannot send the answer", "server", s.String(), "peer", c.Peer, "error", err)
+		s.log.Debug("cannot send the answer", "server", s.String(), "client", c.Client, "error", err)
 		return
 	}
 	if c.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {

@@ -18,7 +18,7 @@ func (s *Server) guard(r *Request) error {
 	// everything, but the browser still says to which name it thinks to speak. Browsers reach a unix
 	// socket, too, through a tunnel that somebody opened; what else comes there is root. On TCP, a program is
 	// what does not look in the least like a browser, such as the old clients: those use any name of this host.
-	if fromBrowser(r) || !r.Peer.Unix && maybeBrowser(r) {
+	if fromBrowser(r) || !r.Client.Unix && maybeBrowser(r) {
 		for _, host := range append(slices.Clone(r.Header.Values("Host")), r.Host) {
 			if !s.knows(host) {
 				return fmt.Errorf("host name %s is not one of this server's", printable(cut(host)))
@@ -75,7 +75,7 @@ func crossSite(r *Request) error {
 	}
 	// On a unix socket it is root's own program under a browser's name, or a tunnel's end: browsers that keep
 	// both from the end of a tunnel are too old, and too rare, to keep such programs out.
-	if fromBrowser(r) && !r.Peer.Unix {
+	if fromBrowser(r) && !r.Client.Unix {
 		return errors.New("refused: the browser does not say which page the request comes from")
 	}
 	return nil

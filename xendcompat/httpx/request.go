@@ -30,8 +30,8 @@ type Request struct {
 	Host   string
 	Header http.Header
 	Body   []byte
-	// Peer is who asks.
-	Peer accept.Peer
+	// Client is who asks.
+	Client accept.Client
 
 	keepAlive bool
 }
@@ -56,7 +56,7 @@ func (s *Server) read(c *accept.Conn, br *bufio.Reader) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Peer = c.Peer
+	r.Client = c.Client
 	f, err := r.framing()
 	if err != nil {
 		return nil, err

@@ -125,11 +125,11 @@ func (s *Server) answer(ctx context.Context, r *Request) (reply *Reply) {
 		}
 	}()
 	if err := s.guard(r); err != nil {
-		s.o.Log.Warn("refused a request", "server", s.name, "peer", r.Peer, "method", cut(r.Method), "target", cut(r.Target), "reason", err)
+		s.o.Log.Warn("refused a request", "server", s.name, "client", r.Client, "method", cut(r.Method), "target", cut(r.Target), "reason", err)
 		return Text(http.StatusForbidden, err.Error(), err.Error())
 	}
 	reply = s.handler.Handle(ctx, r)
-	s.o.Log.Debug("request", "server", s.name, "peer", r.Peer, "method", cut(r.Method), "target", cut(r.Target), "status", reply.Status)
+	s.o.Log.Debug("request", "server", s.name, "client", r.Client, "method", cut(r.Method), "target", cut(r.Target), "status", reply.Status)
 	return reply
 }
 
@@ -158,7 +158,7 @@ func (s *Server) reject(c *accept.Conn, err error) {
 		// Nothing was asked: a probe, or the end of a connection that was kept.
 		return
 	}
-	s.o.Log.Info("bad request", "server", s.name, "peer", c.Peer, "reason", cut(b.cause))
+	s.o.Log.Info("bad request", "server", s.name, "client", c.Client, "reason", cut(b.cause))
 	c.Enter(accept.Writing)
 	if s.write(c, b.reply.encode("", false)) {
 		s.linger(c, refuseTimeout)
@@ -179,7 +179,7 @@ func (s *Server) write(c *accept.Conn, b []byte) bool {
 	}
 	_, err := c.Write(b)
 	if err != nil {
-		s.o.Log.Debug("cannot send the reply", "server", s.name, "peer", c.Peer, "error", err)
+		s.o.Log.Debug("cannot send the reply", "server", s.name, "client", c.Client, "error", err)
 	}
 	return err == nil
 }

@@ -41,7 +41,7 @@ func well(t *testing.T) *judged {
 		f.links = append(f.links,
 			hostnet.Link{Name: c.Bridge, Kind: "bridge", Index: 10 + i, Flags: net.FlagUp, Alias: port.Alias(c.ID), Group: port.Group},
 			hostnet.Link{Name: c.Vnetif, Kind: "veth", Index: 20 + i, Partner: 30 + i, Master: 10 + i, Flags: net.FlagUp, Alias: port.Alias(c.ID), Group: port.Group},
-			hostnet.Link{Name: port.PeerName(c.ID), Kind: "veth", Index: 30 + i, Partner: 20 + i, Flags: net.FlagUp, Alias: port.Alias(c.ID), Group: port.Group})
+			hostnet.Link{Name: port.PartnerName(c.ID), Kind: "veth", Index: 30 + i, Partner: 20 + i, Flags: net.FlagUp, Alias: port.Alias(c.ID), Group: port.Group})
 	}
 	return f
 }

@@ -30,7 +30,7 @@ func TestRestore(t *testing.T) {
 		"bridge deleted":    {func(t *testing.T, h ground) { require.NoError(t, h.Delete(index(t, h, "vnet97"))) }, "bridge vnet97 is gone"},
 		"off the bridge":    {func(t *testing.T, h ground) { require.NoError(t, h.SetMaster(index(t, h, "vnif97"), 0)) }, "vnif97 left its bridge vnet97"},
 		"peer deleted": {func(t *testing.T, h ground) {
-			require.NoError(t, h.Delete(index(t, h, port.PeerName(simple(t, "97").ID))))
+			require.NoError(t, h.Delete(index(t, h, port.PartnerName(simple(t, "97").ID))))
 		}, "interface vnif97 is gone"},
 		"renamed": {func(t *testing.T, h ground) {
 			i := index(t, h, "vnif97")
@@ -80,7 +80,7 @@ func testRestoreAfterFailure(t *testing.T, h ground) {
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "98")))
 	require.NoError(t, d.stop())
 	require.NoError(t, h.Delete(index(t, h, "vnif97")))
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif97", Peer: "eth8"}))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif97", Partner: "eth8"}))
 	require.NoError(t, h.Delete(index(t, h, "vnet98")))
 
 	d = startDaemon(t, h, state, options{})
@@ -105,7 +105,7 @@ func testLeftovers(t *testing.T, h ground) {
 	}
 	require.NoError(t, err)
 	// Somebody else's.
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif67", Peer: "vnp67"}))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vnif67", Partner: "vnp67"}))
 	_, err = h.CreateBridge(hostnet.Bridge{Name: "vnet67"})
 	require.NoError(t, err)
 	require.NoError(t, h.SetAlias(index(t, h, "vnet67"), "xend vnet of mine"))

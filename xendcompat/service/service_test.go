@@ -88,7 +88,7 @@ func testRefusals(t *testing.T, h ground) {
 	transient := simple(t, "50")
 	transient.Bridge = ""
 	require.NoError(t, d.AddTransient(ctx, transient))
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "eth7", Peer: "vnp62"}))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "eth7", Partner: "vnp62"}))
 	vnp62, err := h.LinkByName("vnp62")
 	require.NoError(t, err)
 	_, err = h.CreateBridge(hostnet.Bridge{Name: "br7"})
@@ -172,7 +172,7 @@ func testBridgeOfSomebodyElse(t *testing.T, h ground) {
 	d := startDaemon(t, h, t.TempDir(), options{})
 	_, err := h.CreateBridge(hostnet.Bridge{Name: "vnet97"})
 	require.NoError(t, err)
-	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vif1.0", Peer: "domain0"}))
+	require.NoError(t, h.CreateVeth(hostnet.Veth{Name: "vif1.0", Partner: "domain0"}))
 	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "97")))
 	require.Equal(t, "domain0 vif1.0 vnet97 vnif97@vnet97", layout(t, h))
 	require.NoError(t, d.DeleteVnet(t.Context(), simple(t, "97").ID))

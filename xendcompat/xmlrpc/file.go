@@ -17,19 +17,19 @@ import (
 // maxFile bounds a configuration that is read from a file, in bytes.
 const maxFile = 1 << 20
 
-// readPeerFile reads a file that a client named, as that client would find it: relative to its working
+// readClientFile reads a file that a client named, as that client would find it: relative to its working
 // directory, below its root directory, in its mount namespace. Only regular files are read, and
 // opening anything else has no effect on it.
-func readPeerFile(proc string, peer accept.Peer, name string) ([]byte, error) {
+func readClientFile(proc string, client accept.Client, name string) ([]byte, error) {
 	switch {
-	case !peer.Unix:
+	case !client.Unix:
 		return nil, errors.New("a file name is only accepted over the unix socket: send the (vnet ...) form itself")
-	case !peer.Trusted():
-		return nil, fmt.Errorf("user %d may not have files read: send the (vnet ...) form itself", peer.UID)
+	case !client.Trusted():
+		return nil, fmt.Errorf("user %d may not have files read: send the (vnet ...) form itself", client.UID)
 	case name == "" || strings.IndexByte(name, 0) >= 0:
 		return nil, errors.New("the file name is empty or holds a NUL")
 	}
-	fd, err := openPeerPath(filepath.Join(proc, strconv.Itoa(peer.PID)), name)
+	fd, err := openClientPath(filepath.Join(proc, strconv.Itoa(client.PID)), name)
 	if err != nil {
 		return nil, fmt.Errorf("File not found: %s (%w)", name, err)
 	}
@@ -58,9 +58,9 @@ func readPeerFile(proc string, peer accept.Peer, name string) ([]byte, error) {
 	return b, nil
 }
 
-// openPeerPath returns an O_PATH descriptor of what name means to the process with the given directory
+// openClientPath returns an O_PATH descriptor of what name means to the process with the given directory
 // in /proc.
-func openPeerPath(process, name string) (int, error) {
+func openClientPath(process, name string) (int, error) {
 	// proc(5): root and cwd are links that lead into the process's own mount namespace.
 	root, err := unix.Open(process+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -68,7 +68,7 @@ func openPeerPath(process, name string) (int, error) {
 	}
 	defer unix.Close(root)
 	if !filepath.IsAbs(name) {
-		cwd, err := peerDirectory(process, root)
+		cwd, err := clientDirectory(process, root)
 		if err != nil {
 			return -1, fmt.Errorf("the working directory of the client: %w", err)
 		}
@@ -88,8 +88,8 @@ func openIn(root int, name string) (int, error) {
 	})
 }
 
-// peerDirectory returns the working directory of a process as a path below its root directory.
-func peerDirectory(process string, root int) (string, error) {
+// clientDirectory returns the working directory of a process as a path below its root directory.
+func clientDirectory(process string, root int) (string, error) {
 	cwd, err := os.Readlink(process + "/cwd")
 	if err != nil {
 		return "", errors.Unwrap(err)

@@ -19,7 +19,7 @@ import (
 // invocation is a call with as many parameters as its method takes.
 type invocation struct {
 	ctx    context.Context
-	peer   accept.Peer
+	client accept.Client
 	method string
 	params []any
 }
@@ -184,7 +184,7 @@ func (s *Server) vnetConfig(in *invocation) (vnet.Config, error) {
 	}
 	config := []byte(text)
 	if !isForm(text) {
-		if config, err = readPeerFile(s.proc, in.peer, text); err != nil {
+		if config, err = readClientFile(s.proc, in.client, text); err != nil {
 			return vnet.Config{}, invalidConfig(err)
 		}
 	}

@@ -60,9 +60,9 @@ func (s *Server) respond(ctx context.Context, r *httpx.Request) []byte {
 	if err != nil {
 		return codec.EncodeFault(&Fault{Code: FaultInternal, Text: err.Error()})
 	}
-	v, err := s.call(ctx, r.Peer, call)
+	v, err := s.call(ctx, r.Client, call)
 	if err != nil {
-		s.log.Debug("fault", "server", s.String(), "peer", r.Peer, "method", codec.Cut(call.Method), "error", err)
+		s.log.Debug("fault", "server", s.String(), "client", r.Client, "method", codec.Cut(call.Method), "error", err)
 		return codec.EncodeFault(fault(err))
 	}
 	if text, ok := v.(string); ok {
@@ -90,7 +90,7 @@ func fault(err error) *Fault {
 }
 
 // call finds the method and calls it.
-func (s *Server) call(ctx context.Context, peer accept.Peer, call codec.Call) (any, error) {
+func (s *Server) call(ctx context.Context, client accept.Client, call codec.Call) (any, error) {
 	m, ok := methods[call.Method]
 	if !ok {
 		return nil, &Fault{Code: FaultInternal, Text: fmt.Sprintf("method %q is not supported", codec.Cut(call.Method))}
@@ -98,5 +98,5 @@ func (s *Server) call(ctx context.Context, peer accept.Peer, call codec.Call) (a
 	if n := len(call.Params); n < m.min || n > m.max {
 		return nil, &Fault{Code: FaultGeneric, Text: fmt.Sprintf("%s takes %s, not %d", call.Method, m.arity(), n)}
 	}
-	return m.do(s, &invocation{ctx: ctx, peer: peer, method: call.Method, params: call.Params})
+	return m.do(s, &invocation{ctx: ctx, client: client, method: call.Method, params: call.Params})
 }

@@ -84,7 +84,7 @@ func (d *Devices) list() []hostnet.Link {
 func (d *Devices) CreateVeth(v hostnet.Veth) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pair(hostnet.Link{Name: v.Name, Group: v.Group}, hostnet.Link{Name: v.Peer, Group: v.PeerGroup})
+	d.pair(hostnet.Link{Name: v.Name, Group: v.Group}, hostnet.Link{Name: v.Partner, Group: v.PartnerGroup})
 	return nil
 }
 
@@ -199,9 +199,9 @@ func (d *Devices) Ensure(s port.Spec) (port.Devices, error) {
 				}
 			}
 		}
-		f.Vnif, f.Peer = d.pair(mark(s.Vnetif, hostnet.Link{}), mark(port.PeerName(s.ID), hostnet.Link{}))
+		f.Vnif, f.Partner = d.pair(mark(s.Vnetif, hostnet.Link{}), mark(port.PartnerName(s.ID), hostnet.Link{}))
 	}
-	vnif, peer := mark(s.Vnetif, f.Vnif), mark(port.PeerName(s.ID), f.Peer)
+	vnif, partner := mark(s.Vnetif, f.Vnif), mark(port.PartnerName(s.ID), f.Partner)
 	if s.Bridge != "" {
 		b := f.Bridge
 		if b.Index == 0 || b.Name != s.Bridge {
@@ -212,10 +212,10 @@ func (d *Devices) Ensure(s port.Spec) (port.Devices, error) {
 		}
 		vnif.Master = b.Index
 	}
-	d.links[vnif.Index], d.links[peer.Index] = vnif, peer
+	d.links[vnif.Index], d.links[partner.Index] = vnif, partner
 	d.tell(hostnet.LinkEvent{Link: vnif})
 	return port.Devices{
-		VnifIndex: vnif.Index, PeerIndex: peer.Index, BridgeIndex: vnif.Master, VnifName: vnif.Name, PeerName: peer.Name,
+		VnifIndex: vnif.Index, PartnerIndex: partner.Index, BridgeIndex: vnif.Master, VnifName: vnif.Name, PartnerName: partner.Name,
 		Bridge: s.Bridge, MTU: s.MTU, Created: created,
 	}, nil
 }

@@ -409,7 +409,7 @@ func (t *Toolstack) makeVif(ns *hostnet.Host, id, number int, v domain.Vif) (vif
 			return r, fmt.Errorf("xenstore: %w", err)
 		}
 	}
-	err = t.o.Host.CreateVeth(hostnet.Veth{Name: r.Device, Peer: ethName(number), PeerMAC: mac, PeerHost: ns, MTU: v.MTU})
+	err = t.o.Host.CreateVeth(hostnet.Veth{Name: r.Device, Partner: ethName(number), PartnerMAC: mac, PartnerHost: ns, MTU: v.MTU})
 	if err != nil {
 		return r, err
 	}

@@ -45,7 +45,7 @@ func newPair(t *testing.T) *pair {
 	l := xlab.New(t)
 	p := &pair{a: newMachine(t, l, "A"), b: newMachine(t, l, "B")}
 	// One cable between them, a port of both bridges, over which the hosts talk, too.
-	require.NoError(t, p.a.host.Net.CreateVeth(hostnet.Veth{Name: "cable", Peer: "cable", PeerHost: p.b.host.Net}))
+	require.NoError(t, p.a.host.Net.CreateVeth(hostnet.Veth{Name: "cable", Partner: "cable", PartnerHost: p.b.host.Net}))
 	for i, m := range []*machine{p.a, p.b} {
 		c, err := m.host.Net.LinkByName("cable")
 		require.NoError(t, err)

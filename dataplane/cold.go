@@ -62,8 +62,8 @@ func (e *Engine) notify(n notice) {
 	}
 }
 
-// control is the cold side's loop: changes of the network, notices of the workers, time.
-func (e *Engine) control(ctx context.Context, watch <-chan hostnet.Event) error {
+// cold is the cold side's loop: changes of the network, notices of the workers, time.
+func (e *Engine) cold(ctx context.Context, watch <-chan hostnet.Event) error {
 	ticker := time.NewTicker(e.tick())
 	defer ticker.Stop()
 	changed := time.NewTimer(0)
@@ -344,7 +344,7 @@ func (e *Engine) resync() {
 	for id, a := range before {
 		vnif, ok := byIndex[a.devices.VnifIndex]
 		if !ok {
-			e.lost(id, a.devices.PeerIndex)
+			e.lost(id, a.devices.PartnerIndex)
 			continue
 		}
 		e.mu.Lock()

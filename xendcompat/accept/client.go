@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peer is who is at the other end of a connection.
-type Peer struct {
+// Client is who is at the other end of a connection.
+type Client struct {
 	// Unix is true of a unix socket's client, who is on this machine and whose process and user the
 	// kernel tells.
 	Unix bool
@@ -24,32 +24,32 @@ type Peer struct {
 }
 
 // LogValue shows what is known.
-func (p Peer) LogValue() slog.Value {
-	if !p.Unix {
-		return slog.StringValue(p.Address)
+func (c Client) LogValue() slog.Value {
+	if !c.Unix {
+		return slog.StringValue(c.Address)
 	}
-	return slog.GroupValue(slog.Int("pid", p.PID), slog.Int("uid", p.UID))
+	return slog.GroupValue(slog.Int("pid", c.PID), slog.Int("uid", c.UID))
 }
 
-// Trusted tells whether the peer may have files opened by the daemon: it is a process of root, or of
+// Trusted tells whether the client may have files opened by the daemon: it is a process of root, or of
 // the daemon's own user, on this machine.
-func (p Peer) Trusted() bool { return p.Unix && (p.UID == 0 || p.UID == os.Geteuid()) }
+func (c Client) Trusted() bool { return c.Unix && (c.UID == 0 || c.UID == os.Geteuid()) }
 
-// mayConnect tells why a peer may not. Over TCP there is no saying who somebody is.
-func (p Peer) mayConnect(uids []int) error {
-	if !p.Unix || p.Trusted() || slices.Contains(uids, p.UID) {
+// mayConnect tells why a client may not. Over TCP there is no saying who somebody is.
+func (c Client) mayConnect(uids []int) error {
+	if !c.Unix || c.Trusted() || slices.Contains(uids, c.UID) {
 		return nil
 	}
-	return fmt.Errorf("permission denied for user %d", p.UID)
+	return fmt.Errorf("permission denied for user %d", c.UID)
 }
 
-// peerOf returns the peer of a connection.
-func peerOf(c net.Conn) (Peer, error) {
+// clientOf returns the client of a connection.
+func clientOf(c net.Conn) (Client, error) {
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
-		return Peer{UID: -1, Address: c.RemoteAddr().String()}, nil
+		return Client{UID: -1, Address: c.RemoteAddr().String()}, nil
 	}
-	p := Peer{Unix: true, UID: -1}
+	p := Client{Unix: true, UID: -1}
 	raw, err := uc.SyscallConn()
 	if err != nil {
 		return p, fmt.Errorf("credentials of the client: %w", err)
