@@ -11,9 +11,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/xenvnet/xend/internal/daemon"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
+	"github.com/xenvnet/xend/xendcompat/daemon"
 	"github.com/xenvnet/xend/xendcompat/domain/lab"
 )
 
