@@ -96,6 +96,12 @@ _vn()
     stats)
         options='-a --all -l --long'
         ;;
+    events)
+        options='-f --follow -w --warnings -g --grep -n --lines --json'
+        ;;
+    topology)
+        options='-f --format --json'
+        ;;
     key-generate)
         ;;
     key-status)
@@ -133,7 +139,7 @@ _vn()
         COMPREPLY=($(compgen -f -- "$cur"))
         return ;;
     command)
-        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats key-generate key-status key-rotate mtu insmod help' ;;
+        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats events topology key-generate key-status key-rotate mtu insmod help' ;;
     vnet)
         candidates=$(_vn_vnet "${program[@]}" 2>/dev/null) ;;
     device)

@@ -103,3 +103,12 @@ func lastField(n uint16) ID { return ID{14: byte(n >> 8), 15: byte(n)} }
 
 // Compare orders ids by value: negative if id is before other, 0 if equal.
 func (id ID) Compare(other ID) int { return bytes.Compare(id[:], other[:]) }
+
+// Short is the shortest text that ParseID reads as this id: "97" where only the last field is not zero, else as String.
+func (id ID) Short() string {
+	last := uint16(id[14])<<8 | uint16(id[15])
+	if id == lastField(last) {
+		return strconv.FormatUint(uint64(last), 16)
+	}
+	return id.String()
+}

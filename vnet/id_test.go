@@ -128,3 +128,14 @@ func FuzzParseID(f *testing.F) {
 		}
 	})
 }
+
+func TestShort(t *testing.T) {
+	for text, want := range map[string]string{"97": "97", "0097": "97", "1a2b": "1a2b", "0:0:0:0:0:0:1:97": "0000:0000:0000:0000:0000:0000:0001:0097"} {
+		id, err := ParseID(text)
+		require.NoError(t, err)
+		require.Equal(t, want, id.Short())
+		again, err := ParseID(id.Short())
+		require.NoError(t, err)
+		require.Equal(t, id, again)
+	}
+}

@@ -13,6 +13,7 @@ func (a *app) commands() *cli.Table {
 	)
 	long := func(text string) cli.Option { return cli.Option{Short: 'l', Long: "long", Help: text} }
 	vnetID := "In ID, groups of zeros on the left may be left out. "
+	asJSON := cli.Option{Long: "json", Help: "as JSON"}
 	device := cli.Option{Short: 'i', Long: "interface", Help: "VMAC is the name of an interface; its MAC is meant"}
 	return &cli.Table{
 		Program: "vn",
@@ -105,6 +106,27 @@ func (a *app) commands() *cli.Table {
 				Options: []cli.Option{
 					{Short: 'a', Long: "all", Help: "also the reasons that did not occur"},
 					long("as an S-expression"),
+				},
+			},
+			{
+				Name: "events", Group: host, Run: a.events,
+				Summary: "print what an operator must know, the newest last",
+				Details: []string{"These are the lines of the daemon's log from INFO on, in its words: the last 1024, and of those that ask for something the last 512, since the daemon was started."},
+				Options: []cli.Option{
+					{Short: 'f', Long: "follow", Help: "go on, until ctrl-C, as more comes"},
+					{Short: 'w', Long: "warnings", Help: "only those that ask for something"},
+					{Short: 'g', Long: "grep", Arg: "TEXT", Help: "only those that contain TEXT, in whatever case"},
+					{Short: 'n', Long: "lines", Arg: "N", Help: "the last N only"},
+					asJSON,
+				},
+			},
+			{
+				Name: "topology", Group: host, Run: a.topology,
+				Summary: "draw this host's vnets, their domains, and the other hosts",
+				Details: []string{"FORMAT is text (the default), dot (for Graphviz), mermaid, svg or json."},
+				Options: []cli.Option{
+					{Short: 'f', Long: "format", Arg: "FORMAT", Help: "draw it so"},
+					{Long: "json", Help: "the same as --format json"},
 				},
 			},
 			{

@@ -372,3 +372,18 @@ func (s *Survey) Leftovers(wanted []Spec) []Leftover {
 	slices.SortFunc(list, func(a, b Leftover) int { return a.ID.Compare(b.ID) })
 	return list
 }
+
+// Ports are the devices on a bridge, in the order of their indices.
+func (s *Survey) Ports(bridge string) []hostnet.Link {
+	b, ok := s.byName[bridge]
+	if !ok {
+		return nil
+	}
+	var ports []hostnet.Link
+	for _, l := range s.links {
+		if l.Master == b.Index {
+			ports = append(ports, l)
+		}
+	}
+	return ports
+}

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,14 +25,39 @@ func NewControl(path string) *Control { return &Control{path: path} }
 // forms that they printed. A command that fails is an [Error], and what those before it printed is
 // returned with it.
 func (c *Control) Do(ctx context.Context, commands ...sxp.Value) ([]sxp.Value, error) {
+	lines := make([]string, len(commands))
+	for i, command := range commands {
+		lines[i] = command.String()
+	}
+	reply, err := c.send(ctx, lines...)
+	if err != nil {
+		return nil, err
+	}
+	return parseReply(reply)
+}
+
+// JSON sends a command whose answer is a JSON value, and reads that into v. A command that fails is an [Error].
+func (c *Control) JSON(ctx context.Context, command sxp.Value, v any) error {
+	reply, err := c.send(ctx, command.String())
+	if err != nil {
+		return err
+	}
+	if bytes.HasPrefix(reply, []byte("(")) {
+		_, err := parseReply(reply)
+		return err
+	}
+	if err := json.Unmarshal(reply, v); err != nil {
+		return fmt.Errorf("xend's answer to %s is not the JSON that was expected: is it of another version? %w", command.Name(), err)
+	}
+	return nil
+}
+
+// send sends lines and returns the whole answer.
+func (c *Control) send(ctx context.Context, lines ...string) ([]byte, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	if err := conffile.CheckSocketPath(c.path); err != nil {
 		return nil, &ConnectError{Network: "unix", Address: c.path, Err: err}
-	}
-	lines := make([]string, len(commands))
-	for i, command := range commands {
-		lines[i] = command.String()
 	}
 	reply, err := ctl.Do(ctx, c.path, lines...)
 	var dial *net.OpError
@@ -43,7 +69,7 @@ func (c *Control) Do(ctx context.Context, commands ...sxp.Value) ([]sxp.Value, e
 	case err != nil:
 		return nil, noAnswer(ctx, err)
 	}
-	return parseReply([]byte(reply))
+	return []byte(reply), nil
 }
 
 // parseReply reads the forms of a reply, of which the last may be an error.

@@ -34,6 +34,9 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"vn.status": (*Server).status,
 	"vn.mtu":    prints([]part{state}, writeMTU),
 	"vn.keys":   prints([]part{state}, writeKeys),
+
+	"vn.events":   answers((*Server).events),
+	"vn.topology": answers(func(s *Server, ctx context.Context, _ sxp.Value) (any, error) { return s.svc.Topology(ctx), nil }),
 }
 
 // silent makes a command of something that prints nothing.

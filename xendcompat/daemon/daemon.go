@@ -24,6 +24,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/config"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/domain/lab"
+	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/keys"
 	"github.com/xenvnet/xend/xendcompat/registry"
 	"github.com/xenvnet/xend/xendcompat/service"
@@ -51,6 +52,7 @@ type Daemon struct {
 	warned   map[string]bool // warnings that were logged
 	log      *slog.Logger
 	level    *slog.LevelVar
+	events   *events.Ring      // what the log was told
 	file     *logFile          // nil with the journal
 	engine   *dataplane.Engine // nil if the data plane is off
 	guards   *dataplane.Guards // nil if it is on
@@ -69,7 +71,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	d := &Daemon{o: o, cfg: cfg, warned: map[string]bool{}, level: &slog.LevelVar{}}
+	d := &Daemon{o: o, cfg: cfg, warned: map[string]bool{}, level: &slog.LevelVar{}, events: events.New()}
 	defer d.close()
 	if err := d.openLog(); err != nil {
 		return err
@@ -108,7 +110,7 @@ func (d *Daemon) openLog() error {
 		if !journal.Enabled() {
 			return errNoJournal
 		}
-		d.log = slog.New(newJournalHandler(d.level))
+		d.log = slog.New(d.events.Handler(newJournalHandler(d.level)))
 		return nil
 	}
 	f, err := openLog(d.cfg.LogFile)
@@ -116,7 +118,7 @@ func (d *Daemon) openLog() error {
 		return err
 	}
 	d.file = f
-	d.log = slog.New(newFileHandler(f, d.level))
+	d.log = slog.New(d.events.Handler(newFileHandler(f, d.level)))
 	return nil
 }
 
@@ -172,6 +174,7 @@ func (d *Daemon) build() error {
 		Settings: settings(d.cfg, d.cfg.Carry),
 		Blocked:  func(bridges ...string) []firewall.Blocked { return blocked(host, bridges) },
 		LogFile:  d.logPath,
+		Events:   d.events,
 		Log:      d.log,
 	}
 	if d.cfg.Carry {

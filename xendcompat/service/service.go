@@ -14,6 +14,7 @@ import (
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/domain"
+	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/registry"
 )
 
@@ -33,7 +34,9 @@ type Options struct {
 	CheckKey func(id vnet.ID) error
 	// LogFile tells where the daemon's log is; "" if it goes to the journal.
 	LogFile func() string
-	Log     *slog.Logger
+	// Events keeps what an operator must know of; nil keeps nothing.
+	Events *events.Ring
+	Log    *slog.Logger
 
 	// Step, if not nil, is called with a name after each step of a change; its error fails the change
 	// there. It is for tests.

@@ -1,0 +1,46 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/xenvnet/xend/sxp"
+)
+
+// answers makes a command of something whose answer is written as JSON, one line: what only our own programs read.
+// An error is a form, as everywhere.
+func answers(f func(*Server, context.Context, sxp.Value) (any, error)) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {
+	return func(s *Server, ctx context.Context, command sxp.Value, out *bytes.Buffer) error {
+		v, err := f(s, ctx, command)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(out).Encode(v)
+	}
+}
+
+// number returns the value of a field that is a number from 0 to limit, or else 0 if it is missing.
+func number(command sxp.Value, name string, limit uint64) (uint64, error) {
+	text := command.ChildValue(name, "0")
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n > limit {
+		return 0, fmt.Errorf("%s: (%s %s): expected a number from 0 to %d", command.Name(), name, cut(text), limit)
+	}
+	return n, nil
+}
+
+// events does (vn.events (since N) (limit N)): the events from number N on, as events.Log.
+func (s *Server) events(_ context.Context, command sxp.Value) (any, error) {
+	since, err := number(command, "since", 1<<63)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := number(command, "limit", 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	return s.svc.Events(since, int(limit)), nil
+}

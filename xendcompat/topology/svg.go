@@ -1,0 +1,184 @@
+package topology
+
+import (
+	"encoding/xml"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// maxDrawn bounds the hosts that SVG draws, so that a page stays readable; the rest is counted below the picture.
+const maxDrawn = 48
+
+// box is the size of a host's box in user units.
+const (
+	boxWidth  = 190.0
+	lineUnits = 16.0
+)
+
+// SVG draws a topology: the first host in the middle where there are more than two, the others around it; links as thick
+// as what went over them, solid for unicast, dotted for the group alone, with a lock where a vnet is secured; vnets and
+// their domains in the hosts' boxes. It stands alone, needs nothing from elsewhere, follows the reader's dark mode, and
+// tells the same in words to screen readers. href, if not nil, says what a host's box leads to; "" nothing.
+func (t Topology) SVG(href func(Host) string) string {
+	hosts := t.Hosts[:min(len(t.Hosts), maxDrawn)]
+	heights := make([]float64, len(hosts))
+	tallest := 0.0
+	for i, h := range hosts {
+		heights[i] = lineUnits * float64(len(h.svgLines())+1)
+		tallest = max(tallest, heights[i])
+	}
+	x, y, width, height := place(len(hosts), tallest)
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="img" aria-labelledby="topology-title topology-desc" font-family="system-ui, sans-serif" font-size="12">`+"\n", width, height+lineUnits)
+	fmt.Fprintf(&b, "<title id=\"topology-title\">Vnets of %s</title>\n<desc id=\"topology-desc\">%s</desc>\n", escape(t.first()), escape(t.Text()))
+	b.WriteString(`<style>
+.box{fill:#fff;stroke:#345;stroke-width:1.5}.self{fill:#eef4ff}.stale{stroke-dasharray:6 3}.gone{stroke-dasharray:1 4;opacity:.7}
+.link{stroke:#357;fill:none;stroke-linecap:round}.group{stroke-dasharray:1 7}.none{stroke:#999;stroke-dasharray:1 9;stroke-width:1}
+text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{font-size:11px}.halo{stroke:#fff;stroke-width:4;paint-order:stroke}
+@media (prefers-color-scheme:dark){.box{fill:#1c232b;stroke:#9bd}.self{fill:#16263a}.link{stroke:#7ac}text{fill:#dde}.down{fill:#f88}.halo{stroke:#111}}
+</style>
+`)
+	edges := t.edges()
+	for _, e := range edges {
+		if e.a < len(hosts) && e.b < len(hosts) {
+			class := "link"
+			if e.Way != ByUnicast {
+				class += " " + string(e.Way)
+			}
+			fmt.Fprintf(&b, `<line class="%s" x1="%.0f" y1="%.0f" x2="%.0f" y2="%.0f" stroke-width="%.1f"><title>%s</title></line>`+"\n",
+				class, x[e.a], y[e.a], x[e.b], y[e.b], e.width(),
+				escape(fmt.Sprintf("%s to %s: %s %s", hosts[e.a].Label(), hosts[e.b].Label(), e.Way, strings.Join(e.lines(), ", "))))
+		}
+	}
+	for _, e := range edges {
+		if e.a < len(hosts) && e.b < len(hosts) {
+			lines := e.lines()
+			if e.Secured {
+				lines[0] = "\U0001F512" // a lock
+			}
+			for i, s := range lines {
+				fmt.Fprintf(&b, `<text class="note halo" text-anchor="middle" x="%.0f" y="%.0f">%s</text>`+"\n",
+					(x[e.a]+x[e.b])/2, (y[e.a]+y[e.b])/2+14*(float64(i)-float64(len(lines)-1)/2), escape(s))
+			}
+		}
+	}
+	for i, h := range hosts {
+		link := ""
+		if href != nil {
+			link = href(h)
+		}
+		if link != "" {
+			fmt.Fprintf(&b, `<a href="%s">`, escape(link))
+		}
+		left, top := x[i]-boxWidth/2, y[i]-heights[i]/2
+		fmt.Fprintf(&b, `<g><rect class="box %s" x="%.0f" y="%.0f" width="%.0f" height="%.0f" rx="8"/>`+"\n", h.State, left, top, boxWidth, heights[i])
+		for j, l := range h.svgLines() {
+			at := top + lineUnits*(float64(j)+1.2)
+			if l.dot {
+				fmt.Fprintf(&b, `<circle cx="%.0f" cy="%.0f" r="4" fill="#4a8"/>`, left+24, at-4)
+			}
+			fmt.Fprintf(&b, `<text class="%s" x="%.0f" y="%.0f">%s</text>`+"\n", l.class, left+l.indent, at, escape(cut(l.text, 28)))
+		}
+		b.WriteString("</g>")
+		if link != "" {
+			b.WriteString("</a>")
+		}
+		b.WriteByte('\n')
+	}
+	foot := "group " + t.Group
+	if t.Group == "" {
+		foot = "no underlay"
+	}
+	if n := len(t.Hosts) - len(hosts); n > 0 {
+		foot += fmt.Sprintf("; %d more hosts are not drawn", n)
+	}
+	fmt.Fprintf(&b, `<text class="note" x="8" y="%.0f">%s</text>`+"\n</svg>\n", height+lineUnits-5, escape(foot))
+	return b.String()
+}
+
+// first is the name of the first host.
+func (t Topology) first() string {
+	if len(t.Hosts) == 0 {
+		return "no host"
+	}
+	return t.Hosts[0].Label()
+}
+
+// place says where the middles of boxes are: two side by side, more around the first.
+func place(n int, tallest float64) (x, y []float64, width, height float64) {
+	x, y = make([]float64, n), make([]float64, n)
+	const margin = 16
+	if n <= 2 {
+		for i := range n {
+			x[i], y[i] = margin+boxWidth/2+float64(i)*2*boxWidth, margin+tallest/2
+		}
+		return x, y, 2*margin + boxWidth + float64(max(0, n-1))*2*boxWidth, 2*margin + tallest
+	}
+	// Boxes on an ellipse, far enough apart that none covers another.
+	around := float64(n - 1)
+	rx := max(boxWidth*1.6, (boxWidth+24)*around/math.Pi/1.4)
+	ry := max(tallest*1.5, (tallest+24)*around/math.Pi/1.4)
+	cx, cy := margin+boxWidth/2+rx, margin+tallest/2+ry
+	x[0], y[0] = cx, cy
+	for i := 1; i < n; i++ {
+		angle := 2*math.Pi*float64(i-1)/around - math.Pi/2
+		x[i], y[i] = cx+rx*math.Cos(angle), cy+ry*math.Sin(angle)
+	}
+	return x, y, 2 * cx, 2 * cy
+}
+
+// svgLine is a line of a host's box.
+type svgLine struct {
+	text   string
+	class  string
+	indent float64
+	dot    bool
+}
+
+func (h Host) svgLines() []svgLine {
+	out := []svgLine{{plain(h.Label()), "name", 10, false}}
+	second := ""
+	if h.Name != "" {
+		second = h.Address()
+	}
+	if h.State != Self {
+		second = strings.TrimSpace(second + " " + string(h.State))
+	}
+	if second != "" {
+		out = append(out, svgLine{second, "note", 10, false})
+	}
+	for _, v := range h.Vnets {
+		if !v.Up && h.State == Self {
+			out = append(out, svgLine{v.title() + ": down", "down", 10, false})
+			continue
+		}
+		out = append(out, svgLine{v.title(), "note", 10, false})
+		for i, p := range v.Ports {
+			if i == shown {
+				out = append(out, svgLine{fmt.Sprintf("and %d more", len(v.Ports)-i), "note", 34, false})
+				break
+			}
+			out = append(out, svgLine{p.label(), "note", 34, true})
+		}
+		if len(v.Ports) == 0 && h.State != Self {
+			out = append(out, svgLine{count(v.MACs, "MAC"), "note", 34, false})
+		}
+	}
+	return out
+}
+
+// cut shortens a text to n characters.
+func cut(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n-1]) + "…"
+}
+
+func escape(s string) string {
+	var b strings.Builder
+	_ = xml.EscapeText(&b, []byte(strings.ReplaceAll(s, "\r", "")))
+	return b.String()
+}
