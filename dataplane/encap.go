@@ -3,6 +3,7 @@ package dataplane
 import (
 	"net/netip"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -35,8 +36,10 @@ type Seal interface {
 	Fit(room int) int
 	// Port is the UDP port that sealed packets go to.
 	Port() uint16
+	// Flows is how many lanes for unicast each worker has.
+	Flows() int
 	// Hidden are the hosts behind NAT, which get everything at a port of their own, and what is flooded by unicast.
-	Hidden() []netip.AddrPort
+	Hidden() []esp.Hidden
 }
 
 // Lane is one sequence of sealed packets: of one sending thread, flooded ones apart from the others, so that
@@ -46,6 +49,8 @@ type Lane struct {
 	Sender int
 	// Flooded packets are sealed once and sent to everybody.
 	Flooded bool
+	// Flow numbers the lanes of a worker's unicast from 0, below Seal.Flows.
+	Flow int
 }
 
 // encap is how a vnet's frames travel to one host or group. It is made by view.encap and by nothing else.
@@ -54,13 +59,14 @@ type encap struct {
 	uplink *uplink
 	// seal is nil in the clear.
 	seal Seal
-	// place is one more than the number of the socket, of those that are only sent by; 0: the one with the port of
-	// vnets.
+	// place is one more than the number of the socket, of those that are only sent by, and of the seal's lane; 0: the
+	// one with the port of vnets, and the first lane.
 	place uint8
 	// prefix stands in front of each frame, before it is sealed.
 	prefix []byte
-	// port is the UDP port that packets go to; 0 in EtherIP, which has none.
+	// port is the UDP port that packets go to; 0 in EtherIP, which has none. to is where they go, of encap.
 	port uint16
+	to   netip.AddrPort
 	// overhead is what a packet has beyond the inner frame, at most, its IP header included.
 	overhead offload.Overhead
 	// maxFrame is the largest inner frame whose packet fits the path.
@@ -90,11 +96,11 @@ func (n *network) sealedTo(f form, addr netip.Addr) netip.AddrPort {
 }
 
 // hidden is where a host behind NAT is reached.
-func (n *network) hidden(addr netip.Addr) (netip.AddrPort, bool) {
-	if n.seal != nil {
+func (n *network) hidden(host netip.Addr) (netip.AddrPort, bool) {
+	if n.seal != nil && host.Zone() != "" {
 		for _, h := range n.seal.Hidden() {
-			if h.Addr() == addr {
-				return h, true
+			if h.Host == host {
+				return h.At, true
 			}
 		}
 	}
@@ -139,10 +145,15 @@ func (v *view) encap(n *network, to netip.Addr) (encap, bool) {
 	}
 	if h, ok := n.hidden(to); ok {
 		e := v.wrap(n, l, sealedHome)
-		e.port = h.Port()
+		e.to = h
 		return e, true
 	}
-	return v.wrap(n, l, v.formFor(n, l, to)), true
+	if to.Zone() != "" {
+		return encap{}, false // it is not behind that port any more
+	}
+	e := v.wrap(n, l, v.formFor(n, l, to))
+	e.to = netip.AddrPortFrom(to, e.port)
+	return e, true
 }
 
 // wrap is encap, once the form is chosen.
@@ -173,11 +184,18 @@ func (e *encap) way() uint32 { return uint32(e.form) | uint32(e.place)<<8 }
 
 // socketOf is the socket by which a thread sends what goes a way.
 func (l *uplink) socketOf(way uint32, number int) *underlay.Socket {
-	if place := uint8(way >> 8); place > 0 {
+	place, f := uint8(way>>8), form(way)
+	switch {
+	case place > 0 && f == inUDP:
 		return l.Spread(number)[place-1]
+	case place > 0 && f == sealed && !l.home:
+		return l.secure.Spread(number)[place-1]
 	}
-	return l.socket(form(way), number)
+	return l.socket(f, number)
 }
+
+// flowOf is the lane of a seal in which packets go that go a way.
+func flowOf(way uint32) int { return max(0, int(uint8(way>>8))-1) }
 
 // socket is the socket by which a thread sends packets of a form.
 func (l *uplink) socket(f form, number int) *underlay.Socket {
@@ -195,6 +213,17 @@ func (l *uplink) socket(f form, number int) *underlay.Socket {
 		return l.secure.Spread(number)[0]
 	}
 	return l.UDP()[number]
+}
+
+// places is how many ways a thread has from which that of a flow is chosen; 0: there is one way.
+func (e *encap) places(number int) int {
+	switch e.form {
+	case inUDP:
+		return len(e.uplink.Spread(number))
+	case sealed, inESP:
+		return e.seal.Flows()
+	}
+	return 0
 }
 
 // udpLen is the length of the outer UDP header.

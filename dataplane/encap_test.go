@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/offload"
 	"github.com/xenvnet/xend/dataplane/underlay"
@@ -45,8 +46,11 @@ func (f *fakeSeal) Growth() int      { return 2 + len(sealMark) + 3 }
 func (f *fakeSeal) Fit(room int) int { return (room - 2 - len(sealMark)) &^ 3 }
 func (f *fakeSeal) Port() uint16     { return f.port }
 
+// Flows is one.
+func (f *fakeSeal) Flows() int { return 1 }
+
 // Hidden are none.
-func (f *fakeSeal) Hidden() []netip.AddrPort { return nil }
+func (f *fakeSeal) Hidden() []esp.Hidden { return nil }
 
 // linkOf is a usable underlay without sockets, of an MTU.
 func linkOf(t *testing.T, mtu int, group string) *uplink {

@@ -514,7 +514,7 @@ func (e *Engine) configureGroup(addr netip.Addr) error {
 func (e *Engine) FlushVARP() int { return e.table.FlushRemote() }
 
 // Reload applies another configuration without interrupting what did not change. What needs a restart
-// (workers, port, ipv6) is reported as an error, and everything else applied nevertheless.
+// (workers, port, ipv6, the port of vnets with security) is reported as an error, and everything else applied nevertheless.
 func (e *Engine) Reload(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("data plane configuration: %w", err)
@@ -542,7 +542,8 @@ func (e *Engine) reconfigure(cfg Config) error {
 	needsRestart("port", cfg.Port != old.Port)
 	needsRestart("ipv6", cfg.IPv6 != old.IPv6)
 	needsRestart("workers", cfg.Workers != old.Workers)
-	cfg.Port, cfg.IPv6, cfg.Workers, cfg.Security = old.Port, old.IPv6, old.Workers, old.Security // whose change the daemon tells of
+	cfg.Port, cfg.IPv6, cfg.Workers = old.Port, old.IPv6, old.Workers
+	cfg.Security.Port = old.Security.Port // whose change the daemon tells of
 	e.config = cfg
 
 	e.table.SetOptions(tableOptions(cfg))

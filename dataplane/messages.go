@@ -184,9 +184,9 @@ func (s *speaker) flooded(n *network, l *uplink, f form, payload []byte) {
 	port := s.view.port
 	if n.seal != nil {
 		port, q.form = n.seal.Port(), sealedHome
-		for _, to := range n.seal.Hidden() {
-			if underlay.Of(to.Addr()) == l.Family() {
-				q.to = to
+		for _, h := range n.seal.Hidden() {
+			if underlay.Of(h.At.Addr()) == l.Family() {
+				q.to = h.At
 				s.queue = append(s.queue, q)
 			}
 		}

@@ -59,6 +59,7 @@ type seal struct {
 	engine *Engine
 	vnet   *esp.Vnet
 	port   uint16
+	flows  int
 }
 
 var _ Seal = (*seal)(nil)
@@ -68,7 +69,7 @@ func (s *seal) Seal(dst []byte, lane Lane, payload [][]byte) ([]byte, bool) {
 	if sa == nil {
 		return dst, false
 	}
-	l := sa.Unicast(lane.Sender)
+	l := sa.Unicast(lane.Sender, lane.Flow)
 	if lane.Flooded {
 		l = sa.Flooded(lane.Sender)
 	}
@@ -92,7 +93,9 @@ func (s *seal) Fit(room int) int {
 
 func (s *seal) Port() uint16 { return s.port }
 
-func (s *seal) Hidden() []netip.AddrPort { return s.vnet.Hidden() }
+func (s *seal) Flows() int { return s.flows }
+
+func (s *seal) Hidden() []esp.Hidden { return s.vnet.Hidden() }
 
 // refusals are the reasons of package esp here.
 var refusals = [esp.Refusals]Reason{
@@ -210,14 +213,20 @@ func (e *Engine) protect(c vnet.Config, state state) (*seal, error) {
 		set := e.keys[c.ID]
 		var err error
 		v, err = e.secured.Add(esp.Config{
-			ID: c.ID, Level: c.Security, Keys: set.Secrets, Send: set.Send, Threads: len(e.workers) + 1,
+			ID: c.ID, Level: c.Security, Keys: set.Secrets, Send: set.Send, Threads: len(e.workers) + 1, Flows: e.secureFlowsLocked(),
 			NAT: e.config.Security.NAT, Addresses: e.addressesLocked(),
 		}, e.now())
 		if err != nil {
 			return nil, err
 		}
 	}
-	return &seal{engine: e, vnet: v, port: e.view.Load().secure}, nil
+	return &seal{engine: e, vnet: v, port: e.view.Load().secure, flows: v.Flows()}, nil
+}
+
+// secureFlowsLocked is how many lanes for unicast a worker has in a vnet with security, and how many sockets to send them
+// by.
+func (e *Engine) secureFlowsLocked() int {
+	return min(e.config.spread(), esp.MaxFlows(len(e.workers)+1))
 }
 
 // addressesLocked are the addresses under which other hosts reach this one.
@@ -238,13 +247,14 @@ func (e *Engine) addressesLocked() esp.Addresses {
 // openSecure opens the sockets of vnets with security, of all families that there are, and listens. attaching is held.
 func (e *Engine) openSecure() error {
 	e.mu.Lock()
-	families, port, o := slices.Clone(e.underlays), e.config.Security.Port, underlay.Options{TTL: e.config.TTL, Sockets: len(e.workers)}
+	families, port := slices.Clone(e.underlays), e.config.Security.Port
+	o := underlay.Options{TTL: e.config.TTL, Sockets: len(e.workers), Spread: e.secureFlowsLocked()}
 	e.mu.Unlock()
 	for _, f := range families {
 		if f.secure != nil {
 			continue // only ever set here
 		}
-		o.Family, o.Port, o.Secured, o.Spread = f.family, port, true, 1
+		o.Family, o.Port, o.Secured = f.family, port, true
 		var u *underlay.Underlay
 		err := e.host.Do(func() (err error) {
 			u, err = underlay.Open(o)
@@ -289,8 +299,8 @@ func (e *Engine) watchSecureLocked(f *family, s *underlay.Socket, worker int) er
 }
 
 // followLocked makes the sockets of vnets with security follow the choice of device and group, tells the vnets what this
-// host's addresses are, and returns sockets that are to be closed when no worker uses them.
-func (e *Engine) followLocked() (retired []*underlay.Socket) {
+// host's addresses are, and returns sockets that are to be closed when no worker uses them, and whether links changed.
+func (e *Engine) followLocked() (retired []*underlay.Socket, changed bool) {
 	for _, f := range e.underlays {
 		if f.secure == nil {
 			continue
@@ -330,18 +340,19 @@ func (e *Engine) followLocked() (retired []*underlay.Socket) {
 			}
 			f.secureIndex = index
 		}
-		if f.uplink != nil && f.uplink.secure != f.secure {
+		home := e.config.Security.NAT || e.config.SourcePort == SourceFixed
+		if f.uplink != nil && (f.uplink.secure != f.secure || f.uplink.home != home) {
 			l := *f.uplink
-			l.secure, l.home = f.secure, e.config.Security.NAT
-			f.uplink = &l
+			l.secure, l.home = f.secure, home
+			f.uplink, changed = &l, true
 		}
 	}
 	own := e.addressesLocked()
 	e.secured.Vnets(func(v *esp.Vnet) {
-		e.spoken = v.SetAddresses(own, e.now(), e.spoken[:0])
+		e.spoken = v.SetAddresses(own, e.config.Security.NAT, e.now(), e.spoken[:0])
 		e.sayMessagesLocked(v, e.spoken)
 	})
-	return retired
+	return retired, changed
 }
 
 // sayMessagesLocked sends key messages from the cold side.
@@ -462,7 +473,7 @@ func (w *worker) protected(buf []byte, at int, from netip.AddrPort, a arrival, r
 		return
 	}
 	n := w.view.vnets[opened.Vnet.ID()]
-	host := opened.From.Of(a.uplink.Family() == underlay.IPv4).Addr()
+	host := opened.From.Host(a.uplink.Family() == underlay.IPv4)
 	switch {
 	case n == nil, n.seal == nil:
 		w.drop(DropUnknownVnet)

@@ -87,10 +87,10 @@ func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.A
 	if w.view.pmtu && !w.fitPath(n, e.maxFrame, frame, h) {
 		return
 	}
-	if places := e.uplink.Spread(w.number); w.view.flows && e.form == inUDP && len(places) > 0 {
-		e.place = uint8(1 + offload.Flow(frame)%uint32(len(places)))
+	if places := e.places(w.number); w.view.flows && places > 0 {
+		e.place = uint8(1 + offload.Flow(frame)%uint32(places))
 	}
-	w.segment(&w.unicast, &e, e.maxFrame, frame, h, netip.AddrPortFrom(to, e.port))
+	w.segment(&w.unicast, &e, e.maxFrame, frame, h, e.to)
 }
 
 // segment cuts a frame into packets of one encapsulation, of inner frames of limit bytes where it can be cut.
@@ -176,6 +176,7 @@ func (w *worker) load(n *network, trains []offload.Train, lane Lane) []underlay.
 		t := &trains[i]
 		m := underlay.Msg{To: t.To, Bufs: t.Bufs, SegSize: t.SegSize}
 		if n.seal != nil {
+			lane.Flow = flowOf(t.Way)
 			w.sealing, w.sealingLane = n.seal, lane
 			first := len(w.sealedBufs)
 			t.Each(w.sealOne)
@@ -249,15 +250,15 @@ func (w *worker) sendHidden(n *network, loaded []underlay.Msg) int {
 		return 0
 	}
 	packets := 0
-	for _, to := range n.seal.Hidden() {
-		l := w.view.uplinks[underlay.Of(to.Addr())]
+	for _, h := range n.seal.Hidden() {
+		l := w.view.uplinks[underlay.Of(h.At.Addr())]
 		if l == nil {
 			continue
 		}
 		w.msgs = w.msgs[:0]
 		for i := range loaded {
 			if m := loaded[i]; len(m.Bufs) > 0 {
-				m.To = to
+				m.To = h.At
 				w.msgs = append(w.msgs, m)
 			}
 		}

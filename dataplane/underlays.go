@@ -131,7 +131,8 @@ func (e *Engine) refreshLocked(o *outlook) {
 		}
 		changed = e.chooseLocked(f, o) || before != nil || changed
 	}
-	retired = append(retired, e.followLocked()...)
+	others, followed := e.followLocked()
+	retired, changed = append(retired, others...), changed || followed
 	for _, f := range e.underlays {
 		e.tellDownLocked(f)
 	}

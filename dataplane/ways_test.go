@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -180,7 +181,8 @@ func TestSecuredMove(t *testing.T) {
 	}
 }
 
-// A host behind a masquerade takes part: it is known by where its messages come from.
+// Two hosts behind one masquerade take part: they are told apart by the ports that it gives them, and all that is for them
+// goes from the security port to these.
 func TestSecuredNAT(t *testing.T) {
 	l := lab.New(t)
 	outside, err := l.Switch("outside", 0)
@@ -208,19 +210,41 @@ func TestSecuredNAT(t *testing.T) {
 	for _, h := range hosts {
 		cfg.Replicate = append(cfg.Replicate, NamedHost{Addr: h.Addr().String()})
 	}
-	hidden := addHosts(t, inside, 1, cfg)[0]
-	secure(t, vnet.Conf, append(hosts, hidden)...)
-	senders(t, 2, append(hosts, hidden)...)
-	d1, d2, d3 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97"), hidden.domain(3, "97")
+	seen, err := outside.Capture(func(f lab.Frame) bool { _, ok := datagramIn(f.Data); return ok })
+	require.NoError(t, err)
+	hidden := addHosts(t, inside, 2, cfg)
+	all := append(hosts, hidden...)
+	secure(t, vnet.Conf, all...)
+	senders(t, 3, all...)
+	d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	d3, d4 := hidden[0].domain(3, "97"), hidden[1].domain(4, "97")
 	ping(t, d3, d1.Addr())
 	ping(t, d2, d3.Addr()) // its ARP request is flooded to where no group reaches
-	_, err = lab.Transfer(soon(t), d1.Node, d3.Node, d3.Addr(), 4<<20)
-	require.NoError(t, err)
+	ping(t, d2, d4.Addr())
+	ping(t, d3, d4.Addr()) // they hear each other without the router
+	for _, to := range []*lab.Domain{d3, d4} {
+		_, err = lab.Transfer(soon(t), d1.Node, to.Node, to.Addr(), 4<<20)
+		require.NoError(t, err)
+	}
+	places := map[wire.MAC]netip.AddrPort{}
 	for _, e := range hosts[0].Snapshot().Entries {
-		if e.MAC == wire.MAC(domainMAC(3)) {
-			require.Equal(t, out.Addr4.Addr(), e.Addr)
+		if h, ok := hosts[0].networks[idOf(t, "97")].hidden(e.Addr); ok {
+			require.Equal(t, out.Addr4.Addr(), h.Addr())
+			places[e.MAC] = h
 		}
 	}
+	require.Len(t, places, 2)
+	require.NotEqual(t, places[wire.MAC(domainMAC(3))], places[wire.MAC(domainMAC(4))])
+	used := map[netip.AddrPort]bool{}
+	for _, f := range seen.Take() {
+		if d, _ := datagramIn(f.Data); d.to.Addr() == out.Addr4.Addr() {
+			require.Equal(t, uint16(wire.SecurityPort), d.from.Port(), "a masquerade lets nothing else in")
+			if d.from.Addr() == hosts[0].Addr() {
+				used[d.to] = true
+			}
+		}
+	}
+	require.Equal(t, map[netip.AddrPort]bool{places[wire.MAC(domainMAC(3))]: true, places[wire.MAC(domainMAC(4))]: true}, used)
 }
 
 // The security port is taken: the error names who has it, and vnets without security are not affected.
@@ -243,25 +267,114 @@ func TestSecurityPortTaken(t *testing.T) {
 	require.NoError(t, attach(a.Engine, securedOf(t, "97", vnet.Conf)))
 }
 
-// Unicast of different senders comes from different ports, and none of them is one that a receiver looks at.
+// Frames of one flow are sealed in one lane and come from one port, those of different flows from several, so that the receiver
+// spreads them over its workers; all of one lane come from one port, or else the windows would have to bear that workers
+// overtake each other. With source_port = "fixed" all come from the security port.
 func TestSecuredPortsSpread(t *testing.T) {
-	_, s, hosts := newSecured(t, 2, testConfig(), vnet.Conf)
-	seen, err := s.Capture(func(f lab.Frame) bool { _, ok := datagramIn(f.Data); return ok })
-	require.NoError(t, err)
+	for _, mode := range []SourcePort{SourceFlow, SourceFixed} {
+		t.Run(string(mode), func(t *testing.T) {
+			cfg := testConfig()
+			cfg.SourcePort = mode
+			_, s, hosts := newSecured(t, 2, cfg, vnet.Conf)
+			d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			ping(t, d1, d2.Addr())
+			seen, err := s.Capture(func(f lab.Frame) bool {
+				d, ok := datagramIn(f.Data)
+				return ok && d.from.Addr() == hosts[0].Addr() && d.to.Addr() == hosts[1].Addr()
+			})
+			require.NoError(t, err)
+			got, err := d2.Capture("eth0", nil)
+			require.NoError(t, err)
+			const flows, packets = 16, 3
+			ports, lanes := map[uint16]uint8{}, map[uint8]uint16{}
+			for i := range uint16(flows) {
+				var first uint16
+				for n := range byte(packets) {
+					f := udpFrame(t, domainMAC(2), 1, []byte{byte(i), n})
+					copy(f[6:12], domainMAC(1))
+					binary.BigEndian.PutUint16(f[14+20:], 1000+i)
+					require.NoError(t, d1.Send("eth0", f))
+					_, err := got.WaitFor(soon(t), func(x lab.Frame) bool { return string(x.Data) == string(f) })
+					require.NoError(t, err)
+					x, err := seen.WaitFor(soon(t), func(x lab.Frame) bool {
+						d, _ := datagramIn(x.Data)
+						return wire.DecodeSecured(d.payload) == wire.SecuredESP && len(d.payload) == wire.ESPLen(wire.VUDPLen+len(f))
+					})
+					require.NoError(t, err)
+					d, _ := datagramIn(x.Data)
+					require.Equal(t, uint16(wire.SecurityPort), d.to.Port())
+					port, lane := d.from.Port(), d.payload[3]
+					if n == 0 {
+						first = port
+					}
+					require.Equal(t, first, port, "one flow, one port")
+					if mode == SourceFlow {
+						if _, ok := ports[port]; ok {
+							require.Equal(t, ports[port], lane)
+							require.Equal(t, lanes[lane], port)
+						}
+					}
+					ports[port], lanes[lane] = lane, port
+				}
+			}
+			if mode == SourceFixed {
+				require.Len(t, ports, 1)
+				require.Contains(t, ports, uint16(wire.SecurityPort))
+				return
+			}
+			require.Greater(t, len(ports), 2)
+			require.NotContains(t, ports, uint16(wire.SecurityPort))
+		})
+	}
+}
+
+// A change of what can be changed while packets flow is taken over at a reload.
+func TestSecurityIsReloaded(t *testing.T) {
+	cfg := testConfig()
+	_, s, hosts := newSecured(t, 2, cfg, vnet.Conf)
 	d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	ping(t, d1, d2.Addr())
-	ports := map[uint16]bool{}
-	for _, f := range seen.Take() {
-		d, _ := datagramIn(f.Data)
-		require.Equal(t, uint16(wire.SecurityPort), d.to.Port())
-		if wire.DecodeSecured(d.payload) == wire.SecuredMessage {
-			require.Equal(t, uint16(wire.SecurityPort), d.from.Port())
-		} else {
-			ports[d.from.Port()] = true
-		}
+	flow, err := d1.StartPing(d2.Addr(), lab.PingOptions{Interval: 5 * time.Millisecond})
+	require.NoError(t, err)
+	defer flow.Close()
+	seen, err := s.Capture(func(f lab.Frame) bool { return len(f.Data) > 34 && f.EtherType() == 0x0800 })
+	require.NoError(t, err)
+	wait := func(what string, is func(protocol byte, d overheard) bool) {
+		t.Helper()
+		_, err := seen.WaitFor(soon(t), func(f lab.Frame) bool {
+			d, _ := datagramIn(f.Data)
+			return netip.AddrFrom4([4]byte(f.Data[26:30])) == hosts[0].Addr() && is(f.Data[14+9], d)
+		})
+		require.NoError(t, err, what)
 	}
-	require.Greater(t, len(ports), 1)
-	require.False(t, ports[wire.SecurityPort])
+	cfg.Security.Encapsulation = ESP
+	require.NoError(t, hosts[0].Reload(cfg))
+	wait("ESP without UDP", func(protocol byte, _ overheard) bool { return protocol == wire.ProtocolESP })
+	cfg.Security.Encapsulation, cfg.Security.NAT = ESPInUDP, true
+	require.NoError(t, hosts[0].Reload(cfg))
+	wait("a frame from the security port", func(_ byte, d overheard) bool {
+		return d.from.Port() == wire.SecurityPort && len(d.payload) > 0 && wire.DecodeSecured(d.payload) == wire.SecuredESP
+	})
+	wait("a message without addresses", func(_ byte, d overheard) bool {
+		var m wire.Key
+		return len(d.payload) > 4 && wire.DecodeSecured(d.payload) == wire.SecuredMessage && m.Decode(d.payload[wire.MarkerLen:]) == nil &&
+			!m.Addr4.IsValid()
+	})
+	cfg.Security.NAT = false
+	require.NoError(t, hosts[0].Reload(cfg))
+	wait("a message with addresses", func(_ byte, d overheard) bool {
+		var m wire.Key
+		return len(d.payload) > 4 && wire.DecodeSecured(d.payload) == wire.SecuredMessage && m.Decode(d.payload[wire.MarkerLen:]) == nil &&
+			m.Addr4 == hosts[0].Addr()
+	})
+	_, err = flow.Fresh(soon(t))
+	require.NoError(t, err)
+	// The port cannot change: it stays, and the rest is taken over.
+	cfg.Security.Port = 4501
+	require.NoError(t, hosts[0].Reload(cfg))
+	require.EqualValues(t, wire.SecurityPort, hosts[0].view.Load().secure)
+	_, err = flow.Fresh(soon(t))
+	require.NoError(t, err)
 }
 
 // All hosts of a fleet start at once.

@@ -122,6 +122,35 @@ func TestRemoval(t *testing.T) {
 	require.Empty(t, b.table.view.Load().sas)
 }
 
+// TestLanes: no two threads and flows share a lane, however many there are, and what does not fit is refused.
+func TestLanes(t *testing.T) {
+	k := newVnetKey(testSecret, testID)
+	for threads := 1; threads <= wire.MaxLanes/2; threads++ {
+		for _, flows := range []int{0, 1, 2, MaxFlows(threads)} {
+			c := Config{Level: vnet.Conf, Keys: []Secret{testSecret}, Threads: threads, Flows: flows}
+			if flows > MaxFlows(threads) {
+				require.Error(t, c.validate(), "%d threads, %d flows", threads, flows)
+				continue
+			}
+			require.NoError(t, c.validate())
+			s := &Sending{key: k, lanes: make([]Lane, c.lanes()), threads: threads}
+			used := map[*Lane]bool{}
+			for thread := range threads {
+				lanes := []*Lane{s.Flooded(thread), s.Unicast(thread, 0)}
+				for flow := 1; flow < flows && thread < threads-1; flow++ {
+					lanes = append(lanes, s.Unicast(thread, flow))
+				}
+				for _, l := range lanes {
+					require.False(t, used[l])
+					used[l] = true
+				}
+			}
+			require.Len(t, used, c.lanes(), "%d threads, %d flows", threads, flows)
+		}
+	}
+	require.Error(t, Config{Level: vnet.Conf, Keys: []Secret{testSecret}, Threads: wire.MaxLanes/2 + 1}.validate())
+}
+
 // TestSealingStops: a sending SA is not used when its timers did not run, nor a lane beyond its numbers.
 func TestSealingStops(t *testing.T) {
 	w := newWorld(t, 5, vnet.Conf, 1)
@@ -136,7 +165,7 @@ func TestSealingStops(t *testing.T) {
 	require.ErrorIs(t, err, ErrExhausted)
 	require.Len(t, b, Headroom)
 	// A lane that has carried much ends the epoch long before.
-	s.Unicast(1).next.Store(volumePackets)
+	s.Unicast(1, 0).next.Store(volumePackets)
 	w.pass(12*time.Second, true)
 	require.NotSame(t, s, h.vnet.Sending(h.clock()))
 }
@@ -164,7 +193,7 @@ func TestWorkers(t *testing.T) {
 		s := a.vnet.Sending(a.clock())
 		var packets [][]byte
 		for i := range 3000 {
-			lane := s.Unicast(i % 2)
+			lane := s.Unicast(i%2, 0)
 			if i%3 == 0 {
 				lane = s.Flooded(i % 2)
 			}
@@ -213,7 +242,7 @@ func TestSharedSPI(t *testing.T) {
 		}
 		for _, s := range sendings {
 			for range 3 {
-				b, err := s.Unicast(0).Append(make([]byte, Headroom), wire.AppendVUDP(nil, testID), make([]byte, 22))
+				b, err := s.Unicast(0, 0).Append(make([]byte, Headroom), wire.AppendVUDP(nil, testID), make([]byte, 22))
 				require.NoError(t, err)
 				opened, refusal := r.table.Open(&r.opener, b, Headroom)
 				require.Equal(t, Taken, refusal)
@@ -253,7 +282,7 @@ func TestGrowingBuffer(t *testing.T) {
 	for i := range 100 {
 		at := len(buf)
 		var err error
-		buf, err = a.vnet.Sending(a.clock()).Unicast(0).Append(buf, wire.AppendVUDP(nil, testID), make([]byte, 60+i))
+		buf, err = a.vnet.Sending(a.clock()).Unicast(0, 0).Append(buf, wire.AppendVUDP(nil, testID), make([]byte, 60+i))
 		require.NoError(t, err)
 		packets = append(packets, buf[at:len(buf):len(buf)])
 	}
@@ -291,7 +320,7 @@ func TestNothingAllocated(t *testing.T) {
 		w := newWorld(t, 10, level, 2)
 		w.pass(time.Second, true)
 		a, b := w.hosts[0], w.hosts[1]
-		lane := a.vnet.Sending(a.clock()).Unicast(0)
+		lane := a.vnet.Sending(a.clock()).Unicast(0, 0)
 		buf := make([]byte, Headroom, 4096)
 		pieces := [][]byte{wire.AppendVUDP(nil, testID), make([]byte, 1514)}
 		seal := func() []byte {
@@ -319,7 +348,7 @@ func bench(b *testing.B, open bool) {
 		b.Run(level.String(), func(b *testing.B) {
 			w := newWorld(b, 1, level, 2)
 			w.pass(time.Second, true)
-			lane := w.hosts[0].vnet.Sending(w.now).Unicast(0)
+			lane := w.hosts[0].vnet.Sending(w.now).Unicast(0, 0)
 			buf := make([]byte, Headroom, 4096)
 			pieces := [][]byte{wire.AppendVUDP(nil, testID), make([]byte, 1514)}
 			r := w.hosts[1]

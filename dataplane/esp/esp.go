@@ -19,6 +19,7 @@ package esp
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/xenvnet/xend/vnet"
@@ -143,6 +144,30 @@ type Addresses struct {
 	// NAT is the outer source of its last KEY with a valid echo, where it has told no addresses: everything goes
 	// there.
 	NAT netip.AddrPort
+	// host is what NAT is known by.
+	host netip.Addr
+}
+
+// Hidden is a host behind NAT.
+type Hidden struct {
+	// Host is what the host is known by: its public address is not enough, since others may be behind the same.
+	Host netip.Addr
+	// At is where all that is for it goes.
+	At netip.AddrPort
+}
+
+// hiddenHost is an address that stands for a place behind NAT: the public address as an IPv6 one, with the port as its zone.
+func hiddenHost(at netip.AddrPort) netip.Addr {
+	return netip.AddrFrom16(at.Addr().As16()).WithZone(strconv.Itoa(int(at.Port())))
+}
+
+// Host is the address that the MACs of a host are behind, of one family or else of the other; of a host behind NAT one that no
+// packet can be sent to, but Vnet.Hidden tells where.
+func (a Addresses) Host(four bool) netip.Addr {
+	if a.NAT.IsValid() {
+		return a.host
+	}
+	return a.Of(four).Addr()
 }
 
 // Of returns the address of one family, or else of the other. Port 0 is the port that all have in common.

@@ -49,7 +49,7 @@ func TestKernel(t *testing.T) {
 					"aead", algorithm, fmt.Sprintf("0x%x", key), "128", "flag", "esn", "replay-window", "4096")
 			}
 			sending := r.vnet.Sending(r.clock())
-			state(a, k, sending.Unicast(0), sending)
+			state(a, k, sending.Unicast(0, 0), sending)
 
 			var raw, plain net.PacketConn
 			require.NoError(t, ours.Do(func() (err error) { raw, err = net.ListenPacket("ip4:50", a); return err }))
@@ -64,7 +64,7 @@ func TestKernel(t *testing.T) {
 
 			// Ours to the kernel. It takes each packet once.
 			for n := range 6 {
-				sealed, err := sending.Unicast(0).Append(make([]byte, Headroom), message(n))
+				sealed, err := sending.Unicast(0, 0).Append(make([]byte, Headroom), message(n))
 				require.NoError(t, err)
 				for range 2 {
 					_, err = raw.WriteTo(sealed[Headroom:], &net.IPAddr{IP: net.ParseIP(k)})
@@ -78,7 +78,7 @@ func TestKernel(t *testing.T) {
 			// The kernel's to us, with sequence numbers in IVs of its own making.
 			p := &puppet{key: newVnetKey(testSecret, testID), instance: [16]byte{7}}
 			theirs := newSending(p.key, level, [16]byte{7}, 1, uint32(p.key.kid[0])<<24|0x77700, 2, 0)
-			state(k, a, theirs.Unicast(0), theirs)
+			state(k, a, theirs.Unicast(0, 0), theirs)
 			ip("xfrm", "policy", "add", "dir", "out", "src", k+"/32", "dst", a+"/32", "proto", "udp", "dport", "1798",
 				"tmpl", "src", k, "dst", a, "proto", "esp", "mode", "transport")
 			r.vnet.mu.Lock()

@@ -83,6 +83,7 @@ type Sending struct {
 	epoch   uint32
 	spi     uint32 // of lane 0
 	lanes   []Lane
+	threads int // that share the lanes
 	created int64
 }
 
@@ -97,9 +98,15 @@ func newSending(k *vnetKey, level vnet.Security, nonce [16]byte, epoch, spi uint
 	return s
 }
 
-// Unicast returns the lane by which a thread seals what is for one host, and Flooded the one for what is for all. Threads are
-// numbered from 0.
-func (s *Sending) Unicast(thread int) *Lane { return &s.lanes[2*thread] }
+// Unicast returns the lane by which a thread seals what is for one host, for one of its flows. Threads and flows are
+// numbered from 0; the last thread has one flow.
+func (s *Sending) Unicast(thread, flow int) *Lane {
+	if flow == 0 {
+		return &s.lanes[2*thread]
+	}
+	more := (len(s.lanes) - 2*s.threads) / (s.threads - 1) // flows beyond the first
+	return &s.lanes[2*s.threads+thread*more+flow-1]
+}
 
 // Flooded returns the lane by which a thread seals what is for everybody.
 func (s *Sending) Flooded(thread int) *Lane { return &s.lanes[2*thread+1] }

@@ -118,7 +118,7 @@ func (h *simHost) frame(thread int, to *simHost) (uint64, bool) {
 	}
 	lane, addr := s.Flooded(thread), netip.AddrPort{}
 	if to != nil {
-		lane, addr = s.Unicast(thread), netip.AddrPortFrom(to.addr, wire.SecurityPort)
+		lane, addr = s.Unicast(thread, 0), netip.AddrPortFrom(to.addr, wire.SecurityPort)
 	}
 	number := uint64(len(h.world.frames) + 1)
 	h.world.frames[number] = simFrame{h.number, h.world.now}

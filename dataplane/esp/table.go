@@ -54,12 +54,26 @@ type Config struct {
 	// Keys all open; Keys[Send] seals.
 	Keys []Secret
 	Send int
-	// Threads is the number of threads that send: each gets two lanes.
+	// Threads is the number of threads that send: each gets a lane for what is flooded, and one for unicast.
 	Threads int
+	// Flows is how many lanes for unicast each thread but the last, which says little, has: receivers and cards
+	// spread them. 0 means 1.
+	Flows int
 	// NAT is true of a host that others cannot reach at its own address.
 	NAT bool
 	// Addresses are this host's; of NAT nothing is told.
 	Addresses Addresses
+}
+
+// lanes is the number of lanes.
+func (c Config) lanes() int { return 2*c.Threads + (c.Threads-1)*(max(1, c.Flows)-1) }
+
+// MaxFlows is the most flows that so many threads may have.
+func MaxFlows(threads int) int {
+	if threads < 2 {
+		return 1
+	}
+	return max(1, 1+(wire.MaxLanes-2*threads)/(threads-1))
 }
 
 func (c Config) validate() error {
@@ -74,6 +88,8 @@ func (c Config) validate() error {
 		return errors.New("no key is marked to send with")
 	case c.Threads < 1 || 2*c.Threads > wire.MaxLanes:
 		return fmt.Errorf("%d threads are not between 1 and %d", c.Threads, wire.MaxLanes/2)
+	case c.Flows < 0 || c.Flows > MaxFlows(c.Threads):
+		return fmt.Errorf("%d flows of a thread are not between 0 and %d", c.Flows, MaxFlows(c.Threads))
 	}
 	for i, k := range c.Keys {
 		if k == (Secret{}) {

@@ -26,7 +26,7 @@ func TestTshark(t *testing.T) {
 	}
 	w := newWorld(t, 1, vnet.Conf, 1)
 	w.pass(time.Second, true)
-	lane := w.hosts[0].vnet.Sending(w.now).Unicast(1)
+	lane := w.hosts[0].vnet.Sending(w.now).Unicast(1, 0)
 	from, to := netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("192.0.2.2:4500")
 	pcap := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
 	pcap = append(pcap, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0)

@@ -23,13 +23,14 @@ type Vnet struct {
 	sending atomic.Pointer[Sending]
 	open    atomic.Bool
 	// hidden are the senders behind NAT; the list is replaced, never changed.
-	hidden atomic.Pointer[[]netip.AddrPort]
+	hidden atomic.Pointer[[]Hidden]
 
 	mu      sync.Mutex // guards what follows
 	now     int64
 	keys    []*vnetKey
 	send    int
 	threads int
+	flows   int
 	nat     bool
 	own     Addresses
 	removed bool
@@ -53,7 +54,7 @@ type Vnet struct {
 	sas        map[[16]byte]*receiving
 	delayed    []delayed
 	// confirmed are the hosts that asked us, until the vnif is read.
-	confirmed map[netip.Addr]struct{}
+	confirmed map[netip.AddrPort]struct{}
 
 	suspicion bool // the machine may have been cloned
 	suspected int64
@@ -95,8 +96,8 @@ type delayed struct {
 
 func newVnet(t *Table, c Config, now int64) *Vnet {
 	v := &Vnet{
-		table: t, id: c.ID, level: c.Level, now: now, send: c.Send, threads: c.Threads, nat: c.NAT, own: c.Addresses,
-		senders: map[senderID]*sender{}, sas: map[[16]byte]*receiving{}, confirmed: map[netip.Addr]struct{}{},
+		table: t, id: c.ID, level: c.Level, now: now, send: c.Send, threads: c.Threads, flows: c.Flows, nat: c.NAT, own: c.Addresses,
+		senders: map[senderID]*sender{}, sas: map[[16]byte]*receiving{}, confirmed: map[netip.AddrPort]struct{}{},
 		askedNonce: newRates(), askedHost: newRates(), answered: newRates(), askers: newRates(), relayed: newRates(),
 		suspected: math.MinInt64 / 2,
 	}
@@ -112,6 +113,9 @@ func (v *Vnet) ID() vnet.ID { return v.id }
 // Level returns its level.
 func (v *Vnet) Level() vnet.Security { return v.level }
 
+// Flows is how many lanes for unicast each thread has that is not the last.
+func (v *Vnet) Flows() int { return max(1, v.flows) }
+
 // Open reports whether the vnif may be read: everybody who is there can open what is sealed, or has had the time to.
 func (v *Vnet) Open() bool { return v.open.Load() }
 
@@ -126,7 +130,7 @@ func (v *Vnet) Sending(now int64) *Sending {
 
 // Hidden returns where the hosts behind NAT are reached, which no group reaches: everything for them goes there, from
 // the security port. The list must not be changed.
-func (v *Vnet) Hidden() []netip.AddrPort {
+func (v *Vnet) Hidden() []Hidden {
 	if l := v.hidden.Load(); l != nil {
 		return *l
 	}
@@ -135,10 +139,10 @@ func (v *Vnet) Hidden() []netip.AddrPort {
 
 // hideLocked lists them anew.
 func (v *Vnet) hideLocked() {
-	var list []netip.AddrPort
+	var list []Hidden
 	for _, s := range v.senders {
-		if a := s.addresses.Load(); a.NAT.IsValid() && !slices.Contains(list, a.NAT) {
-			list = append(list, a.NAT)
+		if a := s.addresses.Load(); a.NAT.IsValid() && !slices.Contains(list, Hidden{a.host, a.NAT}) {
+			list = append(list, Hidden{a.host, a.NAT})
 		}
 	}
 	v.hidden.Store(&list)
@@ -178,7 +182,9 @@ func (v *Vnet) newSendingLocked(now int64) *Sending {
 			break
 		}
 	}
-	return newSending(k, v.level, nonce, v.epoch, spi, 2*v.threads, now)
+	s := newSending(k, v.level, nonce, v.epoch, spi, Config{Threads: v.threads, Flows: v.flows}.lanes(), now)
+	s.threads = v.threads
+	return s
 }
 
 // jitterLocked is d, give or take 10 %.
@@ -307,7 +313,7 @@ func (v *Vnet) ask(k *vnetKey, b []byte, a Arrival, now int64, out []Message) (V
 		return Verdict{Refusal: KeyRate}, out
 	}
 	if !v.open.Load() && len(v.confirmed) < maxSAs {
-		v.confirmed[to.Addr()] = struct{}{}
+		v.confirmed[to] = struct{}{}
 	}
 	if a.Unicast {
 		return verdict, v.answerLocked(to, m.Challenge, out)
@@ -379,7 +385,7 @@ func addressesOf(m *wire.Key, echo bool, a Arrival, before *Addresses) *Addresse
 		return before
 	}
 	if echo && usable(a.From.Addr()) {
-		n.NAT = a.From
+		n.NAT, n.host = a.From, hiddenHost(a.From)
 	}
 	return n
 }
@@ -495,15 +501,15 @@ func (v *Vnet) Suspect() {
 	v.suspicion = true
 }
 
-// SetAddresses says under which addresses this host is reached now.
-func (v *Vnet) SetAddresses(own Addresses, now int64, out []Message) []Message {
+// SetAddresses says under which addresses this host is reached now; nat is true if others do not reach it there.
+func (v *Vnet) SetAddresses(own Addresses, nat bool, now int64, out []Message) []Message {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.clockLocked(now)
-	if v.removed || own == v.own {
+	if v.removed || own == v.own && nat == v.nat {
 		return out
 	}
-	v.own = own
+	v.own, v.nat = own, nat
 	if s := v.sending.Load(); s != nil && v.step > 0 {
 		out = v.helloLocked(s, out)
 	}
@@ -513,7 +519,7 @@ func (v *Vnet) SetAddresses(own Addresses, now int64, out []Message) []Message {
 // SetKeys replaces the keys: what was sealed under one that is missing now is not opened any more, and where another
 // seals, it does after everybody was told. Keys are as in Config.
 func (v *Vnet) SetKeys(keys []Secret, send int, now int64) error {
-	if err := (Config{ID: v.id, Level: v.level, Keys: keys, Send: send, Threads: v.threads}).validate(); err != nil {
+	if err := (Config{ID: v.id, Level: v.level, Keys: keys, Send: send, Threads: v.threads, Flows: v.flows}).validate(); err != nil {
 		return err
 	}
 	v.mu.Lock()
@@ -662,9 +668,9 @@ func (v *Vnet) mayOpenLocked(now int64) bool {
 	}
 	for _, s := range v.senders {
 		a := s.addresses.Load()
-		_, four := v.confirmed[a.Addr4]
-		_, six := v.confirmed[a.Addr6]
-		_, nat := v.confirmed[a.NAT.Addr()]
+		_, four := v.confirmed[netip.AddrPortFrom(a.Addr4, 0)]
+		_, six := v.confirmed[netip.AddrPortFrom(a.Addr6, 0)]
+		_, nat := v.confirmed[a.NAT]
 		if !four && !six && !nat {
 			return false
 		}

@@ -40,11 +40,12 @@ func (c *Config) NeedRestart(n *Config) []string {
 	for i := range a.NumField() {
 		table := a.Type().Field(i).Tag.Get("toml")
 		for j := range a.Field(i).NumField() {
-			if table == "dataplane" && a.Field(i).Type().Field(j).Tag.Get("toml") != "enabled" {
+			key := a.Type().Field(i).Type.Field(j).Tag.Get("toml")
+			if table == "dataplane" && key != "enabled" || table == "security" && key != "port" {
 				continue
 			}
 			if !reflect.DeepEqual(a.Field(i).Field(j).Interface(), b.Field(i).Field(j).Interface()) {
-				names = append(names, conffile.KeyName(toml.Key{table, a.Field(i).Type().Field(j).Tag.Get("toml")}))
+				names = append(names, conffile.KeyName(toml.Key{table, key}))
 			}
 		}
 	}

@@ -232,6 +232,9 @@ func TestNeedRestart(t *testing.T) {
 	require.Empty(t, a.NeedRestart(&b))
 	b.HTTPPort, b.StateDir, b.Limits.Connections, b.LogFile, b.MTU = 1, "/x", 2, "/y", 9000
 	require.Equal(t, []string{"xend-port", "[paths] state", "[limits] connections"}, a.NeedRestart(&b))
+	b = Default(paths.Paths{})
+	b.KeyDir, b.Dataplane.Security = "/k", dataplane.Security{Port: 1, Encapsulation: dataplane.ESP, NAT: true}
+	require.Equal(t, []string{"[security] port"}, a.NeedRestart(&b))
 	for name := range a.xendOptions() {
 		b := Default(paths.Paths{})
 		set := b.xendOptions()[name]

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -62,6 +63,7 @@ type Daemon struct {
 	firewall *firewallWatch
 	registry *registry.Registry
 	closers  []func()
+	keyDir   atomic.Pointer[string] // of vnets with security; a reload changes it
 }
 
 // Run is the daemon: it works until ctx ends, or a signal ends it. All configuration is read and checked
@@ -182,7 +184,8 @@ func (d *Daemon) build() error {
 			return err
 		}
 		o.Engine = d.engine
-		source := keySource(d.cfg.KeyDir)
+		d.keyDir.Store(&d.cfg.KeyDir)
+		source := d.keySource
 		d.engine.SetKeySource(source)
 		o.CheckKey = func(id vnet.ID) error {
 			_, err := source(id)
@@ -211,14 +214,12 @@ func blocked(host *hostnet.Host, bridges []string) (list []firewall.Blocked) {
 }
 
 // keySource reads keys from the folder of the configuration.
-func keySource(dir string) dataplane.KeySource {
-	return func(id vnet.ID) (dataplane.KeySet, error) {
-		s, err := keys.Load(dir, id)
-		if errors.Is(err, keys.ErrNone) {
-			err = fmt.Errorf("%w: %w", dataplane.ErrNoKey, err)
-		}
-		return dataplane.KeySet{Secrets: s.Secrets, Send: s.Send}, err
+func (d *Daemon) keySource(id vnet.ID) (dataplane.KeySet, error) {
+	s, err := keys.Load(*d.keyDir.Load(), id)
+	if errors.Is(err, keys.ErrNone) {
+		err = fmt.Errorf("%w: %w", dataplane.ErrNoKey, err)
 	}
+	return dataplane.KeySet{Secrets: s.Secrets, Send: s.Send}, err
 }
 
 func (d *Daemon) logPath() string {

@@ -26,6 +26,7 @@ func (d *Daemon) reload(ctx context.Context) {
 		if d.engine == nil {
 			return nil
 		}
+		d.keyDir.Store(&cfg.KeyDir)
 		return errors.Join(d.engine.Reload(cfg.Dataplane), d.engine.ReloadKeys())
 	})
 	if err != nil {
