@@ -85,17 +85,19 @@ type bpfVnet struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapHostCounters = "host_counters"
-	bpfMapHosts        = "hosts"
-	bpfMapLeft         = "left"
-	bpfMapMacs         = "macs"
-	bpfMapTimes        = "times"
-	bpfMapUnderlays    = "underlays"
-	bpfMapVnetCounters = "vnet_counters"
-	bpfMapVnetOfId     = "vnet_of_id"
-	bpfMapVnetOfVnif   = "vnet_of_vnif"
-	bpfProgUnderlayIn  = "underlay_in"
-	bpfProgVnetOut     = "vnet_out"
+	bpfMapHostCounters  = "host_counters"
+	bpfMapHosts         = "hosts"
+	bpfMapIngresses     = "ingresses"
+	bpfMapLeft          = "left"
+	bpfMapMacs          = "macs"
+	bpfMapStripCounters = "strip_counters"
+	bpfMapTimes         = "times"
+	bpfMapUnderlays     = "underlays"
+	bpfMapVnetCounters  = "vnet_counters"
+	bpfMapVnetOfId      = "vnet_of_id"
+	bpfMapVnetOfVnif    = "vnet_of_vnif"
+	bpfProgUnderlayIn   = "underlay_in"
+	bpfProgVnetOut      = "vnet_out"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -148,15 +150,17 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	HostCounters *ebpf.MapSpec `ebpf:"host_counters"`
-	Hosts        *ebpf.MapSpec `ebpf:"hosts"`
-	Left         *ebpf.MapSpec `ebpf:"left"`
-	Macs         *ebpf.MapSpec `ebpf:"macs"`
-	Times        *ebpf.MapSpec `ebpf:"times"`
-	Underlays    *ebpf.MapSpec `ebpf:"underlays"`
-	VnetCounters *ebpf.MapSpec `ebpf:"vnet_counters"`
-	VnetOfId     *ebpf.MapSpec `ebpf:"vnet_of_id"`
-	VnetOfVnif   *ebpf.MapSpec `ebpf:"vnet_of_vnif"`
+	HostCounters  *ebpf.MapSpec `ebpf:"host_counters"`
+	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
+	Ingresses     *ebpf.MapSpec `ebpf:"ingresses"`
+	Left          *ebpf.MapSpec `ebpf:"left"`
+	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
+	Times         *ebpf.MapSpec `ebpf:"times"`
+	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
+	VnetCounters  *ebpf.MapSpec `ebpf:"vnet_counters"`
+	VnetOfId      *ebpf.MapSpec `ebpf:"vnet_of_id"`
+	VnetOfVnif    *ebpf.MapSpec `ebpf:"vnet_of_vnif"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -185,23 +189,27 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	HostCounters *ebpf.Map `ebpf:"host_counters"`
-	Hosts        *ebpf.Map `ebpf:"hosts"`
-	Left         *ebpf.Map `ebpf:"left"`
-	Macs         *ebpf.Map `ebpf:"macs"`
-	Times        *ebpf.Map `ebpf:"times"`
-	Underlays    *ebpf.Map `ebpf:"underlays"`
-	VnetCounters *ebpf.Map `ebpf:"vnet_counters"`
-	VnetOfId     *ebpf.Map `ebpf:"vnet_of_id"`
-	VnetOfVnif   *ebpf.Map `ebpf:"vnet_of_vnif"`
+	HostCounters  *ebpf.Map `ebpf:"host_counters"`
+	Hosts         *ebpf.Map `ebpf:"hosts"`
+	Ingresses     *ebpf.Map `ebpf:"ingresses"`
+	Left          *ebpf.Map `ebpf:"left"`
+	Macs          *ebpf.Map `ebpf:"macs"`
+	StripCounters *ebpf.Map `ebpf:"strip_counters"`
+	Times         *ebpf.Map `ebpf:"times"`
+	Underlays     *ebpf.Map `ebpf:"underlays"`
+	VnetCounters  *ebpf.Map `ebpf:"vnet_counters"`
+	VnetOfId      *ebpf.Map `ebpf:"vnet_of_id"`
+	VnetOfVnif    *ebpf.Map `ebpf:"vnet_of_vnif"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.HostCounters,
 		m.Hosts,
+		m.Ingresses,
 		m.Left,
 		m.Macs,
+		m.StripCounters,
 		m.Times,
 		m.Underlays,
 		m.VnetCounters,

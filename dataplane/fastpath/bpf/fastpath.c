@@ -14,6 +14,7 @@
 // Outer packet, big-endian (vnet-wire.md): Ethernet, IPv4 without options or IPv6, UDP, then 22 bytes:
 // message id 2, opcode, EtherIP field 00 40, vnet id, and the inner frame.
 
+#include "strip.h"
 #include "tables.h"
 
 // What stands in front of the inner packet; the pad aligns the IP header.
@@ -186,11 +187,32 @@ int vnet_out(struct __sk_buff *skb)
 	return bpf_redirect_neigh(out, 0, 0, 0); // by the route from that device
 }
 
+// put_in takes a frame that XDP stripped to its vnet.
+static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m)
+{
+	if (bpf_skb_store_bytes(skb, 0, m->mac, 6, 0))
+		return IN(LEFT_ERROR);
+	// The card may have verified the outer packet, which says nothing of the inner one.
+	if (!skb->gso_size)
+		bpf_csum_level(skb, BPF_CSUM_LEVEL_RESET);
+	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len;
+	count(&vnet_counters, m->slot, 0, frames, bytes);
+	count(&host_counters, m->host_slot, 0, frames, bytes);
+	return bpf_redirect(m->vnif, BPF_F_INGRESS);
+}
+
 // underlay_in is at the ingress of an underlay's physical device, and nowhere else: what a vnet's own
 // bridge brings is never decapsulated.
 SEC("tc")
 int underlay_in(struct __sk_buff *skb)
 {
+	struct mark m;
+	switch (take_mark(skb, &m, bpf_ktime_get_ns())) {
+	case MARK_STRIPPED:
+		return put_in(skb, &m);
+	case -1:
+		return TC_ACT_SHOT;
+	}
 	if (skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	__u32 zero = 0, family, udp_at;

@@ -1,0 +1,308 @@
+package fastpath
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+// Ingress is the place where packets of vnets leave the kernel's ordinary way.
+type Ingress int
+
+// IngressTC decapsulates at TC, behind the driver and GRO. IngressXDP strips the outer headers of TCP in the driver,
+// so that GRO joins the inner segments; TC puts them into their vnet, and decapsulates all else.
+const (
+	IngressTC Ingress = iota
+	IngressXDP
+)
+
+func (i Ingress) String() string {
+	if i == IngressXDP {
+		return "xdp"
+	}
+	return "tc"
+}
+
+// maxXDPMTU is what fits a buffer of 4,096 bytes beside the driver's headroom (256) and the end that the kernel's skb
+// takes (320), with an Ethernet header and a VLAN tag.
+const maxXDPMTU = 4096 - 256 - 320 - 14 - 4
+
+// Device is what ChooseIngress judges an underlay's device by; LookAt reads it.
+type Device struct {
+	Name  string
+	Index int
+	// Kind is that of hostnet.Link: "" for a network card.
+	Kind string
+	MAC  wire.MAC
+	MTU  int
+	// SegmentsTunnels: the device segments UDP tunnels (tx-udp_tnl-segmentation), and so joins them, too.
+	SegmentsTunnels bool
+	// Master is the kind of the device that this one is a port of; "" for none.
+	Master string
+	// VLANs tells of devices for VLANs above, whose tags the card takes off before XDP could see them.
+	VLANs bool
+	// XDP is the program at the XDP hook; 0 for none.
+	XDP ebpf.ProgramID
+}
+
+// LookAt reads what ChooseIngress wants to know of a device.
+func LookAt(h *hostnet.Host, index int) (Device, error) {
+	l, err := h.LinkByIndex(index)
+	if err != nil {
+		return Device{}, err
+	}
+	d := Device{Name: l.Name, Index: index, Kind: l.Kind, MTU: l.MTU}
+	copy(d.MAC[:], l.MAC)
+	features, err := h.Features(index)
+	if err != nil {
+		return Device{}, err
+	}
+	d.SegmentsTunnels = features["tx-udp_tnl-segmentation"]
+	if l.Master != 0 {
+		m, err := h.LinkByIndex(l.Master)
+		if err != nil {
+			return Device{}, err
+		}
+		d.Master = m.Kind
+	}
+	if features["rx-vlan-hw-parse"] {
+		all, err := h.Links()
+		if err != nil {
+			return Device{}, err
+		}
+		for _, o := range all {
+			d.VLANs = d.VLANs || o.Kind == "vlan" && (o.Partner == index || l.Master != 0 && o.Partner == l.Master)
+		}
+	}
+	d.XDP, err = h.XDPProgram(index)
+	return d, err
+}
+
+// ChooseIngress chooses the place for an underlay's device, and says why, for a log line and for vn. It is
+// IngressXDP on network cards (and veth pairs) that don't segment UDP tunnels, since TC gets single packets there, and
+// GRO knows nothing of our format. Whether the driver runs native XDP only AttachXDP can tell.
+func ChooseIngress(d Device) (Ingress, string) {
+	switch {
+	case d.SegmentsTunnels:
+		return IngressTC, "it segments UDP tunnels"
+	case d.Kind != "" && d.Kind != "veth":
+		return IngressTC, fmt.Sprintf("it is a device of kind %s, and native XDP is for network cards", d.Kind)
+	case d.Master != "" && d.Master != "bridge":
+		return IngressTC, fmt.Sprintf("it is a port of a %s, which would see stripped frames", d.Master)
+	case d.MTU > maxXDPMTU:
+		return IngressTC, fmt.Sprintf("its MTU %d is above %d, so that packets would need several buffers at XDP", d.MTU, maxXDPMTU)
+	case d.VLANs:
+		return IngressTC, "it takes VLAN tags off before XDP, and has VLAN devices (ethtool -K … rxvlan off lets XDP see them)"
+	case d.XDP != 0:
+		return IngressTC, fmt.Sprintf("another XDP program (id %d) is attached to it", d.XDP)
+	default:
+		return IngressXDP, "it segments no UDP tunnels"
+	}
+}
+
+// Stripper is the XDP program. It may be attached to several devices.
+type Stripper struct {
+	tables     *Tables
+	prog       *ebpf.Program
+	generation uint32
+}
+
+// LoadXDP loads the XDP program; an UnsupportedError says what the kernel lacks.
+func (p *Tables) LoadXDP() (*Stripper, error) {
+	spec, err := loadXdp()
+	if err != nil {
+		return nil, err
+	}
+	maps := map[string]*ebpf.Map{
+		xdpMapHostCounters: p.bpf.HostCounters, xdpMapHosts: p.bpf.Hosts, xdpMapIngresses: p.bpf.Ingresses,
+		xdpMapLeft: p.bpf.Left, xdpMapMacs: p.bpf.Macs, xdpMapStripCounters: p.bpf.StripCounters, xdpMapTimes: p.bpf.Times,
+		xdpMapUnderlays: p.bpf.Underlays, xdpMapVnetCounters: p.bpf.VnetCounters, xdpMapVnetOfId: p.bpf.VnetOfId,
+		xdpMapVnetOfVnif: p.bpf.VnetOfVnif,
+	}
+	for name, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone
+		if maps[name] == nil {
+			delete(maps, name)
+		}
+	}
+	var o xdpPrograms
+	if err := spec.LoadAndAssign(&o, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
+		return nil, &UnsupportedError{Needs: "eBPF programs at XDP", Err: err}
+	}
+	var b [4]byte
+	_, _ = rand.Read(b[:])                                                                                  // never fails
+	return &Stripper{tables: p, prog: o.UnderlayXdp, generation: binary.NativeEndian.Uint32(b[:]) | 1}, nil // 0 strips nothing
+}
+
+// Close gives the program back. Where it is attached and pinned it goes on.
+func (s *Stripper) Close() { _ = s.prog.Close() }
+
+// Program is the XDP program.
+func (s *Stripper) Program() *ebpf.Program { return s.prog }
+
+// ErrNotFirst tells that our TC program is not the first one at a device's ingress, so that XDP must strip nothing.
+var ErrNotFirst = errors.New("the TC program of the fast path is not the first one at its ingress")
+
+// Attached is the XDP program on one device.
+type Attached struct {
+	s      *Stripper
+	device Device
+	h      *hostnet.Host
+
+	mu   sync.Mutex
+	link link.Link // nil: detached
+	pin  string
+}
+
+// Attach strips at a device. The TC program must be there already (else ErrNotFirst), and must stay until Detach: XDP
+// comes last and goes first. pin is a file below /sys/fs/bpf that keeps the program attached when the process ends; ""
+// for none. A program that an earlier process has pinned there is replaced without a gap.
+func (s *Stripper) Attach(h *hostnet.Host, d Device, pin string) (*Attached, error) {
+	a := &Attached{s: s, device: d, h: h, pin: pin}
+	if err := a.Check(); err != nil {
+		return nil, err
+	}
+	if err := s.allow(d); err != nil {
+		return nil, err
+	}
+	var err error
+	if a.link, err = s.adopt(d.Index, pin); err == nil && a.link != nil {
+		return a, nil
+	}
+	if err == nil {
+		a.link, err = h.AttachXDP(d.Index, s.prog)
+	}
+	if err == nil && pin != "" {
+		if err = a.link.Pin(pin); err != nil {
+			_ = a.link.Close()
+			err = fmt.Errorf("pin the XDP program of %s to %s: %w", d.Name, pin, err)
+		}
+	}
+	if err != nil {
+		_ = s.tables.bpf.Ingresses.Delete(uint32(d.Index))
+		return nil, err
+	}
+	return a, nil
+}
+
+// adopt takes over what an earlier process pinned for a device; nil if there is nothing of use.
+func (s *Stripper) adopt(index int, pin string) (link.Link, error) {
+	if pin == "" {
+		return nil, nil
+	}
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		info, errInfo := l.Info()
+		if errInfo == nil && info.XDP() != nil && info.XDP().Ifindex == uint32(index) {
+			if err = l.Update(s.prog); err == nil {
+				return l, nil
+			}
+		}
+		_ = l.Close()
+	}
+	// Another device's, whose link is dead, or something else: it is in the way.
+	if err := os.Remove(pin); err != nil {
+		return nil, fmt.Errorf("remove an old XDP link: %w", err)
+	}
+	return nil, nil
+}
+
+// allow tells both programs that they may work together on a device. The address that stripped frames bear until TC has
+// them is one that bridges don't forward (IEEE 802.3 PAUSE), or, on a device that is no port, one that is not its own.
+func (s *Stripper) allow(d Device) error {
+	v := xdpIngress{Generation: s.generation, Nobody: [6]uint8{0x01, 0x80, 0xc2, 0, 0, 0x01}}
+	if d.Master == "" {
+		v.Nobody = d.MAC
+		v.Nobody[0] = v.Nobody[0]&^1 | 2 // local
+		v.Nobody[5] ^= 0x5a
+	}
+	if err := s.tables.bpf.Ingresses.Put(uint32(d.Index), &v); err != nil {
+		return fmt.Errorf("kernel fast path: XDP of %s: %w", d.Name, err)
+	}
+	return nil
+}
+
+// Check returns ErrNotFirst if another program has come before ours at TC, or ours is gone: then Detach. The programs
+// themselves notice, too, that TC gives no answer, and strip nothing.
+func (a *Attached) Check() error {
+	first, err := a.h.FirstAtIngress(a.device.Index)
+	if err != nil {
+		return err
+	}
+	info, err := a.s.tables.In().Info()
+	if err != nil {
+		return fmt.Errorf("kernel fast path: %w", err)
+	}
+	if id, _ := info.ID(); id != first {
+		return fmt.Errorf("%s: %w", a.device.Name, ErrNotFirst)
+	}
+	return nil
+}
+
+// Detach ends stripping on the device; the TC program may go afterwards. Packets that are under way when it is called
+// still reach their vnet.
+func (a *Attached) Detach() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.link == nil {
+		return nil
+	}
+	if a.pin != "" {
+		_ = os.Remove(a.pin)
+	}
+	err := a.link.Close()
+	a.link = nil
+	if err != nil {
+		return fmt.Errorf("detach the XDP program of %s: %w", a.device.Name, err)
+	}
+	return nil
+}
+
+// Release lets a program that is pinned go on without this process.
+func (a *Attached) Release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.link != nil {
+		_ = a.link.Close()
+		a.link = nil
+	}
+}
+
+// Forget removes what the programs know of a device that is gone, or was detached some time ago.
+func (s *Stripper) Forget(index int) { _ = s.tables.bpf.Ingresses.Delete(uint32(index)) }
+
+// StripCounters tell what the XDP programs of all devices did.
+type StripCounters struct {
+	Stripped uint64 // frames given to TC without their outer headers
+	Asked    uint64 // packets that asked TC first, and were left to it
+	NoRoom   uint64 // packets left to TC because the driver has no room for the mark
+	Foreign  uint64 // frames that TC dropped: of another generation, or with a VLAN tag
+}
+
+// Counters reads them.
+func (s *Stripper) Counters() (StripCounters, error) {
+	var c StripCounters
+	for i, to := range []*uint64{&c.Stripped, &c.Asked, &c.NoRoom, &c.Foreign} {
+		var per []uint64
+		if err := s.tables.bpf.StripCounters.Lookup(uint32(i), &per); err != nil {
+			return c, fmt.Errorf("kernel fast path: counters of XDP: %w", err)
+		}
+		for _, n := range per {
+			*to += n
+		}
+	}
+	return c, nil
+}

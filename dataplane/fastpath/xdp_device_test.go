@@ -1,0 +1,331 @@
+package fastpath
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/lab"
+)
+
+const wired = "eth0" // a test host's card
+
+// endpoint is one of two hosts on a cable, whose cards segment neither tunnels nor UDP: a bridge with a vnif and a
+// domain. In the place of user space, which carries what the fast path leaves, the two vnifs are a pair.
+type endpoint struct {
+	*lab.Host
+	*Tables
+	domain *lab.Domain
+	card   hostnet.Link
+	addr   netip.Addr
+	xdp    *Attached
+	in     hostnet.Classifier
+}
+
+// endpoints makes two hosts that know each other.
+func endpoints(t *testing.T, v6 bool) [2]*endpoint {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	l := lab.New(t)
+	var e [2]*endpoint
+	for i := range e {
+		h, err := l.Host(fmt.Sprintf("host%d", i+1))
+		require.NoError(t, err)
+		e[i] = &endpoint{Host: h, addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
+		if v6 {
+			e[i].addr = netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", i+1))
+		}
+	}
+	_, err := e[0].Net.EnsureVeth(hostnet.Veth{Name: wired, Partner: wired, PartnerHost: e[1].Net})
+	require.NoError(t, err)
+	_, err = e[0].Net.EnsureVeth(hostnet.Veth{Name: "vnif97", Partner: "vnif97", PartnerHost: e[1].Net})
+	require.NoError(t, err)
+	for i, h := range e {
+		h.card, err = h.Net.LinkByName(wired)
+		require.NoError(t, err)
+		require.NoError(t, h.Net.SetFeatures(h.card.Index, map[string]bool{
+			"tx-udp_tnl-segmentation": false, "tx-udp_tnl-csum-segmentation": false, "tx-udp-segmentation": false, "rx-gro": true,
+		}))
+		require.NoError(t, h.Net.SetUp(h.card.Index))
+		bits := 24
+		if v6 {
+			bits = 64
+		}
+		require.NoError(t, h.Net.EnsureAddress(hostnet.Address{Index: h.card.Index, Prefix: netip.PrefixFrom(h.addr, bits)}))
+		bridge, _, err := h.Net.EnsureBridge("vnet97")
+		require.NoError(t, err)
+		vnif, err := h.Net.LinkByName("vnif97")
+		require.NoError(t, err)
+		require.NoError(t, h.Net.SetMaster(vnif.Index, bridge.Index))
+		require.NoError(t, h.Net.SetUp(vnif.Index))
+		h.domain, err = h.Domain(lab.DomainSpec{
+			Name: fmt.Sprintf("domain%d", i+1), Vif: "vif1.0", Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
+			MTU: 1400,
+			Addrs: []netip.Prefix{
+				netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd97::%d/64", i+1)),
+			},
+		})
+		require.NoError(t, err)
+		h.Tables, err = Load(Times{})
+		require.NoError(t, err)
+		t.Cleanup(h.Tables.Close)
+		require.NoError(t, h.AddVnet(vnet97, vnif.Index, vnif.MTU))
+		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: vnif.Index, Egress: true, Priority: 10, Name: "out"}, h.Out()))
+		h.in = hostnet.Classifier{Index: h.card.Index, Priority: 10, Name: "in"}
+		require.NoError(t, h.Net.AttachClassifier(h.in, h.In()))
+	}
+	for i, h := range e {
+		other := e[1-i]
+		require.NoError(t, h.SetUnderlay(Underlay{
+			Addr: h.addr, Index: h.card.Index, MTU: h.card.MTU, MAC: wire.MAC(h.card.MAC), Port: wire.Port, TTL: 64, Send: true, Receive: true,
+		}))
+		require.NoError(t, h.SetHost(other.addr, true, true))
+		require.NoError(t, h.Heard(other.addr, Now()))
+		require.NoError(t, h.PutLocal(vnet97, wire.MAC(h.domain.Spec.MAC), Now()))
+		require.NoError(t, h.PutRemote(vnet97, wire.MAC(other.domain.Spec.MAC), other.addr, Now()))
+		for _, p := range other.domain.Spec.Addrs { // nobody floods
+			_, err := h.domain.Run(ctx, "ip", "neigh", "replace", p.Addr().String(), "lladdr", other.domain.Spec.MAC.String(), "dev", "eth0", "nud", "permanent")
+			require.NoError(t, err)
+		}
+		require.NoError(t, h.AwaitForwarding(ctx, "vnet97"))
+		_, err := h.Ping(ctx, other.addr, lab.PingOptions{}) // so that the neighbour is known
+		require.NoError(t, err)
+	}
+	return e
+}
+
+// strip attaches XDP to a host's card, as ChooseIngress would have it.
+func (e *endpoint) strip(t *testing.T) *Stripper {
+	t.Helper()
+	s, err := e.LoadXDP()
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	d, err := LookAt(e.Net, e.card.Index)
+	require.NoError(t, err)
+	way, why := ChooseIngress(d)
+	require.Equal(t, IngressXDP, way, "%s", why)
+	e.xdp, err = s.Attach(e.Net, d, "")
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, e.xdp.Detach()) })
+	return s
+}
+
+func transfer(t *testing.T, from, to *endpoint, addr netip.Addr, size int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := lab.Transfer(ctx, from.domain.Node, to.domain.Node, addr, size)
+	require.NoError(t, err)
+}
+
+// taken is how many TCP segments the host's own stack took.
+func (e *endpoint) taken(t *testing.T) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	text, err := e.Run(ctx, "cat", "/proc/self/net/snmp")
+	require.NoError(t, err)
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); f[0] == "Tcp:" && f[1] != "RtoAlgorithm" {
+			n, err := strconv.Atoi(f[10]) // InSegs
+			require.NoError(t, err)
+			return n
+		}
+	}
+	t.Fatal("no counters of TCP")
+	return 0
+}
+
+// TestStrippedStream: TCP between two domains by XDP both ways.
+func TestStrippedStream(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("IPv6 outside %v", v6), func(t *testing.T) {
+			e := endpoints(t, v6)
+			one, two := e[0], e[1]
+			strip := [2]*Stripper{one.strip(t), two.strip(t)}
+			const size = 16 << 20
+			for i, to := range two.domain.Spec.Addrs {
+				transfer(t, one, two, to.Addr(), size)
+				got, _ := two.VnetCounters(vnet97)
+				assert.Greater(t, got.RxBytes, uint64(size*(i+1)))
+			}
+			for i, s := range strip {
+				c, err := s.Counters()
+				require.NoError(t, err)
+				t.Logf("host %d: %+v", i+1, c)
+				assert.Positive(t, c.Stripped)
+				assert.Zero(t, c.Foreign)
+				assert.Zero(t, c.NoRoom)
+				if i == 1 {
+					assert.Greater(t, c.Stripped, uint64(2*size/1400*9/10), "nearly all segments")
+				}
+				left, err := e[i].Left()
+				require.NoError(t, err)
+				assert.Zero(t, left.In[LeftError])
+			}
+		})
+	}
+}
+
+// TestStripsNothingAlone: TC's program goes while XDP strips. What XDP stripped in that moment is nobody's, and XDP
+// strips nothing more; when TC is back, it does.
+func TestStripsNothingAlone(t *testing.T) {
+	e := endpoints(t, false)
+	one, two := e[0], e[1]
+	s := two.strip(t)
+	to := two.domain.Spec.Addrs[0].Addr()
+	transfer(t, one, two, to, 4<<20)
+	require.NoError(t, two.xdp.Check())
+
+	require.NoError(t, two.Net.DetachClassifier(two.in))
+	require.ErrorIs(t, two.xdp.Check(), ErrNotFirst)
+	// For the attacker's sake: TC seems to have answered, and for good.
+	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
+	before, segments := stripped(t, s), two.taken(t)
+	frame := ethernet(wire.MAC(two.card.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)) // for the host itself
+	copy(frame[14+16:], two.addr.AsSlice())
+	copy(frame[14+10:], []byte{0, 0})
+	sum := wire.Fold(wire.Sum(frame[14:34], 0))
+	frame[24], frame[25] = byte(^sum>>8), byte(^sum)
+	packet := outer(t, one.addr, two.addr, vnet97, frame)
+	copy(packet, two.card.MAC)
+	for range 10 {
+		require.NoError(t, one.Send(wired, packet))
+	}
+	require.Eventually(t, func() bool { return stripped(t, s) == before+10 }, 10*time.Second, time.Millisecond)
+	_, err := one.Ping(t.Context(), two.addr, lab.PingOptions{}) // behind them
+	require.NoError(t, err)
+	assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
+
+	// Without the trick XDP notices by itself.
+	s.answered(t, two.card.Index, Now()-uint64(time.Second))
+	before = stripped(t, s)
+	for range 10 {
+		require.NoError(t, one.Send(wired, packet))
+	}
+	_, err = one.Ping(t.Context(), two.addr, lab.PingOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, before, stripped(t, s), "stripped without TC")
+
+	require.NoError(t, two.Net.AttachClassifier(two.in, two.In()))
+	require.NoError(t, two.xdp.Check())
+	transfer(t, one, two, to, 4<<20)
+	assert.Greater(t, stripped(t, s), before+1000)
+}
+
+func stripped(t *testing.T, s *Stripper) uint64 {
+	t.Helper()
+	c, err := s.Counters()
+	require.NoError(t, err)
+	return c.Stripped
+}
+
+// TestStrippedGenerations: TC drops what a program of another generation stripped.
+func TestStrippedGenerations(t *testing.T) {
+	e := endpoints(t, false)
+	one, two := e[0], e[1]
+	s := two.strip(t)
+	// TC has tables of its own, as after an upgrade that could not take over the old ones.
+	other, err := Load(Times{})
+	require.NoError(t, err)
+	t.Cleanup(other.Close)
+	require.NoError(t, two.Net.AttachClassifier(two.in, other.In()))
+	require.ErrorIs(t, two.xdp.Check(), ErrNotFirst)
+	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
+	packet := outer(t, one.addr, two.addr, vnet97, ethernet(wire.MAC(two.domain.Spec.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)))
+	copy(packet, two.card.MAC)
+	before := stripped(t, s)
+	for range 10 {
+		require.NoError(t, one.Send(wired, packet))
+	}
+	require.Eventually(t, func() bool {
+		o, err := (&Stripper{tables: other}).Counters()
+		require.NoError(t, err)
+		return o.Foreign == 10
+	}, 10*time.Second, time.Millisecond)
+	assert.Equal(t, before+10, stripped(t, s))
+}
+
+// TestAttachXDP: it comes after TC, leaves others' programs alone, and says why it can't.
+func TestAttachXDP(t *testing.T) {
+	e := endpoints(t, false)
+	two := e[1]
+	s, err := two.LoadXDP()
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	d, err := LookAt(two.Net, two.card.Index)
+	require.NoError(t, err)
+
+	t.Run("without TC", func(t *testing.T) {
+		require.NoError(t, two.Net.DetachClassifier(two.in))
+		_, err := s.Attach(two.Net, d, "")
+		require.ErrorIs(t, err, ErrNotFirst)
+		require.NoError(t, two.Net.AttachClassifier(two.in, two.In()))
+	})
+	t.Run("another program first", func(t *testing.T) {
+		other := hostnet.Classifier{Index: two.card.Index, Priority: 1, Name: "other"}
+		require.NoError(t, two.Net.AttachClassifier(other, two.Out()))
+		_, err := s.Attach(two.Net, d, "")
+		require.ErrorIs(t, err, ErrNotFirst)
+		require.NoError(t, two.Net.DetachClassifier(other))
+	})
+	t.Run("another XDP program", func(t *testing.T) {
+		other, err := e[0].LoadXDP()
+		require.NoError(t, err)
+		t.Cleanup(other.Close)
+		l, err := two.Net.AttachXDP(two.card.Index, other.prog)
+		require.NoError(t, err)
+		now, err := LookAt(two.Net, two.card.Index)
+		require.NoError(t, err)
+		assert.NotZero(t, now.XDP)
+		_, why := ChooseIngress(now)
+		assert.Contains(t, why, "another XDP program")
+		_, err = s.Attach(two.Net, d, "")
+		require.ErrorIs(t, err, hostnet.ErrBusy)
+		require.NoError(t, l.Close())
+	})
+	t.Run("too few queues", func(t *testing.T) {
+		ctx := t.Context()
+		_, err := e[0].Run(ctx, "ethtool", "-L", wired, "tx", "2")
+		if err != nil {
+			t.Logf("one processor has one queue: %v", err)
+			return
+		}
+		_, err = s.Attach(two.Net, d, "")
+		var unsupported *hostnet.UnsupportedError
+		require.ErrorAs(t, err, &unsupported)
+		assert.Contains(t, err.Error(), "receive queues")
+		_, err = two.Run(ctx, "ethtool", "-L", wired, "rx", "2")
+		require.NoError(t, err)
+		a, err := s.Attach(two.Net, d, "")
+		require.NoError(t, err)
+		require.NoError(t, a.Detach())
+	})
+	t.Run("detached", func(t *testing.T) {
+		a, err := s.Attach(two.Net, d, "")
+		require.NoError(t, err)
+		now, err := two.Net.XDPProgram(two.card.Index)
+		require.NoError(t, err)
+		assert.NotZero(t, now)
+		require.NoError(t, a.Detach())
+		require.NoError(t, a.Detach())
+		now, err = two.Net.XDPProgram(two.card.Index)
+		require.NoError(t, err)
+		assert.Zero(t, now)
+	})
+}
