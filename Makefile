@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build test race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
+.PHONY: help build bpf bpf-check test race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,12 @@ build: need-go ## build every program into bin/
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 	@for s in $(SCRIPTS); do ln -sf netscript bin/$$s; done
+
+bpf: need-go ## make the committed eBPF objects anew (clang 14)
+	@scripts/bpf
+
+bpf-check: need-go ## compare the committed eBPF objects with their sources
+	@scripts/bpf --check
 
 test: need-root build ## run all tests, installing what they need
 	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish
