@@ -86,8 +86,8 @@ type Engine struct {
 	closing  chan struct{}
 	retiring sync.WaitGroup
 
-	// looking serialises looks at the network, and changes of the configuration that they depend on. It is taken
-	// after attaching and before mu, under which the kernel is not asked for lists.
+	// looking serialises looks at the network, changes of the configuration that they depend on, and what sockets
+	// listen to. It is taken after attaching and before mu, under which the kernel is not asked for anything of this.
 	looking sync.Mutex
 	// reaching serialises lookForHosts. It is taken before mu.
 	reaching sync.Mutex
@@ -259,36 +259,50 @@ func (e *Engine) openSockets() ([]*attachment, error) {
 	e.mu.Unlock()
 	o := lookOut(e.host, c)
 	o.reach = lookForHosts(e.host, c.Devices, hosts)
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	if err := e.openUnderlays(&c, len(e.workers)); err != nil {
+		return nil, err
+	}
+	e.adopt(o)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.nextSweep = e.now() + int64(e.config.SweepInterval)
+	e.publishLocked()
+	return slices.Collect(maps.Values(e.networks)), nil
+}
+
+// begin makes the workers.
+func (e *Engine) begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state != stateNew {
-		return nil, ErrClosed
+		return ErrClosed
 	}
 	e.state = stateRunning
 	for i := range e.config.workers() {
 		w, err := newWorker(e, i)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		e.workers = append(e.workers, w)
 	}
-	if err := e.openUnderlaysLocked(o); err != nil {
-		return nil, err
-	}
-	e.nextSweep = e.now() + int64(e.config.SweepInterval)
-	e.publishLocked()
-	return slices.Collect(maps.Values(e.networks)), nil
+	return nil
 }
 
 // close closes what open opened, after the workers have ended.
 func (e *Engine) close() {
 	e.attaching.Lock()
 	defer e.attaching.Unlock()
+	e.looking.Lock()
+	defer e.looking.Unlock()
 	e.mu.Lock()
 	e.state = stateClosed
 	for _, a := range e.networks {
 		e.retire(e.unwatchLocked(a))
 	}
+	e.mu.Unlock()
 	for _, f := range e.underlays {
 		f.sockets.Close()
 		if f.secure != nil {
@@ -298,7 +312,6 @@ func (e *Engine) close() {
 	for _, w := range e.workers {
 		w.close()
 	}
-	e.mu.Unlock()
 	e.retiring.Wait()
 }
 
@@ -368,9 +381,7 @@ func (e *Engine) isOther(addr netip.Addr) bool {
 	return addr.IsValid() && !own
 }
 
-// quiesceLocked waits until no worker uses an older view.
-func (e *Engine) quiesceLocked() { quiesce(e.workers) }
-
+// quiesce waits until no worker uses an older view.
 func quiesce(workers []*worker) {
 	for _, w := range workers {
 		w.quiesce()
@@ -521,7 +532,11 @@ func (e *Engine) Reload(cfg Config) error {
 	}
 	e.looking.Lock()
 	defer e.looking.Unlock()
+	before := e.config.TTL
 	err := e.reconfigure(cfg)
+	if cfg.TTL != before {
+		err = errors.Join(err, e.setTTL(cfg.TTL))
+	}
 	e.refreshLooking()
 	e.lookAgain()
 	e.guards.forget()
@@ -550,19 +565,23 @@ func (e *Engine) reconfigure(cfg Config) error {
 	e.nextSweep = min(e.nextSweep, e.now()+int64(cfg.SweepInterval))
 	e.peers.configure(cfg.Peers, cfg.Port)
 	e.replicas = newReplicas(cfg.Replicate, cfg.Port, e.replicas)
-	if cfg.TTL != old.TTL {
-		for _, f := range e.underlays {
-			errs = append(errs, f.sockets.SetTTL(cfg.TTL))
-			if f.secure != nil {
-				errs = append(errs, f.secure.SetTTL(cfg.TTL))
-			}
-		}
-	}
 	if cfg.BUMRate != old.BUMRate {
 		for _, a := range e.networks {
 			a.network = newNetwork(*a.network, cfg.BUMRate)
 		}
 	}
 	e.publishLocked()
+	return errors.Join(errs...)
+}
+
+// setTTL sets the TTL of multicast on all sockets. looking is held.
+func (e *Engine) setTTL(ttl int) error {
+	var errs []error
+	for _, f := range e.underlays {
+		errs = append(errs, f.sockets.SetTTL(ttl))
+		if f.secure != nil {
+			errs = append(errs, f.secure.SetTTL(ttl))
+		}
+	}
 	return errors.Join(errs...)
 }

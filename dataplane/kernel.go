@@ -6,6 +6,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 )
 
 // What a worker needs of the kernel, a batch at a time, so that the way of a frame is tested without one: porttest and
@@ -29,7 +30,31 @@ type carrier interface {
 	Relay(u *underlay.Underlay, p *underlay.Path, from, group netip.AddrPort, ttl uint8, payload []byte) error
 }
 
+// groups are an underlay's memberships. The kernel makes both wait for whoever changes devices.
+type groups interface {
+	// Listen opens the socket of a group, and returns the one before, to be closed when nobody uses it.
+	Listen(group netip.Addr) (now, before *underlay.Socket, err error)
+	// Join makes the sockets members of the group on that device only; index 0 leaves.
+	Join(index int, group netip.Addr) error
+}
+
 var (
 	_ vnif    = (*port.Port)(nil)
 	_ carrier = (*underlay.Thread)(nil)
+	_ groups  = (*hostGroups)(nil)
 )
+
+// hostGroups opens sockets in the namespace of a host.
+type hostGroups struct {
+	*underlay.Underlay
+	host *hostnet.Host
+}
+
+// Listen is that of the underlay.
+func (g *hostGroups) Listen(group netip.Addr) (now, before *underlay.Socket, err error) {
+	err = g.host.Do(func() (err error) {
+		now, before, err = g.Underlay.Listen(group)
+		return err
+	})
+	return now, before, err
+}

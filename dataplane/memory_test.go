@@ -77,6 +77,8 @@ func (m *memory) host(cfg Config) *memoryHost {
 		h.own[addr] = struct{}{}
 		fam := underlay.Family(i)
 		f := &family{family: fam, sockets: underlay.Detached(fam, 1), heard: new(heard), watch: groupWatch{since: h.now()}}
+		f.groups = &underlaytest.Groups{Socket: f.sockets.UDP()[0]}
+		f.tokens, f.listening, f.told = map[int32]*underlay.Socket{int32(i): f.sockets.UDP()[0]}, families[fam], true
 		f.choice = underlay.Choice{Index: underlayIndex, Device: "eth0", MTU: 1500, Addr: addr, Group: families[fam]}
 		f.uplink = &uplink{
 			Underlay: f.sockets, secure: underlay.Detached(fam, 1), path: &underlay.Path{Source: addr, Index: underlayIndex, MTU: 1500}, heard: f.heard,

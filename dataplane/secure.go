@@ -274,21 +274,29 @@ func (e *Engine) openSecure() error {
 	return nil
 }
 
-// useSecure has the workers read the sockets of vnets with security of a family.
+// useSecure has the workers read the sockets of vnets with security of a family, and has these listen.
 func (e *Engine) useSecure(f *family, u *underlay.Underlay) error {
+	e.looking.Lock()
+	defer e.looking.Unlock()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	f.secure, f.secureTokens = u, map[int32]*underlay.Socket{}
+	f.secure, f.secureGroups, f.secureTokens = u, &hostGroups{u, e.host}, map[int32]*underlay.Socket{}
+	var errs []error
 	for i, s := range u.UDP() {
-		if err := e.watchSecureLocked(f, s, i); err != nil {
-			return err
-		}
+		errs = append(errs, e.watchSecureLocked(f, s, i))
 	}
-	if err := e.watchSecureLocked(f, u.ESP(), 0); err != nil {
+	errs = append(errs, e.watchSecureLocked(f, u.ESP(), 0))
+	e.mu.Unlock()
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	t := tuning{choice: f.choice}
+	e.tuneSecure(f, &t)
+	e.mu.Lock()
+	retired := e.hearLocked(f, &t.secure, f.secureTokens)
 	e.followLocked()
 	e.publishLocked()
+	e.mu.Unlock()
+	e.closeSockets(retired)
 	return nil
 }
 
@@ -298,53 +306,42 @@ func (e *Engine) watchSecureLocked(f *family, s *underlay.Socket, worker int) er
 	return e.workers[worker].watch(s.FD(), token)
 }
 
-// followLocked makes the sockets of vnets with security follow the choice of device and group, tells the vnets what this
-// host's addresses are, and returns sockets that are to be closed when no worker uses them, and whether links changed.
-func (e *Engine) followLocked() (retired []*underlay.Socket, changed bool) {
+// tuneSecure makes the sockets of vnets with security follow the choice of device and group. looking is held, and mu is
+// not.
+func (e *Engine) tuneSecure(f *family, t *tuning) {
+	if f.secure == nil {
+		return
+	}
+	if f.secureGroup != f.listening {
+		var err error
+		if t.secure.opened, t.secure.before, err = f.secureGroups.Listen(f.listening); err != nil {
+			e.log.Error("the group of vnets with security cannot be listened to", "err", err)
+			return
+		}
+		f.secureGroup, f.secureIndex = f.listening, 0
+	}
+	index := 0
+	if t.choice.Problem == "" {
+		index = t.choice.Index
+	}
+	if index != f.secureIndex {
+		if err := f.secureGroups.Join(index, f.secureGroup); err != nil {
+			e.log.Error("the group of vnets with security cannot be joined", "err", err)
+			return
+		}
+		f.secureIndex = index
+	}
+}
+
+// followLocked has packets of vnets with security leave by the chosen devices, and tells the vnets what this host's
+// addresses are. It reports whether uplinks changed.
+func (e *Engine) followLocked() (changed bool) {
+	home := e.config.Security.NAT || e.config.SourcePort == SourceFixed
 	for _, f := range e.underlays {
-		if f.secure == nil {
-			continue
-		}
-		if f.secureGroup != f.listening {
-			var now, before *underlay.Socket
-			err := e.host.Do(func() (err error) {
-				now, before, err = f.secure.Listen(f.listening)
-				return err
-			})
-			if err != nil {
-				e.log.Error("the group of vnets with security cannot be listened to", "err", err)
-				continue
-			}
-			f.secureGroup, f.secureIndex = f.listening, 0
-			for token, s := range f.secureTokens {
-				if s == before && before != nil {
-					delete(f.secureTokens, token)
-					e.workers[0].unwatch(s.FD())
-					retired = append(retired, before)
-				}
-			}
-			if !slices.Contains(f.secure.UDP(), now) {
-				if err := e.watchSecureLocked(f, now, 0); err != nil {
-					e.log.Error("the group of vnets with security cannot be listened to", "err", err)
-				}
-			}
-		}
-		index := 0
-		if f.uplink != nil {
-			index = f.uplink.path.Index
-		}
-		if index != f.secureIndex {
-			if err := f.secure.Join(index, f.secureGroup); err != nil {
-				e.log.Error("the group of vnets with security cannot be joined", "err", err)
-				continue
-			}
-			f.secureIndex = index
-		}
-		home := e.config.Security.NAT || e.config.SourcePort == SourceFixed
-		if f.uplink != nil && (f.uplink.secure != f.secure || f.uplink.home != home) {
-			l := *f.uplink
-			l.secure, l.home = f.secure, home
-			f.uplink, changed = &l, true
+		if f.secure != nil && f.uplink != nil && (f.uplink.secure != f.secure || f.uplink.home != home) {
+			u := *f.uplink
+			u.secure, u.home = f.secure, home
+			f.uplink, changed = &u, true
 		}
 	}
 	own := e.addressesLocked()
@@ -352,7 +349,7 @@ func (e *Engine) followLocked() (retired []*underlay.Socket, changed bool) {
 		e.spoken = v.SetAddresses(own, e.config.Security.NAT, e.now(), e.spoken[:0])
 		e.sayMessagesLocked(v, e.spoken)
 	})
-	return retired, changed
+	return changed
 }
 
 // sayMessagesLocked sends key messages from the cold side.

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -10,15 +11,18 @@ import (
 	"github.com/xenvnet/xend/dataplane/underlay"
 )
 
-// family is an underlay and the choice of its device. It is guarded by the engine's lock.
+// family is an underlay and the choice of its device. Who changes it holds the engine's looking and mu; each is enough to
+// read it. What sockets listen to and where they are members (listening, secureGroup, secureIndex) belongs to looking alone.
 type family struct {
 	family  underlay.Family
 	sockets *underlay.Underlay
+	groups  groups // of sockets
 	tokens  map[int32]*underlay.Socket
 	heard   *heard
 	// secure are the sockets of vnets with security, nil without such a vnet; secureGroup is what they listen to, and
 	// secureIndex where they have joined it.
 	secure       *underlay.Underlay
+	secureGroups groups
 	secureTokens map[int32]*underlay.Socket
 	secureGroup  netip.Addr
 	secureIndex  int
@@ -36,18 +40,17 @@ type family struct {
 	drops uint64
 }
 
-// openUnderlaysLocked opens the sockets of all families, and joins the groups where that is possible
-// now.
-func (e *Engine) openUnderlaysLocked(o *outlook) error {
+// openUnderlays opens the sockets of all families, and has workers read them. looking is held.
+func (e *Engine) openUnderlays(c *Config, workers int) error {
 	families := []underlay.Family{underlay.IPv4}
-	if e.config.IPv6 {
+	if c.IPv6 {
 		families = append(families, underlay.IPv6)
 	}
 	for _, fam := range families {
 		f := &family{family: fam, tokens: map[int32]*underlay.Socket{}, heard: new(heard)}
 		err := e.host.Do(func() (err error) {
 			f.sockets, err = underlay.Open(underlay.Options{
-				Family: fam, Port: e.config.Port, TTL: e.config.TTL, Sockets: len(e.workers), Spread: e.config.spread(),
+				Family: fam, Port: c.Port, TTL: c.TTL, Sockets: workers, Spread: c.spread(),
 			})
 			return err
 		})
@@ -61,19 +64,27 @@ func (e *Engine) openUnderlaysLocked(o *outlook) error {
 		if err != nil {
 			return err
 		}
-		e.underlays = append(e.underlays, f)
-		for i, s := range f.sockets.UDP() {
-			if err := e.watchLocked(f, s, i); err != nil {
-				return err
-			}
-		}
-		if s := f.sockets.EtherIP(); s != nil {
-			if err := e.watchLocked(f, s, 0); err != nil {
-				return err
-			}
+		f.groups = &hostGroups{f.sockets, e.host}
+		if err := e.use(f); err != nil {
+			return err
 		}
 	}
-	e.refreshLocked(o)
+	return nil
+}
+
+// use adds a family whose sockets are open.
+func (e *Engine) use(f *family) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.underlays = append(e.underlays, f)
+	for i, s := range f.sockets.UDP() {
+		if err := e.watchLocked(f, s, i); err != nil {
+			return err
+		}
+	}
+	if s := f.sockets.EtherIP(); s != nil {
+		return e.watchLocked(f, s, 0)
+	}
 	return nil
 }
 
@@ -94,21 +105,47 @@ func (e *Engine) refresh() {
 // refreshLooking is refresh with looking held.
 func (e *Engine) refreshLooking() {
 	e.mu.Lock()
-	c, hosts := e.config, e.routedLocked()
+	running, c, hosts := e.state == stateRunning, e.config, e.routedLocked()
 	e.mu.Unlock()
-	o := lookOut(e.host, c)
-	o.reach = lookForHosts(e.host, c.Devices, hosts)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.refreshLocked(o)
-}
-
-// refreshLocked takes over how the network is: own addresses, underlay devices. Nothing changes for the
-// workers if nothing changed there.
-func (e *Engine) refreshLocked(o *outlook) {
-	if e.state != stateRunning {
+	if !running {
 		return
 	}
+	o := lookOut(e.host, c)
+	o.reach = lookForHosts(e.host, c.Devices, hosts)
+	e.adopt(o)
+}
+
+// adopt makes everything as the network is. looking is held, with which the engine does not end, and the configuration
+// and the set of sockets stay.
+func (e *Engine) adopt(o *outlook) {
+	tunings := make([]tuning, len(e.underlays))
+	four := 0 // the device for IPv4
+	for i, f := range e.underlays {
+		tunings[i] = e.tune(f, o, four)
+		if f.family == underlay.IPv4 {
+			four = tunings[i].choice.Index
+		}
+	}
+	e.mu.Lock()
+	retired := e.adoptLocked(o, tunings)
+	e.mu.Unlock()
+	e.closeSockets(retired)
+}
+
+// closeSockets closes sockets that no worker is told of any more.
+func (e *Engine) closeSockets(retired []*underlay.Socket) {
+	if len(retired) == 0 {
+		return
+	}
+	quiesce(e.workers)
+	for _, s := range retired {
+		s.Close()
+	}
+}
+
+// adoptLocked takes over how the network is: own addresses, underlay devices. Nothing changes for the workers if nothing
+// changed there. It returns sockets that are to be closed when no worker uses them.
+func (e *Engine) adoptLocked(o *outlook, tunings []tuning) (retired []*underlay.Socket) {
 	changed := false
 	if own := o.own(); o.addressesErr != nil {
 		e.log.Warn("own addresses cannot be listed", "err", o.addressesErr)
@@ -120,19 +157,15 @@ func (e *Engine) refreshLocked(o *outlook) {
 			}
 		}
 	}
-	var retired []*underlay.Socket
-	for _, f := range e.underlays {
-		before, err := e.listenOnLocked(f)
-		if err != nil {
-			e.log.Error("the group cannot be listened to", "err", err)
+	for i, f := range e.underlays {
+		t := &tunings[i]
+		retired = append(retired, e.hearLocked(f, &t.open, f.tokens)...)
+		changed = e.chooseLocked(f, t) || changed
+		if f.secure != nil {
+			retired = append(retired, e.hearLocked(f, &t.secure, f.secureTokens)...)
 		}
-		if before != nil {
-			retired = append(retired, before)
-		}
-		changed = e.chooseLocked(f, o) || before != nil || changed
 	}
-	others, followed := e.followLocked()
-	retired, changed = append(retired, others...), changed || followed
+	changed = e.followLocked() || changed
 	for _, f := range e.underlays {
 		e.tellDownLocked(f)
 	}
@@ -143,12 +176,7 @@ func (e *Engine) refreshLocked(o *outlook) {
 		e.publishLocked()
 		e.renumberLocked()
 	}
-	if len(retired) > 0 {
-		e.quiesceLocked()
-		for _, s := range retired {
-			s.Close()
-		}
-	}
+	return retired
 }
 
 // renumberLocked announces the MACs on this host again where it has got another address: what others send
@@ -175,32 +203,70 @@ func (e *Engine) renumberLocked() {
 	})
 }
 
-// listenOnLocked opens the socket for a family's group, if that is another one than before. The socket of
-// the one before is to be closed when no worker uses it.
-func (e *Engine) listenOnLocked(f *family) (before *underlay.Socket, err error) {
+// tuning is what the sockets of a family were made to do after a look at the network, without the engine's lock: the
+// kernel lets memberships wait for whoever changes devices.
+type tuning struct {
+	choice underlay.Choice
+	// joined: the group was joined anew.
+	joined       bool
+	open, secure listening
+}
+
+// listening is a socket that was opened for a group, and the one before, nil where that stays.
+type listening struct {
+	opened, before *underlay.Socket
+}
+
+// tune makes a family's sockets listen to the group, chooses device and address, and joins the group there; four is the
+// device that was chosen for IPv4. looking is held, and mu is not.
+func (e *Engine) tune(f *family, o *outlook, four int) (t tuning) {
 	group := e.config.groupOf(f.family)
-	if group == f.listening {
-		return nil, nil
-	}
-	var now *underlay.Socket
-	err = e.host.Do(func() (err error) {
-		now, before, err = f.sockets.Listen(group)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	f.listening = group
-	if slices.Contains(f.sockets.UDP(), now) {
-		return nil, nil // watched already
-	}
-	for token, s := range f.tokens {
-		if s == before {
-			delete(f.tokens, token)
-			e.workers[0].unwatch(s.FD())
+	if group != f.listening {
+		var err error
+		if t.open.opened, t.open.before, err = f.groups.Listen(group); err == nil {
+			f.listening = group
+		} else {
+			e.log.Error("the group cannot be listened to", "err", err)
 		}
 	}
-	return before, e.watchLocked(f, now, 0)
+	c := o.choose(f.family, &e.config, four)
+	switch {
+	case c == f.choice && f.told:
+	case c.Problem != "":
+		if f.uplink != nil {
+			_ = f.groups.Join(0, netip.Addr{})
+		}
+	case f.uplink == nil || f.choice.Index != c.Index || f.choice.Group != c.Group:
+		if err := f.groups.Join(c.Index, c.Group); err != nil {
+			c.Problem = err.Error()
+			_ = f.groups.Join(0, netip.Addr{})
+		}
+		t.joined = true
+	}
+	t.choice = c
+	e.tuneSecure(f, &t)
+	return t
+}
+
+// hearLocked has a worker read the socket of a group instead of the one before, which is to be closed when no worker
+// uses it.
+func (e *Engine) hearLocked(f *family, l *listening, tokens map[int32]*underlay.Socket) (retired []*underlay.Socket) {
+	for token, s := range tokens {
+		if l.before != nil && s == l.before {
+			delete(tokens, token)
+			e.workers[0].unwatch(s.FD())
+			retired = append(retired, s)
+		}
+	}
+	if l.opened == nil || slices.Contains(slices.Collect(maps.Values(tokens)), l.opened) {
+		return retired // watched already
+	}
+	token := e.tokenLocked()
+	tokens[token] = l.opened
+	if err := e.workers[0].watch(l.opened.FD(), token); err != nil {
+		e.log.Error("the group cannot be listened to", "family", f.family, "err", err)
+	}
+	return retired
 }
 
 func equalSets(a, b map[netip.Addr]struct{}) bool {
@@ -215,27 +281,19 @@ func equalSets(a, b map[netip.Addr]struct{}) bool {
 	return true
 }
 
-// chooseLocked chooses a family's device and address, and joins the group there. It reports whether
-// workers need another view.
-func (e *Engine) chooseLocked(f *family, o *outlook) bool {
-	c := o.choose(f.family, &e.config, e.fourLocked())
+// chooseLocked takes over a family's device and address, and reports whether workers need another view.
+func (e *Engine) chooseLocked(f *family, t *tuning) bool {
+	c := t.choice
 	if c == f.choice && f.told {
 		return false
 	}
 	before := f.choice
 	f.choice = c
-	if c.Problem == "" && (f.uplink == nil || before.Index != c.Index || before.Group != c.Group) {
-		if err := f.sockets.Join(c.Index, c.Group); err != nil {
-			c.Problem = err.Error()
-			f.choice.Problem = c.Problem
-		}
+	if t.joined {
 		f.watch = groupWatch{since: e.now()}
 	}
 	echo := f.sockets.Echo()
 	if c.Problem != "" {
-		if f.uplink != nil {
-			_ = f.sockets.Join(0, netip.Addr{})
-		}
 		if echo != nil {
 			echo.SetPath(nil, c.Group)
 		}
@@ -255,16 +313,6 @@ func (e *Engine) chooseLocked(f *family, o *outlook) bool {
 	e.log.Info("underlay", "family", f.family, "device", c.Device, "reason", c.Reason,
 		"address", c.Addr, "group", c.Group, "mtu", c.MTU)
 	return true
-}
-
-// fourLocked is the device that was chosen for IPv4, 0 for none.
-func (e *Engine) fourLocked() int {
-	for _, f := range e.underlays {
-		if f.family == underlay.IPv4 {
-			return f.choice.Index
-		}
-	}
-	return 0
 }
 
 // tellDownLocked tells of a family that has no usable device, once all have chosen.

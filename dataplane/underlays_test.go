@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
@@ -95,6 +97,69 @@ func TestBothFamilies(t *testing.T) {
 		require.NotZero(t, h.drops(DropDuplicate))
 		require.Zero(t, h.Snapshot().Tables.Damped)
 	}
+}
+
+// outlookOf is what a host sees of its network that has one device.
+func outlookOf(h *memoryHost) *outlook {
+	return &outlook{
+		addresses: []hostnet.Address{{Index: underlayIndex, Prefix: netip.PrefixFrom(h.addr, 24)}},
+		named:     hostnet.Link{Index: underlayIndex, Name: "eth0", MTU: 1500, Flags: net.FlagUp | net.FlagRunning | net.FlagMulticast},
+	}
+}
+
+// Whoever changes devices makes memberships wait. Nobody waits for these.
+func TestNobodyWaitsForMemberships(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Device = "eth0"
+	m := newMemory(t, 1, cfg)
+	h := m.hosts[0]
+	waits, goOn := make(chan struct{}, 2), make(chan struct{})
+	groups := h.underlays[0].groups.(*underlaytest.Groups)
+	groups.Busy = func() {
+		waits <- struct{}{}
+		<-goOn
+	}
+	group := netip.MustParseAddr("239.1.2.3")
+	require.NoError(t, h.configureGroup(group))
+	adopted := make(chan struct{})
+	go func() {
+		defer close(adopted)
+		h.looking.Lock()
+		defer h.looking.Unlock()
+		h.adopt(outlookOf(h))
+	}()
+	for range 2 { // listening and joining
+		<-waits
+		require.True(t, h.Status().Underlays[0].Up)
+		require.ErrorIs(t, h.RemoveVif(idOf(t, "97"), domainMAC(1)), ErrUnknownVif)
+		require.Equal(t, cfg.Group, h.view.Load().uplinks[0].group.Addr())
+		goOn <- struct{}{}
+	}
+	<-adopted
+	require.Equal(t, group, groups.Group)
+	require.Equal(t, group, h.view.Load().uplinks[0].group.Addr())
+}
+
+// A group that cannot be joined is a problem of the underlay, which ends when it can be.
+func TestGroupRefused(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Device = "eth0"
+	m := newMemory(t, 1, cfg)
+	h := m.hosts[0]
+	groups := h.underlays[0].groups.(*underlaytest.Groups)
+	group := netip.MustParseAddr("239.1.2.3")
+	require.NoError(t, h.configureGroup(group))
+	groups.Refused = unix.ENOBUFS
+	h.adopt(outlookOf(h))
+	require.Equal(t, "no buffer space available", h.Status().Underlays[0].Problem)
+	require.Zero(t, h.view.Load().uplinks)
+	groups.Refused = nil
+	h.adopt(outlookOf(h))
+	require.Equal(t, group, h.view.Load().uplinks[0].group.Addr())
+	require.Equal(t, underlayIndex, groups.Index)
+	h.adopt(&outlook{named: hostnet.Link{Index: underlayIndex, Name: "eth0"}})
+	require.Zero(t, groups.Index, "a device that is down has no member")
+	require.Contains(t, h.log.String(), "no underlay: vnets are cut off")
 }
 
 // Where the network changes all the time, it is looked at nevertheless.

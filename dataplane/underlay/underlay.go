@@ -89,9 +89,12 @@ type Underlay struct {
 	echo    *Echo
 	relay   int // fd for packets with our own IP header; -1 for none
 
-	mu    sync.Mutex
-	index int // where the group is joined; 0: nowhere
-	group netip.Addr
+	// joining serialises Listen and Join, and guards index and group: where the group is joined; 0: nowhere.
+	joining sync.Mutex
+	index   int
+	group   netip.Addr
+	// mu guards listener and lost, and is not held while the kernel is asked.
+	mu sync.Mutex
 }
 
 // bufferBytes is asked for as receive and send buffer of data sockets: some tens of milliseconds at
@@ -188,15 +191,19 @@ func (u *Underlay) Family() Family { return u.options.Family }
 // whole packets to one and reassembled ones to another (early demultiplexing and inet_steal_sock of Linux
 // 6.6 and later), and they would overtake each other.
 func (u *Underlay) Listen(group netip.Addr) (now, before *Socket, err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.joining.Lock()
+	defer u.joining.Unlock()
 	if u.options.Family == IPv6 {
+		u.mu.Lock()
+		defer u.mu.Unlock()
 		u.listener = u.udp[0]
 		return u.listener, nil, nil
 	}
 	if now, err = openUDP(u.options, group, true); err != nil {
 		return nil, nil, fmt.Errorf("UDP port %d of group %s: %w", u.options.Port, group, err)
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if before = u.listener; before != nil {
 		u.lost += uint64(before.drops())
 	}
@@ -229,8 +236,8 @@ func (u *Underlay) Echo() *Echo { return u.echo }
 // Join makes the sockets members of the group on the device of that index, and of no other. Joining
 // again renews a membership that the kernel may have lost with the device. Index 0 leaves.
 func (u *Underlay) Join(index int, group netip.Addr) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.joining.Lock()
+	defer u.joining.Unlock()
 	if u.index != 0 {
 		// The device may be gone; the sockets' lists must shrink all the same.
 		_ = u.membership(u.index, u.group, false)
@@ -277,6 +284,8 @@ func (u *Underlay) SetTTL(ttl int) error {
 
 // Drops returns how many packets the kernel dropped since Open because a receive buffer was full.
 func (u *Underlay) Drops() uint64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	sum := u.lost
 	for _, s := range u.udp {
 		sum += uint64(s.drops())

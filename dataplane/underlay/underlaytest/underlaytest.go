@@ -118,3 +118,39 @@ func (h *Host) Relay(_ *underlay.Underlay, _ *underlay.Path, from, group netip.A
 	h.net.send(h, Packet{From: from, To: group, Payload: slices.Clone(payload), Relayed: true})
 	return nil
 }
+
+// Groups are the memberships of an underlay without a kernel: one socket hears all groups.
+type Groups struct {
+	Socket *underlay.Socket
+	// Busy is called by each Listen and Join before it does anything, as the kernel may keep them waiting.
+	Busy func()
+	// Refused is what Join fails with.
+	Refused error
+	// Listening is the group that is listened to, Group that of the membership on device Index; 0: none.
+	Listening, Group netip.Addr
+	Index            int
+}
+
+// Listen notes the group.
+func (g *Groups) Listen(group netip.Addr) (now, before *underlay.Socket, err error) {
+	g.busy()
+	g.Listening = group
+	return g.Socket, nil, nil
+}
+
+// Join notes group and device.
+func (g *Groups) Join(index int, group netip.Addr) error {
+	g.busy()
+	g.Index, g.Group = 0, netip.Addr{}
+	if index == 0 || g.Refused != nil {
+		return g.Refused
+	}
+	g.Index, g.Group = index, group
+	return nil
+}
+
+func (g *Groups) busy() {
+	if g.Busy != nil {
+		g.Busy()
+	}
+}
