@@ -34,7 +34,7 @@ type Status struct {
 	// Hosts are the other hosts that are known, in order of their addresses.
 	Hosts []Host
 	// Paths are the ways that frames of a vnet without security take: to the groups, the peers, and then the hosts
-	// that are none.
+	// that are none; and after these the ways of vnets with security to the groups.
 	Paths []Path
 	// Underlays are one per address family, IPv4 first.
 	Underlays []Underlay
@@ -209,6 +209,10 @@ type Path struct {
 	// IP, UDP and Header are the lengths in bytes of the outer IP header, the outer UDP header (0: there is none) and
 	// ours.
 	IP, UDP, Header int
+	// Secured is true of the way of vnets with security, and ESP is what their seal adds to the largest frame that
+	// fits, its padding included.
+	Secured bool
+	ESP     int
 }
 
 // Tables are the settings and sizes of the VARP cache and the vif table.
@@ -437,16 +441,19 @@ func (e *Engine) pathsLocked(known []Host) []Path {
 	v := e.view.Load()
 	var out []Path
 	seen := map[netip.Addr]bool{}
-	add := func(to string, addr netip.Addr) {
-		way, ok := v.encap(openVnet, addr)
-		if !ok || seen[addr] {
+	add := func(n *network, to string, addr netip.Addr) {
+		way, ok := v.encap(n, addr)
+		if !ok || seen[addr] && n == openVnet {
 			return
 		}
 		seen[addr] = true
 		p := Path{
 			To: to, Addr: addr, MTU: way.uplink.path.MTU, IP: way.uplink.Family().IPLen(), UDP: way.udpLen(),
 		}
-		p.Header = int(way.overhead) - p.IP - p.UDP
+		if p.Header = int(way.overhead) - p.IP - p.UDP; way.seal != nil {
+			p.Secured, p.Header = true, len(way.prefix)
+			p.ESP = p.MTU - p.IP - p.UDP - p.Header - way.maxFrame
+		}
 		for _, f := range e.underlays {
 			if f.uplink == way.uplink {
 				p.Device = f.choice.Device
@@ -456,14 +463,26 @@ func (e *Engine) pathsLocked(known []Host) []Path {
 	}
 	for _, f := range e.underlays {
 		if f.uplink != nil {
-			add("group", f.uplink.group.Addr())
+			add(openVnet, "group", f.uplink.group.Addr())
 		}
 	}
 	for _, p := range v.peers {
-		add("peer", p.Addr())
+		add(openVnet, "peer", p.Addr())
 	}
 	for _, h := range known {
-		add("host", h.Addr)
+		add(openVnet, "host", h.Addr)
+	}
+	// What all vnets with security have in common.
+	for _, n := range v.vnets {
+		if n.seal == nil {
+			continue
+		}
+		for _, f := range e.underlays {
+			if f.uplink != nil {
+				add(n, "group", f.uplink.group.Addr())
+			}
+		}
+		break
 	}
 	return out
 }

@@ -392,6 +392,51 @@ func TestSecuredFleet(t *testing.T) {
 	ping(t, d1, d2.Addr())
 }
 
+// What the paths tell of vnets with security is what fits into a packet that no fragment is made of.
+func TestSecuredPaths(t *testing.T) {
+	for _, c := range []struct {
+		how        SecurityEncapsulation
+		four, six  int
+		udp        int
+		underlay   int
+		esp4, esp6 int
+	}{
+		{ESPInUDP, 1394, 1374, 8, 1500, 42, 42},
+		{ESP, 1402, 1382, 0, 1500, 42, 42},
+		{ESPInUDP, 1494, 1474, 8, 1603, 45, 45}, // with padding
+	} {
+		cfg := testConfig()
+		cfg.IPv6, cfg.Security.Encapsulation = true, c.how
+		m := newMemory(t, 1, cfg)
+		h := m.hosts[0]
+		for _, f := range h.underlays {
+			f.uplink.path.MTU = c.underlay
+		}
+		secured := configOf(t, "98")
+		secured.Security = vnet.Conf
+		h.attach(secured)
+		h.networks[idOf(t, "98")].seal = &seal{port: wire.SecurityPort}
+		h.publishLocked()
+		var got []Path
+		for _, p := range h.Status().Paths {
+			if p.Secured {
+				got = append(got, p)
+			}
+		}
+		require.Len(t, got, 2)
+		for i, fits := range []int{c.four, c.six} {
+			p := got[i]
+			require.Equal(t, c.udp, p.UDP)
+			require.Equal(t, wire.VUDPLen, p.Header)
+			require.Equal(t, []int{c.esp4, c.esp6}[i], p.ESP)
+			require.Equal(t, fits, p.MTU-p.IP-p.UDP-p.Header-p.ESP-14)
+			n := wire.VUDPLen + 14 + fits
+			require.LessOrEqual(t, p.IP+p.UDP+wire.ESPLen(n), c.underlay)
+			require.Greater(t, p.IP+p.UDP+wire.ESPLen(n+1), c.underlay)
+		}
+	}
+}
+
 // mtu_mode pmtu tells domains what fits into a sealed packet: RFC 1191.
 func TestSecuredPathMTU(t *testing.T) {
 	cfg := testConfig()

@@ -15,7 +15,8 @@
 //
 // What fits where: how full frames are carried (mode: fragment or pmtu), the MTU of the vnifs (0: none), and a
 // path for the group and for each peer and each host in the VARP cache; mtu is that of the path, and
-// ip, udp and header are the bytes that each layer adds to a frame (EtherIP without UDP: udp 0):
+// ip, udp and header are the bytes that each layer adds to a frame (EtherIP without UDP: udp 0), esp is there only for
+// vnets with security:
 //
 //	(vn.mtu)
 //	(mtu
@@ -23,6 +24,7 @@
 //	 (mtu 1500)
 //	 (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22))
 //	 (path (to peer) (addr 192.0.2.2) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22))
+//	 (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22) (esp 42))
 //	)
 package main
 

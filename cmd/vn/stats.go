@@ -75,13 +75,20 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 		return nil
 	}
 	for _, p := range mtu.Children("path") {
-		path, ip, udp, header := number(p, "mtu"), number(p, "ip"), number(p, "udp"), number(p, "header")
-		fits := path - ip - udp - header - ethernetHeader
-		fmt.Fprintf(a.stdout, "%s %s over %s\n", p.ChildValue("to", ""), p.ChildValue("addr", ""), p.ChildValue("device", "-"))
+		path, ip, udp, header, esp := number(p, "mtu"), number(p, "ip"), number(p, "udp"), number(p, "header"), number(p, "esp")
+		fits := path - ip - udp - header - esp - ethernetHeader
+		of := ""
+		if esp != 0 {
+			of = ", vnets with security"
+		}
+		fmt.Fprintf(a.stdout, "%s %s over %s%s\n", p.ChildValue("to", ""), p.ChildValue("addr", ""), p.ChildValue("device", "-"), of)
 		fmt.Fprintf(a.stdout, "    %6d  MTU of %s; what lies behind it may carry less\n", path, p.ChildValue("device", "it"))
 		fmt.Fprintf(a.stdout, "  - %6d  IP header\n", ip)
 		if udp != 0 {
 			fmt.Fprintf(a.stdout, "  - %6d  UDP header\n", udp)
+		}
+		if esp != 0 {
+			fmt.Fprintf(a.stdout, "  - %6d  ESP: header, UDP header inside, padding, ICV\n", esp)
 		}
 		fmt.Fprintf(a.stdout, "  - %6d  vnet header\n", header)
 		fmt.Fprintf(a.stdout, "  - %6d  Ethernet header of the frame inside\n", ethernetHeader)

@@ -193,6 +193,7 @@ func TestMTU(t *testing.T) {
 	s := h.daemon(`(mtu (mode fragment) (mtu 1500)
  (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22))
  (path (to host) (addr 192.0.2.7) (device eth0) (mtu 9000) (ip 20) (udp 0) (header 18))
+ (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22) (esp 42))
 )`, "(mtu (mode pmtu) (mtu 1500))", "(mtu (mode x) (mtu 1500) (path (to peer)))")
 	stdout, stderr, status := h.vn("mtu")
 	require.Empty(t, stderr)
@@ -211,6 +212,15 @@ host 192.0.2.7 over eth0
   -     18  vnet header
   -     14  Ethernet header of the frame inside
   =   8948  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)
+
+group 224.10.0.1 over eth0, vnets with security
+      1500  MTU of eth0; what lies behind it may carry less
+  -     20  IP header
+  -      8  UDP header
+  -     42  ESP: header, UDP header inside, padding, ICV
+  -     22  vnet header
+  -     14  Ethernet header of the frame inside
+  =   1394  largest packet of a domain that crosses in one piece (4 less with a VLAN tag)
 
 The vnifs have MTU 1500. Larger packets are carried in fragments (mtu_mode fragment); bulk TCP is cut to what fits.
 `, stdout)

@@ -115,8 +115,8 @@ func writeStats(b *bytes.Buffer, s snapshot) {
 	writeForm(b, sxp.List(items...))
 }
 
-// writeMTU writes (mtu (mtu N) (mode M) (path (to T) (addr A) (device D) (mtu N) (ip N) (udp N) (header N))…):
-// what stands in front of a frame on the way to the group and to each host that is known. The vnifs' MTU
+// writeMTU writes (mtu (mtu N) (mode M) (path (to T) (addr A) (device D) (mtu N) (ip N) (udp N) (header N) [(esp N)])…):
+// what stands around a frame on the way to the group and to each host that is known; esp is of vnets with security. The vnifs' MTU
 // is the smallest of all.
 func writeMTU(b *bytes.Buffer, s snapshot) {
 	mtu := 0
@@ -127,9 +127,15 @@ func writeMTU(b *bytes.Buffer, s snapshot) {
 	}
 	items := []sxp.Value{sxp.Atom("mtu"), sxp.Pair("mtu", fmt.Sprint(mtu)), sxp.Pair("mode", string(s.MTUMode))}
 	for _, p := range s.Paths {
-		items = append(items, sxp.List(sxp.Atom("path"), sxp.Pair("to", p.To), sxp.Pair("addr", p.Addr.String()),
-			sxp.Pair("device", p.Device), sxp.Pair("mtu", fmt.Sprint(p.MTU)), sxp.Pair("ip", fmt.Sprint(p.IP)),
-			sxp.Pair("udp", fmt.Sprint(p.UDP)), sxp.Pair("header", fmt.Sprint(p.Header))))
+		path := []sxp.Value{
+			sxp.Atom("path"), sxp.Pair("to", p.To), sxp.Pair("addr", p.Addr.String()), sxp.Pair("device", p.Device),
+			sxp.Pair("mtu", fmt.Sprint(p.MTU)), sxp.Pair("ip", fmt.Sprint(p.IP)), sxp.Pair("udp", fmt.Sprint(p.UDP)),
+			sxp.Pair("header", fmt.Sprint(p.Header)),
+		}
+		if p.Secured {
+			path = append(path, sxp.Pair("esp", fmt.Sprint(p.ESP)))
+		}
+		items = append(items, sxp.List(path...))
 	}
 	writeForm(b, sxp.List(items...))
 }
