@@ -23,6 +23,7 @@ type notice struct {
 	vnet    vnet.ID
 	change  varp.Change
 	index   int
+	nonce   [16]byte
 	err     error
 }
 
@@ -39,6 +40,7 @@ const (
 	noticeAnswer
 	noticeGroupWanted
 	noticeStranger
+	noticeMember
 )
 
 const (
@@ -260,6 +262,8 @@ func (e *Engine) noticeLocked(n notice) {
 				"or other hosts are routed by another device than answers to them (name it in vnet.toml: devices)",
 				"device", device, "from", n.addr)
 		}
+	case noticeMember:
+		e.tellMemberLocked(n.network.config.ID, n.addr, n.nonce, n.index)
 	case noticeLevel:
 		if e.tellLocked("level " + n.vnet.String() + n.addr.String()) {
 			e.log.Warn("a host has the vnet at another security level; nothing of it is taken", "vnet", n.vnet, "host", n.addr)

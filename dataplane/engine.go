@@ -73,10 +73,15 @@ type Engine struct {
 	hosts         *hosts.Store
 	answers       *answerer
 	// nonce is that of this host's last probe; nil before the first.
-	nonce   atomic.Pointer[[16]byte]
-	pending *varp.Pending
-	view    atomic.Pointer[view]
-	workers []*worker
+	nonce atomic.Pointer[[16]byte]
+	// question is what the hosts of a vnet with security are asked; asking has room for one. memberAnswers bounds
+	// the answers to those of others.
+	question      atomic.Pointer[question]
+	asking        chan struct{}
+	memberAnswers *bucket
+	pending       *varp.Pending
+	view          atomic.Pointer[view]
+	workers       []*worker
 
 	// attaching serialises what opens and closes sockets of vnets: Attach, Detach, open, close. It is taken
 	// before mu, under which no socket is opened or closed.
@@ -143,12 +148,14 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		recent:   dedup.New(),
 		hosts:    hosts.New(),
 		answers:  newAnswerer(),
+		asking:   make(chan struct{}, 1),
 		pending:  varp.NewPending(),
 		config:   cfg,
 		networks: map[vnet.ID]*attachment{},
 		own:      map[netip.Addr]struct{}{},
 		limits:   map[string]int64{},
 	}
+	e.memberAnswers = newBucket(memberAnswers, memberAnswers)
 	e.keys, e.secured, e.securityKick = map[vnet.ID]KeySet{}, esp.NewTable(nil), make(chan struct{}, 1)
 	e.mouth = newSpeaker(e, 0, cfg.workers())
 	e.learner = newLearner(e)

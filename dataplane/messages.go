@@ -76,10 +76,13 @@ func (s *speaker) sendFailed(packets int, err error) {
 
 // message queues a VARP message of a vnet for one address.
 func (s *speaker) message(n *network, m wire.VARP, l *uplink, to netip.Addr) {
-	payload, ok := s.pack(n, m, Lane{Sender: s.lane})
-	if !ok {
-		return
+	if payload, ok := s.pack(n, m, Lane{Sender: s.lane}); ok {
+		s.single(n, payload, l, to)
 	}
+}
+
+// single queues a packed message of a vnet for one address.
+func (s *speaker) single(n *network, payload []byte, l *uplink, to netip.Addr) {
 	q := spoken{uplink: l, form: s.view.usualForm(n), parts: [2][]byte{payload}}
 	q.to = s.place(n, q.form, to)
 	if h, ok := n.hidden(to); ok {
@@ -98,22 +101,26 @@ func (s *speaker) place(n *network, f form, to netip.Addr) netip.AddrPort {
 
 // pack writes a VARP message of a vnet, sealed if the vnet's packets must be. It is false if there is no key.
 func (s *speaker) pack(n *network, m wire.VARP, lane Lane) (payload []byte, ok bool) {
+	if n.seal != nil && s.view.nat {
+		m.CareOf = netip.Addr{} // it is not known
+	}
+	return s.protect(n, m.Append(s.clearBuf[:0]), lane)
+}
+
+// protect seals a message, if a vnet's must be. It is false if there is no key.
+func (s *speaker) protect(n *network, message []byte, lane Lane) (payload []byte, ok bool) {
 	if !n.sends() {
 		s.drop(DropUnprotected)
 		return nil, false
 	}
-	if n.seal != nil {
-		s.arena = append(s.arena, make([]byte, esp.Headroom)...)
-		if s.view.nat {
-			m.CareOf = netip.Addr{} // it is not known
-		}
-	}
-	at := len(s.arena)
-	s.arena = m.Append(s.arena)
 	if n.seal == nil {
+		at := len(s.arena)
+		s.arena = append(s.arena, message...)
 		return s.arena[at:], true
 	}
-	s.clear[0] = append(s.clearBuf[:0], s.arena[at:]...)
+	s.arena = append(s.arena, make([]byte, esp.Headroom)...)
+	at := len(s.arena)
+	s.clear[0] = message
 	s.arena, ok = n.seal.Seal(s.arena[:at], lane, s.clear[:])
 	if !ok {
 		s.drop(DropUnprotected)

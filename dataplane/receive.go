@@ -408,6 +408,10 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropSecurity)
 		return false
 	}
+	if n.secured() && m.IsSealedProbe(b) {
+		w.sealedProbe(n, b, a)
+		return pass
+	}
 	if a.by == dedup.Unicast && w.unasked(m, a) {
 		if h := w.engine.hosts.See(a.from, w.now); h != nil {
 			w.engine.hosts.Replicated(h, w.now) // others say by the group what is no answer

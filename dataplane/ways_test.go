@@ -30,7 +30,7 @@ func senders(t testing.TB, want int, hosts ...*testHost) {
 	for _, h := range hosts {
 		eventually(t, h.Name+" knows the others", func() bool {
 			v := h.secured.Vnet(idOf(t, "97"))
-			return v != nil && len(v.Status(h.now()).Senders) == want
+			return v != nil && v.Hosts() == want
 		})
 	}
 }

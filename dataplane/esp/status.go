@@ -1,6 +1,7 @@
 package esp
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -41,6 +42,32 @@ type SenderStatus struct {
 	Epoch     uint32
 	Age, Echo time.Duration
 	Packets   uint64
+}
+
+// Hosts returns how many other hosts have proved to live: one that restarted or took another key counts once.
+func (v *Vnet) Hosts() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	seen := map[netip.Addr]struct{}{}
+	for _, s := range v.senders {
+		seen[s.addresses.Load().Host(true)] = struct{}{}
+	}
+	return len(seen)
+}
+
+// Keys returns the public names of the keys, first that of the one that seals.
+func (v *Vnet) Keys() []wire.KID {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var list []wire.KID
+	for i, k := range v.keys {
+		if i == v.send {
+			list = slices.Insert(list, 0, k.kid)
+		} else {
+			list = append(list, k.kid)
+		}
+	}
+	return list
 }
 
 // Status returns the state of the vnet.

@@ -154,6 +154,11 @@ func (t *Table) Vifs(now int64) []Entry {
 	return t.list(now, func(e *entry) bool { return e.place == local })
 }
 
+// VifsOf returns the vif table of one vnet, sorted by MAC.
+func (t *Table) VifsOf(id vnet.ID, now int64) []Entry {
+	return t.list(now, func(e *entry) bool { return e.place == local && e.key.Vnet == id })
+}
+
 // Entry returns what is known of one key.
 func (t *Table) Entry(k Key, now int64) (Entry, bool) {
 	e := t.find(&k)

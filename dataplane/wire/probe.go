@@ -25,7 +25,12 @@ import (
 //	71      fields: type (1 byte), length of the value (2 bytes), value
 //
 // No answer is longer than its question.
+//
+// In the clear it names vnet 1, which is no vnet, and tells nothing of vnets with security. Inside of ESP it names the vnet whose
+// seal is on it, and the answer tells of that vnet alone.
 type Probe struct {
+	// Vnet is that of a question or answer inside of ESP; zero in the clear.
+	Vnet   vnet.ID
 	Answer bool
 	Nonce  [16]byte
 	// CareOf is the sender's address.
@@ -49,6 +54,15 @@ type Probe struct {
 	VnetCount int
 	// HearsGroup: something came from the group lately. Replicates: the host sends by unicast what is for everybody.
 	HearsGroup, Replicates bool
+
+	// The rest is of answers inside of ESP.
+
+	// Level is the level that the host has the vnet at: 1 auth, 2 conf. Keys are the public names of its keys; it seals with the first.
+	Level uint8
+	Keys  []KID
+	// MACs are those that live on the host in the vnet, as many as fit, and MACCount how many there are.
+	MACs     []MAC
+	MACCount int
 }
 
 // The vnet and the MAC that probes ask for.
@@ -69,6 +83,10 @@ const (
 	fieldVnets   = 4
 	fieldCount   = 5
 	fieldFlags   = 6
+	fieldMACs    = 7
+	fieldMACs32  = 8 // their number
+	fieldLevel   = 9
+	fieldKeys    = 10
 
 	flagWants, flagNoAnswer   = 1, 2 // of questions
 	flagHears, flagReplicates = 1, 2 // of answers
@@ -76,11 +94,15 @@ const (
 
 // IsProbe reports whether a VARP message is a probe.
 func (m VARP) IsProbe(b []byte) bool {
-	return m.Opcode == Request && m.Vnet == probeVnet && m.MAC == probeMAC &&
-		len(b) >= probeBase && string(b[VARPLen:VARPLen+4]) == probeMagic
+	return m.Vnet == probeVnet && m.IsSealedProbe(b)
 }
 
-// IsAnswer reports whether a probe (VARP.IsProbe) is an answer.
+// IsSealedProbe reports whether a VARP message that was inside of ESP is a probe.
+func (m VARP) IsSealedProbe(b []byte) bool {
+	return m.Opcode == Request && m.MAC == probeMAC && len(b) >= probeBase && string(b[VARPLen:VARPLen+4]) == probeMagic
+}
+
+// IsAnswer reports whether a probe (VARP.IsProbe, IsSealedProbe) is an answer.
 func IsAnswer(probe []byte) bool { return probe[47] == 2 }
 
 // ProbeNonce is the nonce of a probe (VARP.IsProbe).
@@ -93,7 +115,11 @@ func (p Probe) Append(dst []byte) []byte {
 	if p.Answer {
 		p.WantsGroup, p.NoAnswer = false, false
 	}
-	dst = VARP{Opcode: Request, Vnet: probeVnet, MAC: probeMAC, CareOf: p.CareOf}.Append(dst)
+	id := p.Vnet
+	if id == (vnet.ID{}) {
+		id = probeVnet
+	}
+	dst = VARP{Opcode: Request, Vnet: id, MAC: probeMAC, CareOf: p.CareOf}.Append(dst)
 	dst = append(dst, probeMagic...)
 	kind, flags := byte(1), byte(0)
 	if p.Answer {
@@ -135,7 +161,17 @@ func (p Probe) Append(dst []byte) []byte {
 		flags |= flagReplicates
 	}
 	field(fieldFlags, []byte{flags})
-	field(fieldCount, binary.BigEndian.AppendUint32(nil, uint32(p.VnetCount)))
+	if p.Vnet == (vnet.ID{}) {
+		field(fieldCount, binary.BigEndian.AppendUint32(nil, uint32(p.VnetCount)))
+	} else {
+		field(fieldLevel, []byte{p.Level})
+		field(fieldMACs32, binary.BigEndian.AppendUint32(nil, uint32(p.MACCount)))
+		var kids []byte
+		for _, k := range p.Keys {
+			kids = append(kids, k[:]...)
+		}
+		field(fieldKeys, kids)
+	}
 	for _, a := range p.Addrs {
 		if a.Is4() {
 			field(fieldIPv4, a.AsSlice())
@@ -144,7 +180,7 @@ func (p Probe) Append(dst []byte) []byte {
 		}
 	}
 	field(fieldVersion, []byte(p.Version[:min(len(p.Version), 64)]))
-	var ids []byte
+	var ids, macs []byte
 	for _, id := range p.Vnets {
 		if len(dst)+3+len(ids)+len(id) > limit || len(ids)+len(id) > 65535 {
 			break
@@ -152,6 +188,13 @@ func (p Probe) Append(dst []byte) []byte {
 		ids = append(ids, id[:]...)
 	}
 	field(fieldVnets, ids)
+	for _, mac := range p.MACs {
+		if len(dst)+3+len(macs)+len(mac) > limit || len(macs)+len(mac) > 65535 {
+			break
+		}
+		macs = append(macs, mac[:]...)
+	}
+	field(fieldMACs, macs)
 	return dst
 }
 
@@ -165,7 +208,23 @@ func DecodeProbe(b []byte) (Probe, error) {
 	if !m.IsProbe(b) {
 		return Probe{}, ErrShort
 	}
-	p := Probe{Nonce: [16]byte(b[51:67]), CareOf: m.CareOf}
+	return decodeProbe(b, Probe{CareOf: m.CareOf})
+}
+
+// DecodeSealedProbe is DecodeProbe for a message that was inside of ESP (VARP.IsSealedProbe).
+func DecodeSealedProbe(b []byte) (Probe, error) {
+	m, err := DecodeVARP(b)
+	if err != nil {
+		return Probe{}, err
+	}
+	if !m.IsSealedProbe(b) {
+		return Probe{}, ErrShort
+	}
+	return decodeProbe(b, Probe{CareOf: m.CareOf, Vnet: m.Vnet})
+}
+
+func decodeProbe(b []byte, p Probe) (Probe, error) {
+	p.Nonce = [16]byte(b[51:67])
 	switch b[47] {
 	case 1:
 		p.Size, p.WantsGroup, p.NoAnswer = len(b), b[48]&flagWants != 0, b[48]&flagNoAnswer != 0
@@ -204,6 +263,20 @@ func DecodeProbe(b []byte) (Probe, error) {
 			p.VnetCount = int(binary.BigEndian.Uint32(value))
 		case kind == fieldFlags && n >= 1:
 			p.HearsGroup, p.Replicates = value[0]&flagHears != 0, value[0]&flagReplicates != 0
+		case p.Vnet == (vnet.ID{}):
+			// The rest is told inside of ESP only.
+		case kind == fieldLevel && n == 1:
+			p.Level = value[0]
+		case kind == fieldMACs32 && n == 4:
+			p.MACCount = int(binary.BigEndian.Uint32(value))
+		case kind == fieldKeys && n%len(KID{}) == 0:
+			for ; len(value) > 0; value = value[len(KID{}):] {
+				p.Keys = append(p.Keys, KID(value))
+			}
+		case kind == fieldMACs && n%len(MAC{}) == 0:
+			for ; len(value) > 0; value = value[len(MAC{}):] {
+				p.MACs = append(p.MACs, MAC(value))
+			}
 		}
 	}
 	return p, nil

@@ -18,6 +18,82 @@ var answer = wire.Probe{
 	Vnets: []vnet.ID{{15: 0x97}}, VnetCount: 3, HearsGroup: true,
 }
 
+var member = wire.Probe{
+	Vnet: vnet.ID{15: 0x97}, Answer: true, Nonce: [16]byte{3, 15: 4}, CareOf: netip.MustParseAddr("192.0.2.1"), Received: 200,
+	Version: "xend 0.2.0", Level: 2, Keys: []wire.KID{{1, 2}, {3}}, MACs: []wire.MAC{{2, 1}, {2, 2}}, MACCount: 7, Replicates: true,
+}
+
+// Inside of ESP a probe names the vnet, and its answer tells of keys and MACs; in the clear neither is a probe, or told.
+func TestSealedProbe(t *testing.T) {
+	q := wire.Probe{Vnet: member.Vnet, Nonce: [16]byte{9}, CareOf: member.CareOf, Size: 300}
+	for _, p := range []wire.Probe{q, member} {
+		b := p.Append(nil)
+		m, err := wire.DecodeVARP(b)
+		require.NoError(t, err)
+		require.Equal(t, member.Vnet, m.Vnet)
+		require.True(t, m.IsSealedProbe(b))
+		require.False(t, m.IsProbe(b))
+		_, err = wire.DecodeProbe(b)
+		require.Error(t, err)
+		got, err := wire.DecodeSealedProbe(b)
+		require.NoError(t, err)
+		require.Equal(t, p, got)
+	}
+	clear := member
+	clear.Vnet = vnet.ID{}
+	got, err := wire.DecodeProbe(clear.Append(nil))
+	require.NoError(t, err)
+	require.Zero(t, got.Level)
+	require.Empty(t, got.Keys)
+	require.Empty(t, got.MACs)
+
+	a := member
+	for i := range 1000 {
+		a.MACs = append(a.MACs, wire.MAC{2, 4: byte(i >> 8), 5: byte(i)})
+	}
+	for size := range 2000 {
+		a.Received = size
+		b := a.Append(nil)
+		require.LessOrEqual(t, len(b), size)
+		if size < wire.MinProbe {
+			continue
+		}
+		got, err := wire.DecodeSealedProbe(b)
+		require.NoError(t, err)
+		require.Equal(t, a.Keys, got.Keys)
+		require.Equal(t, a.MACs[:len(got.MACs)], got.MACs)
+		require.NotEmpty(t, got.MACs)
+	}
+}
+
+func FuzzDecodeSealedProbe(f *testing.F) {
+	f.Add(wire.Probe{Vnet: member.Vnet, Size: 300}.Append(nil))
+	f.Add(member.Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := wire.DecodeSealedProbe(b)
+		if err != nil || p.Vnet == (vnet.ID{}) || p.Vnet == (vnet.ID{15: 1}) {
+			return
+		}
+		if !p.CareOf.IsValid() {
+			p.CareOf = netip.IPv4Unspecified() // a family that we do not know
+		}
+		if p.Answer {
+			p.Received = max(p.Received, 2*len(b)+1000)
+			if p.Received > 65535 {
+				return
+			}
+		}
+		again, err := wire.DecodeSealedProbe(p.Append(nil))
+		require.NoError(t, err)
+		if len(p.Version) > 64 {
+			p.Version = again.Version
+		}
+		require.Equal(t, p.Keys, again.Keys)
+		require.Equal(t, p.MACs, again.MACs)
+		require.Equal(t, p.Level, again.Level)
+	})
+}
+
 // The bytes of a question, which must stay as they are.
 func TestProbeOnTheWire(t *testing.T) {
 	q := wire.Probe{Nonce: [16]byte{0xaa, 15: 0xbb}, CareOf: netip.MustParseAddr("192.0.2.1"), Size: 70, WantsGroup: true}
