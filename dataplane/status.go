@@ -176,17 +176,14 @@ type Underlay struct {
 	Address netip.Addr
 	Group   netip.Addr
 	Port    uint16
-	// MTU is the device's, Inner what an inner IP packet may have so that the outer fits.
-	MTU   int
-	Inner int
+	// MTU is the device's.
+	MTU int
 	// Heard is the time since a packet last came from the group; negative if none ever did.
 	Heard time.Duration
 	// Silent is true when nothing comes from the group though something should.
 	Silent bool
 	// EtherIPHosts were heard speaking only EtherIP without UDP.
 	EtherIPHosts []netip.Addr
-	// Segmentation is false where the kernel does not take trains of packets.
-	Segmentation bool
 }
 
 // Host is another host.
@@ -402,10 +399,6 @@ func (e *Engine) underlayLocked(f *family, now int64) Underlay {
 	if f.uplink == nil {
 		return u
 	}
-	if way, ok := e.view.Load().encap(openVnet, f.uplink.group.Addr()); ok {
-		u.Inner = way.overhead.InnerMTU(f.uplink.path.MTU)
-	}
-	u.Segmentation = f.uplink.path.Segmentation()
 	if f.family == underlay.IPv4 {
 		u.EtherIPHosts = slices.SortedFunc(maps.Keys(e.view.Load().old), netip.Addr.Compare)
 	}

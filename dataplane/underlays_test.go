@@ -49,7 +49,6 @@ func TestIPv6Underlay(t *testing.T) {
 	u := hosts[0].Snapshot().Underlays[1]
 	require.Equal(t, "ipv6", u.Family)
 	require.Equal(t, hosts[0].Addr6(), u.Address)
-	require.Equal(t, 1416, u.Inner)
 }
 
 // A host that has only IPv6 is not told that it is cut off.

@@ -30,9 +30,6 @@ func (o Overhead) MaxFrame(pathMTU int) int { return pathMTU - int(o) }
 // InnerMTU is the largest inner IP packet, untagged, whose outer packet fits the path MTU.
 func (o Overhead) InnerMTU(pathMTU int) int { return o.MaxFrame(pathMTU) - wire.FrameLen }
 
-// PathMTU is the MTU that a path must have for inner IP packets of innerMTU bytes, untagged.
-func (o Overhead) PathMTU(innerMTU int) int { return innerMTU + wire.FrameLen + int(o) }
-
 // innerMSS is the largest TCP payload, without options, of a frame of maxFrame bytes whose IP header
 // begins at l3.
 func innerMSS(maxFrame, l3 int, v6 bool) int {

@@ -26,9 +26,7 @@ func TestOverhead(t *testing.T) {
 		require.Equal(t, c.mtu1500, c.o.InnerMTU(1500))
 		require.Equal(t, c.mtu9000, c.o.InnerMTU(9000))
 		require.Equal(t, 1500-c.bytes, c.o.MaxFrame(1500))
-		require.Equal(t, 1500, c.o.PathMTU(c.mtu1500))
 	}
-	require.Equal(t, 1564, VUDPv4.PathMTU(1500))
 }
 
 func TestClampMSS(t *testing.T) {

@@ -26,7 +26,8 @@ func NewRelay() *Relay { return &Relay{id: uint16(rand.Uint32())} }
 
 // Send multicasts a UDP payload by the path's device as if from had sent it. IPv4 only. What exceeds the
 // path's MTU is fragmented here, for the kernel does not fragment packets that come with their own
-// header; raw(7).
+// header; raw(7). The headers are written by package wire into this memory: ipv4.Header.Marshal of golang.org/x/net
+// allocates one for each packet.
 func (r *Relay) Send(u *Underlay, p *Path, from, group netip.AddrPort, ttl uint8, payload []byte) error {
 	if r.id++; r.id == 0 {
 		r.id = 1 // the kernel would choose one, for each fragment another

@@ -35,9 +35,6 @@ type Sender struct {
 	err       error
 }
 
-// NewSender allocates a Sender.
-func NewSender() *Sender { return new(Sender) }
-
 // Send sends messages in order. It returns how many packets the kernel did not take, and the last
 // reason; the others are sent nevertheless.
 func (x *Sender) Send(s *Socket, p *Path, msgs []Msg) (failed int, err error) {

@@ -312,10 +312,6 @@ type Path struct {
 	refusing atomic.Bool
 }
 
-// Segmentation reports whether trains are sent as such: older kernels refuse them for devices that
-// cannot checksum.
-func (p *Path) Segmentation() bool { return !p.refusing.Load() }
-
 // Msg is a packet to send, or a train of packets of one size to one host.
 type Msg struct {
 	To netip.AddrPort

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -77,40 +76,19 @@ func (h *Host) FDB(bridge int) ([]FDBEntry, error) {
 	return list, nil
 }
 
-// PortFDB lists the MACs that a bridge learned behind one of its ports.
-func (h *Host) PortFDB(port int) ([]FDBEntry, error) {
-	l, err := h.LinkByIndex(port)
-	if err != nil || l.Master == 0 {
-		return nil, err
-	}
-	list, err := h.FDB(l.Master)
-	return slices.DeleteFunc(list, func(e FDBEntry) bool { return e.Port != port || e.Local }), err
-}
-
-// EnsureFDB makes an entry of e.MAC behind e.Port, static if e.Static, else one that ages.
-func (h *Host) EnsureFDB(e FDBEntry) error {
-	state := uint16(unix.NUD_REACHABLE)
-	if e.Static {
-		state = unix.NUD_NOARP
-	}
-	return wrap("add forwarding entry", e.HardwareAddr().String(),
-		h.change(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, fdbParts(e, state)...))
-}
-
 // DeleteFDB makes a bridge forget where a MAC is. Succeeds if it does not know.
 func (h *Host) DeleteFDB(e FDBEntry) error {
-	err := wrap("delete forwarding entry", e.HardwareAddr().String(), h.change(unix.RTM_DELNEIGH, 0, fdbParts(e, 0)...))
+	err := wrap("delete forwarding entry", e.HardwareAddr().String(), h.change(unix.RTM_DELNEIGH, 0, fdbParts(e)...))
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	return err
 }
 
-func fdbParts(e FDBEntry, state uint16) []nl.NetlinkRequestData {
+func fdbParts(e FDBEntry) []nl.NetlinkRequestData {
 	m := make(raw, sizeofNdMsg)
 	m[0] = unix.AF_BRIDGE
 	binary.NativeEndian.PutUint32(m[4:], uint32(e.Port))
-	binary.NativeEndian.PutUint16(m[8:], state)
 	m[10] = unix.NTF_MASTER
 	parts := []nl.NetlinkRequestData{m, attribute(unix.NDA_LLADDR, e.MAC[:])}
 	if e.VLAN != 0 {

@@ -36,7 +36,7 @@ func FuzzParse(f *testing.F) {
 	}
 	e := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Port: 1, VLAN: 5}
 	var neigh []byte
-	for _, p := range fdbParts(e, unix.NUD_REACHABLE) {
+	for _, p := range fdbParts(e) {
 		neigh = append(neigh, p.Serialize()...)
 	}
 	f.Add(neigh)
@@ -55,7 +55,7 @@ func FuzzParse(f *testing.F) {
 func TestParseTruncated(t *testing.T) {
 	e := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Port: 7, VLAN: 5}
 	var b []byte
-	for _, p := range fdbParts(e, unix.NUD_REACHABLE) {
+	for _, p := range fdbParts(e) {
 		b = append(b, p.Serialize()...)
 	}
 	got, err := parseFDB(b)

@@ -163,15 +163,6 @@ func (h *Host) EnsureRoute(r Route) error {
 		h.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, routeParts(r)...))
 }
 
-// DeleteRoute removes a route. Succeeds if it is not there.
-func (h *Host) DeleteRoute(r Route) error {
-	err := wrap("delete route to", r.To.String(), h.change(unix.RTM_DELROUTE, 0, routeParts(r)...))
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
 func routeMessage(fam uint8) *nl.RtMsg {
 	m := &nl.RtMsg{}
 	m.Family = fam

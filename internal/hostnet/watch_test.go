@@ -44,7 +44,7 @@ func TestWatch(t *testing.T) {
 	e := FDBEntry{MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Port: a.Index, Bridge: br.Index}
 	fdb, err := h.WatchFDB(ctx)
 	require.NoError(t, err)
-	require.NoError(t, h.EnsureFDB(e))
+	addFDB(t, h, e)
 	await(t, fdb, "learning", func(ev FDBEvent) bool { return ev.Entry == e && !ev.Gone })
 	require.NoError(t, h.DeleteFDB(e))
 	await(t, fdb, "forgetting", func(ev FDBEvent) bool { return ev.Entry.MAC == e.MAC && ev.Gone })
