@@ -18,7 +18,7 @@ type configuration = conffile.Vnet
 
 func defaultConfiguration(p paths.Paths) configuration {
 	return configuration{Paths: conffile.Paths{
-		State:         filepath.Join(p.State(), "vnets"),
+		State:         p.Registry(),
 		Scripts:       p.Scripts(),
 		ControlSocket: p.ControlSocket(),
 		HotplugLog:    p.HotplugLog(),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/vnetfile"
 	"github.com/xenvnet/xend/netscripts/filter"
 	"github.com/xenvnet/xend/netscripts/l3"
 )
@@ -17,7 +18,7 @@ type machine struct {
 	host   *hostnet.Host
 	l3     *l3.Conn
 	before func(what string) error
-	// configured are the bridges of persistent vnets.
+	// configured are the ids of persistent vnets, by the names of their bridges.
 	configured map[string]string
 }
 
@@ -28,7 +29,11 @@ func (s *script) openMachine() (*machine, error) {
 	}
 	conn := l3.New(host)
 	conn.Before = s.Before
-	return &machine{host: host, l3: conn, before: s.Before, configured: configuredVnets(s.conf.Paths.State)}, nil
+	configured := map[string]string{}
+	for _, c := range vnetfile.List(s.conf.Paths.State) {
+		configured[c.Bridge] = c.ID.String()
+	}
+	return &machine{host: host, l3: conn, before: s.Before, configured: configured}, nil
 }
 
 func (m *machine) close() {

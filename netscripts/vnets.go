@@ -1,8 +1,6 @@
 package netscripts
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -31,23 +29,6 @@ func (m *machine) vnets() (map[int]string, error) {
 		}
 	}
 	return ids, nil
-}
-
-// configuredVnets maps bridges, by name, to the ids of the persistent vnets that they are for. A file
-// that cannot be read is the daemon's business.
-func configuredVnets(dir string) map[string]string {
-	bridges := map[string]string{}
-	files, _ := filepath.Glob(filepath.Join(dir, "*.sxp"))
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		if c, err := vnet.ParseConfig(text); err == nil {
-			bridges[c.Bridge] = c.ID.String()
-		}
-	}
-	return bridges
 }
 
 // started is a bridge that start made and that is still one.

@@ -80,6 +80,9 @@ func (p Paths) Dumps() string { return p.under("/var/lib/xen/dump") }
 // State is the directory of what must survive a reboot.
 func (p Paths) State() string { return p.under("/var/lib/xend") }
 
+// Registry is the directory of the persistent vnets' files.
+func (p Paths) Registry() string { return p.under("/var/lib/xend/vnets") }
+
 // Run is the directory of what must not.
 func (p Paths) Run() string { return p.under("/run/xend") }
 

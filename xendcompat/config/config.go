@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
@@ -110,7 +109,7 @@ func Default(p paths.Paths) Config {
 		VifScript:        "vif-bridge",
 		LogFile:          p.LogFile(),
 		LogLevel:         slog.LevelInfo,
-		StateDir:         filepath.Join(p.State(), "vnets"),
+		StateDir:         p.Registry(),
 		ScriptsDir:       p.Scripts(),
 		ScriptTimeout:    60 * time.Second,
 		HotplugLog:       p.HotplugLog(),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenvnet/xend/internal/ctl"
 	"github.com/xenvnet/xend/internal/version"
+	"github.com/xenvnet/xend/internal/vnetfile"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/config"
 	"github.com/xenvnet/xend/xendcompat/registry"
@@ -108,11 +109,7 @@ func Status(ctx context.Context, o Options) (*StatusReport, error) {
 		return r, nil
 	}
 	// What can be seen without a daemon.
-	vnets, err := filepath.Glob(filepath.Join(cfg.StateDir, "[0-9a-f]*.sxp"))
-	if err != nil {
-		return nil, err
-	}
-	r.Vnets = len(vnets)
+	r.Vnets = len(vnetfile.List(cfg.StateDir))
 	corrupt, err := registry.CorruptFiles(cfg.StateDir)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/xenvnet/xend/internal/vnetfile"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -15,10 +16,10 @@ func (r *Registry) load() error {
 	if err != nil {
 		return err
 	}
-	var found []entry
+	var found []vnetfile.File
 	for _, name := range files {
 		e, err := r.read(name)
-		var newer *FormatError
+		var newer *vnetfile.FormatError
 		if errors.As(err, &newer) {
 			return err
 		}
@@ -29,23 +30,23 @@ func (r *Registry) load() error {
 		found = append(found, e)
 	}
 	// A file that was written by hand, which has no number, takes no device away from a vnet that has it.
-	slices.SortFunc(found, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.number-1, b.number-1), a.config.ID.Compare(b.config.ID))
+	slices.SortFunc(found, func(a, b vnetfile.File) int {
+		return cmp.Or(cmp.Compare(a.Number-1, b.Number-1), a.Config.ID.Compare(b.Config.ID))
 	})
 	devices := map[string]string{} // whose they are
-	found = slices.DeleteFunc(found, func(e entry) bool {
-		err := claim(devices, e.config)
+	found = slices.DeleteFunc(found, func(e vnetfile.File) bool {
+		err := claim(devices, e.Config)
 		if err != nil {
-			r.reject(fileName(e.config.ID), err)
+			r.reject(vnetfile.Name(e.Config.ID), err)
 		}
 		return err != nil
 	})
-	slices.SortFunc(found, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.number, b.number), a.config.ID.Compare(b.config.ID))
+	slices.SortFunc(found, func(a, b vnetfile.File) int {
+		return cmp.Or(cmp.Compare(a.Number, b.Number), a.Config.ID.Compare(b.Config.ID))
 	})
 	for _, e := range found {
-		if n := len(r.order); n > 0 && e.number <= r.last {
-			e.number = r.last + 1 // without a number of its own, or with somebody else's
+		if n := len(r.order); n > 0 && e.Number <= r.last {
+			e.Number = r.last + 1 // without a number of its own, or with somebody else's
 		}
 		r.addLocked(e)
 	}
@@ -74,21 +75,21 @@ func (r *Registry) reject(name string, why error) {
 }
 
 // read reads a vnet's file.
-func (r *Registry) read(name string) (entry, error) {
+func (r *Registry) read(name string) (vnetfile.File, error) {
 	b, err := r.dir.Read(name)
 	if err != nil {
-		return entry{}, err
+		return vnetfile.File{}, err
 	}
-	e, err := decode(b)
-	var newer *FormatError
+	e, err := vnetfile.Decode(b)
+	var newer *vnetfile.FormatError
 	if errors.As(err, &newer) {
 		newer.Path = r.dir.Path(name)
 	}
 	if err != nil {
-		return entry{}, err
+		return vnetfile.File{}, err
 	}
-	if want := fileName(e.config.ID); name != want {
-		return entry{}, fmt.Errorf("it holds vnet %s, whose file is %s", e.config.IDText, want)
+	if want := vnetfile.Name(e.Config.ID); name != want {
+		return vnetfile.File{}, fmt.Errorf("it holds vnet %s, whose file is %s", e.Config.IDText, want)
 	}
 	return e, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/internal/durable"
+	"github.com/xenvnet/xend/internal/vnetfile"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -37,33 +38,21 @@ type Registry struct {
 	log *slog.Logger
 
 	mu      sync.RWMutex
-	entries map[vnet.ID]entry
+	entries map[vnet.ID]vnetfile.File
 	order   []vnet.ID // by number
 	last    uint64    // the highest number given so far
 }
 
-// vnetExt is the ending of the names of vnets' files.
-const vnetExt = ".sxp"
-
-func fileName(id vnet.ID) string { return id.FileName() + vnetExt }
-
-// entry is a vnet as its file has it.
-type entry struct {
-	config  vnet.Config
-	number  uint64 // its place in the order of creation
-	created time.Time
-}
-
 // Open locks the directory and reads it. What cannot be read is set aside under a name that ends in
 // .corrupt, and logged; see Corrupt. Open fails with a *durable.LockedError if another process has the
-// directory, and with a *FormatError if it was written by a newer release.
+// directory, and with a *vnetfile.FormatError if it was written by a newer release.
 func Open(o Options) (*Registry, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{at: o.Dir, log: o.Log, entries: map[vnet.ID]entry{}}
+	r := &Registry{at: o.Dir, log: o.Log, entries: map[vnet.ID]vnetfile.File{}}
 	var err error
-	if r.dir, err = durable.Open(o.Dir, vnetExt, o.Step); err != nil {
+	if r.dir, err = durable.Open(o.Dir, vnetfile.Ext, o.Step); err != nil {
 		return nil, err
 	}
 	if r.dir.Mended != "" {
@@ -95,7 +84,7 @@ func (r *Registry) List() []vnet.Config {
 	defer r.mu.RUnlock()
 	list := make([]vnet.Config, len(r.order))
 	for i, id := range r.order {
-		list[i] = r.entries[id].config
+		list[i] = r.entries[id].Config
 	}
 	return list
 }
@@ -105,7 +94,7 @@ func (r *Registry) Get(id vnet.ID) (vnet.Config, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	e, ok := r.entries[id]
-	return e.config, ok
+	return e.Config, ok
 }
 
 // Len is the number of vnets.
@@ -136,8 +125,8 @@ func (r *Registry) Put(c vnet.Config) error {
 	if _, ok := r.entries[c.ID]; ok {
 		return fmt.Errorf("vnet %s is in the registry already", c.ID)
 	}
-	e := entry{config: c, number: r.last + 1, created: time.Now().UTC().Truncate(time.Second)}
-	if err := r.dir.Put(fileName(e.config.ID), encode(e)); err != nil {
+	e := vnetfile.File{Config: c, Number: r.last + 1, Created: time.Now().UTC().Truncate(time.Second)}
+	if err := r.dir.Put(vnetfile.Name(e.Config.ID), vnetfile.Encode(e)); err != nil {
 		return fmt.Errorf("store vnet %s: %w", c.IDText, err)
 	}
 	r.addLocked(e)
@@ -145,12 +134,12 @@ func (r *Registry) Put(c vnet.Config) error {
 }
 
 // addLocked takes e into memory. mu is held.
-func (r *Registry) addLocked(e entry) {
-	id := e.config.ID
+func (r *Registry) addLocked(e vnetfile.File) {
+	id := e.Config.ID
 	r.entries[id] = e
-	r.last = max(r.last, e.number)
-	at, _ := slices.BinarySearchFunc(r.order, e.number, func(id vnet.ID, number uint64) int {
-		return cmp.Compare(r.entries[id].number, number)
+	r.last = max(r.last, e.Number)
+	at, _ := slices.BinarySearchFunc(r.order, e.Number, func(id vnet.ID, number uint64) int {
+		return cmp.Compare(r.entries[id].Number, number)
 	})
 	r.order = slices.Insert(r.order, at, id)
 }
@@ -159,7 +148,7 @@ func (r *Registry) addLocked(e entry) {
 // be called, once.
 type Deletion struct {
 	r *Registry
-	e entry
+	e vnetfile.File
 }
 
 // Delete takes a vnet out. When it returns nil the vnet is gone for good, from the disk too, unless
@@ -171,8 +160,8 @@ func (r *Registry) Delete(id vnet.ID) (*Deletion, error) {
 	if !ok {
 		return nil, fmt.Errorf("vnet %s is not in the registry", id)
 	}
-	if err := r.dir.MoveOut(fileName(id)); err != nil {
-		return nil, fmt.Errorf("delete vnet %s: %w", e.config.IDText, err)
+	if err := r.dir.MoveOut(vnetfile.Name(id)); err != nil {
+		return nil, fmt.Errorf("delete vnet %s: %w", e.Config.IDText, err)
 	}
 	delete(r.entries, id)
 	r.order = slices.DeleteFunc(r.order, func(o vnet.ID) bool { return o == id })
@@ -183,8 +172,8 @@ func (r *Registry) Delete(id vnet.ID) (*Deletion, error) {
 func (d *Deletion) Restore() error {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	if err := d.r.dir.MoveBack(fileName(d.e.config.ID)); err != nil {
-		return fmt.Errorf("restore vnet %s: %w", d.e.config.IDText, err)
+	if err := d.r.dir.MoveBack(vnetfile.Name(d.e.Config.ID)); err != nil {
+		return fmt.Errorf("restore vnet %s: %w", d.e.Config.IDText, err)
 	}
 	d.r.addLocked(d.e)
 	return nil
@@ -194,7 +183,7 @@ func (d *Deletion) Restore() error {
 func (d *Deletion) Commit() {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	if err := d.r.dir.Discard(fileName(d.e.config.ID)); err != nil {
-		d.r.log.Warn("can't remove the file of a deleted vnet", "vnet", d.e.config.IDText, "error", err)
+	if err := d.r.dir.Discard(vnetfile.Name(d.e.Config.ID)); err != nil {
+		d.r.log.Warn("can't remove the file of a deleted vnet", "vnet", d.e.Config.IDText, "error", err)
 	}
 }

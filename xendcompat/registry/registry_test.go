@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/internal/durable"
+	"github.com/xenvnet/xend/internal/vnetfile"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -66,7 +67,7 @@ func fileOf(id string) string {
 	if err != nil {
 		panic(err)
 	}
-	return v.FileName() + vnetExt
+	return v.FileName() + vnetfile.Ext
 }
 
 func TestVnetsSurvive(t *testing.T) {
@@ -214,7 +215,7 @@ func TestFormats(t *testing.T) {
 	write := func(name, text string) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
-	var newer *FormatError
+	var newer *vnetfile.FormatError
 
 	write(fileOf("98"), "# xend vnet, format 2; number 1, created 2026-11-22T00:00:00Z\n(vnet-next (id 98))\n")
 	_, err := Open(Options{Dir: dir})
@@ -324,8 +325,8 @@ func BenchmarkLoad(b *testing.B) {
 	for i := range 10_000 {
 		c := simple(b, fmt.Sprintf("%x", i+16))
 		// Straight to the file: the fsyncs of 10,000 changes are not what is measured.
-		e := entry{config: c, number: uint64(i + 1)}
-		require.NoError(b, os.WriteFile(r.dir.Path(fileName(c.ID)), encode(e), 0o600))
+		e := vnetfile.File{Config: c, Number: uint64(i + 1)}
+		require.NoError(b, os.WriteFile(r.dir.Path(vnetfile.Name(c.ID)), vnetfile.Encode(e), 0o600))
 	}
 	require.NoError(b, r.Close())
 	for b.Loop() {
@@ -334,22 +335,6 @@ func BenchmarkLoad(b *testing.B) {
 		require.Equal(b, 10_000, r.Len())
 		require.NoError(b, r.Close())
 	}
-}
-
-func FuzzDecode(f *testing.F) {
-	f.Add(encode(entry{config: simple(f, "97"), number: 7}))
-	f.Add([]byte("(vnet (id 97) (x 'y'))"))
-	f.Add([]byte("# xend vnet, format 1; number 1, created 2026-11-22T00:00:00Z\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := decode(b)
-		if err != nil {
-			return
-		}
-		again, err := decode(encode(e))
-		require.NoError(t, err)
-		require.True(t, again.config.Form.Equal(e.config.Form))
-		require.Equal(t, e.number, again.number)
-	})
 }
 
 // TestStateDirectory is mended if others may write to it, and what they put there is no vnet.
