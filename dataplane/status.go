@@ -42,8 +42,6 @@ type Status struct {
 	Tables Tables
 	// Keys are the vnets with security, sorted by id.
 	Keys []esp.Status
-	// FastPath says what the kernel carries past user space.
-	FastPath FastPathState
 	// Drops has one element per reason, in a fixed order.
 	Drops []Drop
 	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
@@ -70,8 +68,6 @@ type Counters struct {
 	Unknown []Unknown
 	// Vnets are those that are carried, in order of their ids.
 	Vnets []VnetCounters
-	// FastPath says what the kernel carries past user space.
-	FastPath FastPathState
 	// Tables are the settings and sizes of the VARP cache and the vif table.
 	Tables Tables
 }
@@ -81,8 +77,6 @@ type VnetCounters struct {
 	ID vnet.ID
 	// Tx is from the vnif to the underlay, Rx the reverse.
 	Tx, Rx Traffic
-	// KernelTx and KernelRx are what of it the kernel carried past user space; its Frames are as many as its Packets.
-	KernelTx, KernelRx Traffic
 }
 
 // Filter says which MACs are asked for; the zero Filter: all.
@@ -118,8 +112,6 @@ type Vnet struct {
 	MAC net.HardwareAddr
 	// Tx is from the vnif to the underlay, Rx the reverse.
 	Tx, Rx Traffic
-	// KernelTx and KernelRx are what of it the kernel carried past user space.
-	KernelTx, KernelRx Traffic
 }
 
 // Vif is a MAC that lives on this host.
@@ -249,15 +241,11 @@ func (e *Engine) Counters() Counters {
 	}
 	for id, n := range v.vnets {
 		x := VnetCounters{ID: id}
-		x.KernelTx, x.KernelRx = e.mirror.traffic(id)
 		x.Tx, x.Rx = n.traffic()
-		x.Tx.add(x.KernelTx)
-		x.Rx.add(x.KernelRx)
 		c.Vnets = append(c.Vnets, x)
 	}
 	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
 	c.Strangers, c.Unknown = e.strangers(v.workers), unknown(v.workers)
-	c.FastPath = e.kernel.state(v.config.FastPath)
 	return c
 }
 
@@ -282,7 +270,6 @@ func (e *Engine) Status() Status {
 		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
 	}
 	s.Keys = e.keyStatus()
-	s.FastPath = counters.FastPath
 	s.Hosts = e.hostsLocked(behind, now)
 	s.Paths = e.pathsLocked(s.Hosts)
 	return s
@@ -298,6 +285,19 @@ func (e *Engine) Vifs(f Filter) []Vif {
 	}
 	return out
 }
+
+// MACs counts the MACs by vnet, without making a list of them. It takes no lock.
+func (e *Engine) MACs() map[vnet.ID]MACs {
+	counts := e.table.Count()
+	out := make(map[vnet.ID]MACs, len(counts))
+	for id, c := range counts {
+		out[id] = MACs{Here: c.Local, Elsewhere: c.Remote}
+	}
+	return out
+}
+
+// MACs is how many MACs of a vnet are on this host, and how many behind others.
+type MACs struct{ Here, Elsewhere int }
 
 // Entries returns the VARP cache, sorted by vnet and MAC.
 func (e *Engine) Entries(f Filter) []Entry {
@@ -321,18 +321,6 @@ func (e *Engine) Entries(f Filter) []Entry {
 		return cmp.Or(a.Vnet.Compare(b.Vnet), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 	return out
-}
-
-func (t *Traffic) add(o Traffic) {
-	t.Packets += o.Packets
-	t.Frames += o.Frames
-	t.Bytes += o.Bytes
-}
-
-// traffic is what the kernel carried of a vnet past the workers.
-func (m *mirror) traffic(id vnet.ID) (tx, rx Traffic) {
-	c := m.carriedOf(id)
-	return Traffic{Packets: c.TxFrames, Frames: c.TxFrames, Bytes: c.TxBytes}, Traffic{Packets: c.RxFrames, Frames: c.RxFrames, Bytes: c.RxBytes}
 }
 
 // traffic sums what the workers counted.
@@ -361,10 +349,7 @@ func (e *Engine) vnetsLocked() []Vnet {
 		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
 		}
-		v.KernelTx, v.KernelRx = e.mirror.traffic(v.ID)
 		v.Tx, v.Rx = n.traffic()
-		v.Tx.add(v.KernelTx)
-		v.Rx.add(v.KernelRx)
 		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })
@@ -439,11 +424,6 @@ func (e *Engine) hostsLocked(macs map[netip.Addr]int, now int64) []Host {
 	v := e.view.Load()
 	add := func(i hosts.Info) {
 		h := Host{Info: i, Encapsulation: EtherIPInUDP, MACs: macs[i.Addr]}
-		kernel := e.mirror.carriedWith(i.Addr)
-		h.TxPackets += kernel.TxFrames
-		h.TxBytes += onWire(kernel.TxFrames, kernel.TxBytes)
-		h.RxPackets += kernel.RxFrames
-		h.RxBytes += onWire(kernel.RxFrames, kernel.RxBytes)
 		if way, ok := v.encap(openVnet, i.Addr); ok && way.form == etherIP {
 			h.Encapsulation = EtherIP
 		}

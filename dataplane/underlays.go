@@ -176,7 +176,6 @@ func (e *Engine) adoptLocked(o *outlook, tunings []tuning) (retired []*underlay.
 		e.publishLocked()
 		e.renumberLocked()
 	}
-	e.mirror.lookAtNetwork()
 	return retired
 }
 

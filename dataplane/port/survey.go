@@ -97,6 +97,17 @@ func (s *Survey) Link(name string) (hostnet.Link, bool) {
 	return l, ok
 }
 
+// ByMaster lists the devices that are on something, by the index of what they are on.
+func (s *Survey) ByMaster() map[int][]hostnet.Link {
+	out := map[int][]hostnet.Link{}
+	for _, l := range s.links {
+		if l.Master != 0 {
+			out[l.Master] = append(out[l.Master], l)
+		}
+	}
+	return out
+}
+
 // Owner tells which vnet a device was made for; ok is false for a device that xend did not make. Of one that was
 // not finished and whose name has only a hash of the id, the id is zero.
 func Owner(l hostnet.Link) (id vnet.ID, ok bool) {

@@ -149,6 +149,38 @@ func (t *Table) Behind() map[netip.Addr]int {
 	return out
 }
 
+// Count counts the entries by vnet: those on this host, and those behind others. It takes no lock and makes no list.
+func (t *Table) Count() map[vnet.ID]Count {
+	out := map[vnet.ID]Count{}
+	s := *t.slots.Load()
+	var last vnet.ID
+	var c Count
+	for i := range s {
+		e := s[i].Load()
+		if e == nil || e.place == nowhere {
+			continue
+		}
+		if id := e.key.Vnet; id != last {
+			if c != (Count{}) {
+				out[last] = c
+			}
+			last, c = id, out[id]
+		}
+		if e.place == local {
+			c.Local++
+		} else {
+			c.Remote++
+		}
+	}
+	if c != (Count{}) {
+		out[last] = c
+	}
+	return out
+}
+
+// Count is how many MACs of a vnet are on this host, and how many behind others.
+type Count struct{ Local, Remote int }
+
 // Vifs returns the vif table, sorted by vnet and MAC.
 func (t *Table) Vifs(now int64) []Entry {
 	return t.list(now, func(e *entry) bool { return e.place == local })

@@ -25,6 +25,7 @@ type Vnet struct {
 	VnetFiles VnetFiles `toml:"vnet"`
 	Dataplane Dataplane `toml:"dataplane"`
 	Security  Security  `toml:"security"`
+	Status    Status    `toml:"status"`
 }
 
 // Paths is the table [paths]: absolute file names.
@@ -92,7 +93,6 @@ type Dataplane struct {
 	GroupFwdMask    int64    `toml:"group_fwd_mask"`
 	MTUMode         string   `toml:"mtu_mode"`
 	ClampMSS        bool     `toml:"clamp_mss"`
-	FastPath        string   `toml:"fastpath"`
 	Encapsulation   string   `toml:"encapsulation"`
 	EtherIP         string   `toml:"etherip"`
 	Peers           []string `toml:"peers"`
@@ -113,6 +113,16 @@ type Security struct {
 	Port          int64  `toml:"port"`
 	Encapsulation string `toml:"encapsulation"`
 	NAT           bool   `toml:"nat"`
+}
+
+// Status is the table [status]: the page, the metrics and the health checks on a TCP port of their own.
+type Status struct {
+	Listen    string `toml:"listen"`
+	TokenFile string `toml:"token_file"`
+	TLSCert   string `toml:"tls_cert"`
+	TLSKey    string `toml:"tls_key"`
+	ClientCA  string `toml:"client_ca"`
+	ReadOnly  bool   `toml:"read_only"`
 }
 
 // Duration is written as "90s" or "5m".

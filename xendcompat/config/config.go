@@ -68,6 +68,9 @@ type Config struct {
 
 	Limits Limits
 
+	// Status is the listener of the status page, the metrics and the health checks.
+	Status Status
+
 	// KeyDir is the folder of the keys of vnets with security.
 	KeyDir string
 
@@ -92,6 +95,23 @@ type Config struct {
 type Limits struct {
 	Connections int // open connections per listener
 	BodyBytes   int // of a request
+}
+
+// Status says where the page, the metrics and the health checks are served on TCP, and to whom. Files are named by their
+// absolute paths, "" for none.
+type Status struct {
+	// Listen is host:port, "" to listen nowhere. Address and Port are its parts; an empty Address is everywhere.
+	Listen  string
+	Address string
+	Port    int
+	// TokenFile holds the tokens that let somebody in.
+	TokenFile string
+	// TLSCert and TLSKey are the server's own.
+	TLSCert, TLSKey string
+	// ClientCA holds the authorities whose certificates let somebody in.
+	ClientCA string
+	// ReadOnly lets nobody change anything.
+	ReadOnly bool
 }
 
 // What runs domains.

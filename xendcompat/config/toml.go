@@ -67,7 +67,6 @@ func (c *Config) fileOf() conffile.Vnet {
 			GroupFwdMask:    int64(c.ForwardMask),
 			MTUMode:         string(d.MTUMode),
 			ClampMSS:        d.ClampMSS,
-			FastPath:        string(d.FastPath),
 			Encapsulation:   string(d.Encapsulation),
 			EtherIP:         string(d.EtherIPHosts),
 			Peers:           hostsOf(d.Peers),
@@ -86,6 +85,14 @@ func (c *Config) fileOf() conffile.Vnet {
 			Port:          int64(d.Security.Port),
 			Encapsulation: string(d.Security.Encapsulation),
 			NAT:           d.Security.NAT,
+		},
+		Status: conffile.Status{
+			Listen:    c.Status.Listen,
+			TokenFile: c.Status.TokenFile,
+			TLSCert:   c.Status.TLSCert,
+			TLSKey:    c.Status.TLSKey,
+			ClientCA:  c.Status.ClientCA,
+			ReadOnly:  c.Status.ReadOnly,
 		},
 	}
 }
@@ -133,6 +140,7 @@ func (c *Config) parseVnet(b []byte, p paths.Paths) error {
 	v.domain(f.Domain)
 	v.c.VnetsOnDemand = f.VnetFiles.OnDemand
 	v.c.KeyDir = v.path("[security] key_dir", f.Security.KeyDir)
+	v.status(f.Status)
 	v.dataplane(f.Dataplane, f.Security)
 	return errors.Join(v.errs...)
 }
@@ -231,7 +239,6 @@ func (v *validator) dataplane(t conffile.Dataplane, s conffile.Security) {
 		TTL:             v.number("[dataplane] ttl", t.TTL, 1, 255),
 		MTUMode:         dataplane.MTUMode(t.MTUMode),
 		ClampMSS:        t.ClampMSS,
-		FastPath:        dataplane.FastPath(t.FastPath),
 		Encapsulation:   dataplane.Encapsulation(t.Encapsulation),
 		EtherIPHosts:    dataplane.EtherIPHosts(t.EtherIP),
 		Peers:           v.hosts("[dataplane] peers", t.Peers),

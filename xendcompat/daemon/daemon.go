@@ -29,6 +29,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/keys"
 	"github.com/xenvnet/xend/xendcompat/registry"
 	"github.com/xenvnet/xend/xendcompat/service"
+	"github.com/xenvnet/xend/xendcompat/status"
 )
 
 // stopTimeout is how long the tasks may take to end.
@@ -62,6 +63,8 @@ type Daemon struct {
 	svc      *service.Service
 	firewall *firewallWatch
 	registry *registry.Registry
+	status   *status.Status
+	access   *status.Access // to the status page's own listener; nil without one
 	closers  []func()
 	keyDir   atomic.Pointer[string] // of vnets with security; a reload changes it
 }
@@ -197,6 +200,14 @@ func (d *Daemon) build() error {
 	}
 	d.svc = service.New(o)
 	bridges.Service = d.svc
+	d.status = status.New(d.svc, status.Options{StateDir: d.cfg.StateDir, Log: d.log})
+	if c := d.cfg.Status; c.Listen != "" {
+		if d.access, err = status.OpenAccess(status.Files{
+			Token: c.TokenFile, Certificate: c.TLSCert, Key: c.TLSKey, ClientCA: c.ClientCA, ReadOnly: c.ReadOnly,
+		}); err != nil {
+			return err
+		}
+	}
 	d.firewall = &firewallWatch{
 		bridges: d.svc.Bridges, do: host.Do, accept: d.cfg.AcceptBridges, off: d.cfg.BridgeNetfilterOff,
 		proc: "/proc", log: d.log, ready: make(chan struct{}),
@@ -287,7 +298,7 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 			if err := d.ready(); err != nil {
 				cancel(err)
 			}
-		}, carriers, []task{d.svc}, []task{d.domains}, append(fronts, signals, d.firewall))
+		}, carriers, []task{d.svc}, []task{d.domains, d.status}, append(fronts, signals, d.firewall))
 	}()
 	select {
 	case err = <-done:

@@ -10,6 +10,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/control"
 	"github.com/xenvnet/xend/xendcompat/httpsxp"
 	"github.com/xenvnet/xend/xendcompat/httpx"
+	"github.com/xenvnet/xend/xendcompat/status"
 	"github.com/xenvnet/xend/xendcompat/xmlrpc"
 )
 
@@ -90,8 +91,10 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		MaxBody:  int64(cfg.Limits.BodyBytes),
 		MaxConns: cfg.Limits.Connections,
 	}
-	http, rpc := httpsxp.New(d.svc, o), xmlrpc.New(d.svc, o)
-	ctl := control.New(d.svc, control.Options{Log: d.log})
+	http, rpc := httpsxp.New(d.status.Measure(d.svc, "http"), o), xmlrpc.New(d.status.Measure(d.svc, "xmlrpc"), o)
+	ctl := control.New(d.status.Measure(d.svc, "control"), control.Options{Log: d.log})
+	// Root's own socket has the status page and the metrics, too.
+	local := httpx.NewServer("http", d.status.Handler(status.Everybody(), http), o)
 	relocation := d.relocation()
 	everywhere := func(address string, port int) func() (*socket, error) {
 		return func() (*socket, error) {
@@ -116,7 +119,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		server server
 		bind   func() (*socket, error)
 	}{
-		{cfg.UnixServer, http, unix(cfg.UnixPath)},
+		{cfg.UnixServer, local, unix(cfg.UnixPath)},
 		{cfg.HTTPServer, http, tcp(cfg.HTTPAddress, cfg.HTTPPort)},
 		{cfg.XMLRPCUnixServer, rpc, unix(cfg.XMLRPCPath)},
 		{cfg.XMLRPCServer, rpc, tcp(cfg.XMLRPCAddress, cfg.XMLRPCPort)},
@@ -124,6 +127,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		{relocation != nil, relocation, everywhere(cfg.RelocationAddress, cfg.RelocationPort)},
 		{d.domains.Toolstack() != "", console.New(d.domains, d.log), unix(d.o.Paths.ConsoleSocket())},
 		{cfg.LegacyControlSocket != "", ctl, unix(cfg.LegacyControlSocket)},
+		{d.access != nil, d.statusServer(http, o), everywhere(cfg.Status.Address, cfg.Status.Port)},
 	} {
 		if !f.on {
 			continue

@@ -22,6 +22,11 @@ func (d *Daemon) reload(ctx context.Context) {
 	for _, name := range d.cfg.NeedRestart(cfg) {
 		d.log.Warn("a change of the configuration needs a restart of xend", "of", name)
 	}
+	if d.access != nil {
+		if err := d.access.Reload(); err != nil {
+			d.log.Error("the tokens and certificates of the status page can't be read again; the old ones stay", "error", err)
+		}
+	}
 	err = d.svc.Reconfigure(ctx, settings(cfg, d.engine != nil), func() error {
 		if d.engine == nil {
 			return nil

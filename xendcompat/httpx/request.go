@@ -3,6 +3,8 @@ package httpx
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +34,8 @@ type Request struct {
 	Body   []byte
 	// Client is who asks.
 	Client accept.Client
+	// Certificate is the subject of the client's certificate, which was checked, over TLS; "" if there is none.
+	Certificate string
 
 	keepAlive bool
 }
@@ -56,7 +60,7 @@ func (s *Server) read(c *accept.Conn, br *bufio.Reader) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Client = c.Client
+	r.Client, r.Certificate = c.Client, certificate(c)
 	f, err := r.framing()
 	if err != nil {
 		return nil, err
@@ -71,6 +75,19 @@ func (s *Server) read(c *accept.Conn, br *bufio.Reader) (*Request, error) {
 	}
 	r.Body, err = readBody(br, f, s.o.MaxBody)
 	return r, err
+}
+
+// certificate returns the subject of the certificate that the client has proved to have.
+func certificate(c *accept.Conn) string {
+	t, ok := c.Conn.(*tls.Conn)
+	if !ok {
+		return ""
+	}
+	chains := t.ConnectionState().VerifiedChains
+	if len(chains) == 0 {
+		return ""
+	}
+	return cmp.Or(chains[0][0].Subject.String(), "(no subject)")
 }
 
 // skipBlank skips empty lines before a request line (RFC 9112, 2.2): some clients send one after a body.

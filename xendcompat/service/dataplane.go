@@ -28,6 +28,8 @@ type Dataplane interface {
 	// Vifs are the MACs that live on this host, and Entries those behind others.
 	Vifs(f dataplane.Filter) []dataplane.Vif
 	Entries(f dataplane.Filter) []dataplane.Entry
+	// MACs says how many there are of either, by vnet.
+	MACs() map[vnet.ID]dataplane.MACs
 	// Counters are what is counted.
 	Counters() dataplane.Counters
 	// AddPeer makes addr a peer until the daemon ends; port 0 means the protocol's.

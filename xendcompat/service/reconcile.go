@@ -50,6 +50,11 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
+// Reconciled counts how often devices of a vnet were missing and were made good, and how often they could not be.
+func (s *Service) Reconciled() (restored, failed uint64) {
+	return s.restored.Load(), s.unrestored.Load()
+}
+
 // reconciler is the state of one Run.
 type reconciler struct {
 	*Service
@@ -79,6 +84,7 @@ func (r *reconciler) start(ctx context.Context) error {
 			return nil //nolint:nilerr // the daemon is stopped already
 		}
 		if err := r.bringUp(v.Config); err != nil {
+			r.unrestored.Add(1)
 			r.log.Error("a vnet can't be brought up; it will be tried again", "vnet", v.IDText, "error", explain(v, err))
 			r.lookAt(time.Now().Add(r.pause(v.ID, time.Now())))
 		}
@@ -219,10 +225,12 @@ func (r *reconciler) restore(ctx context.Context) {
 		err := r.bringUp(v.Config)
 		delay := r.pause(v.ID, now)
 		if err != nil {
+			r.unrestored.Add(1)
 			r.lookAt(now.Add(delay))
 			r.log.Error("a vnet can't be restored; it will be tried again", "vnet", v.IDText, "because", missing, "in", delay, "error", explain(v, err))
 			continue
 		}
+		r.restored.Add(1)
 		r.log.Warn("vnet restored", "vnet", v.IDText, "because", missing)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/xenvnet/xend/internal/firewall"
 	"github.com/xenvnet/xend/sxp"
@@ -52,6 +53,8 @@ type Service struct {
 	// changing is held while vnets are created, deleted or restored: one change at a time. It is a
 	// channel so that a caller who has gone does not wait for it.
 	changing chan struct{}
+
+	restored, unrestored atomic.Uint64 // vnets that the reconciler brought up, and could not
 
 	settings Settings // guarded by changing
 	// mu is for others, which is written only with changing held.

@@ -16,11 +16,25 @@ const (
 	lineUnits = 16.0
 )
 
+// style is how a picture looks that stands alone.
+const style = `
+.box{fill:#fff;stroke:#345;stroke-width:1.5}.self{fill:#eef4ff}.stale{stroke-dasharray:6 3}.gone{stroke-dasharray:1 4;opacity:.7}
+.link{stroke:#357;fill:none;stroke-linecap:round}.group{stroke-dasharray:1 7}.none{stroke:#999;stroke-dasharray:1 9;stroke-width:1}
+text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{font-size:11px}.dot{fill:#4a8}.halo{stroke:#fff;stroke-width:4;paint-order:stroke}
+@media (prefers-color-scheme:dark){.box{fill:#1c232b;stroke:#9bd}.self{fill:#16263a}.link{stroke:#7ac}text{fill:#dde}.down{fill:#f88}.halo{stroke:#111}}
+`
+
 // SVG draws a topology: the first host in the middle where there are more than two, the others around it; links as thick
 // as what went over them, solid for unicast, dotted for the group alone, with a lock where a vnet is secured; vnets and
 // their domains in the hosts' boxes. It stands alone, needs nothing from elsewhere, follows the reader's dark mode, and
 // tells the same in words to screen readers. href, if not nil, says what a host's box leads to; "" nothing.
-func (t Topology) SVG(href func(Host) string) string {
+func (t Topology) SVG(href func(Host) string) string { return t.draw(href, style) }
+
+// Inline is SVG without a style of its own, for a page that has rules for the classes: box, self, stale, gone, link, group,
+// none, name, down, note, halo and dot.
+func (t Topology) Inline(href func(Host) string) string { return t.draw(href, "") }
+
+func (t Topology) draw(href func(Host) string, style string) string {
 	hosts := t.Hosts[:min(len(t.Hosts), maxDrawn)]
 	heights := make([]float64, len(hosts))
 	tallest := 0.0
@@ -32,13 +46,9 @@ func (t Topology) SVG(href func(Host) string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="img" aria-labelledby="topology-title topology-desc" font-family="system-ui, sans-serif" font-size="12">`+"\n", width, height+lineUnits)
 	fmt.Fprintf(&b, "<title id=\"topology-title\">Vnets of %s</title>\n<desc id=\"topology-desc\">%s</desc>\n", escape(t.first()), escape(t.Text()))
-	b.WriteString(`<style>
-.box{fill:#fff;stroke:#345;stroke-width:1.5}.self{fill:#eef4ff}.stale{stroke-dasharray:6 3}.gone{stroke-dasharray:1 4;opacity:.7}
-.link{stroke:#357;fill:none;stroke-linecap:round}.group{stroke-dasharray:1 7}.none{stroke:#999;stroke-dasharray:1 9;stroke-width:1}
-text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{font-size:11px}.halo{stroke:#fff;stroke-width:4;paint-order:stroke}
-@media (prefers-color-scheme:dark){.box{fill:#1c232b;stroke:#9bd}.self{fill:#16263a}.link{stroke:#7ac}text{fill:#dde}.down{fill:#f88}.halo{stroke:#111}}
-</style>
-`)
+	if style != "" {
+		b.WriteString("<style>" + style + "</style>\n")
+	}
 	edges := t.edges()
 	for _, e := range edges {
 		if e.a < len(hosts) && e.b < len(hosts) {
@@ -76,7 +86,7 @@ text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{fon
 		for j, l := range h.svgLines() {
 			at := top + lineUnits*(float64(j)+1.2)
 			if l.dot {
-				fmt.Fprintf(&b, `<circle cx="%.0f" cy="%.0f" r="4" fill="#4a8"/>`, left+24, at-4)
+				fmt.Fprintf(&b, `<circle cx="%.0f" cy="%.0f" r="4" class="dot"/>`, left+24, at-4)
 			}
 			fmt.Fprintf(&b, `<text class="%s" x="%.0f" y="%.0f">%s</text>`+"\n", l.class, left+l.indent, at, escape(cut(l.text, 28)))
 		}

@@ -113,6 +113,19 @@ func (e *Engine) Vifs(f dataplane.Filter) []dataplane.Vif {
 // Entries are none.
 func (*Engine) Entries(dataplane.Filter) []dataplane.Entry { return nil }
 
+// MACs counts the vifs.
+func (e *Engine) MACs() map[vnet.ID]dataplane.MACs {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := map[vnet.ID]dataplane.MACs{}
+	for _, v := range e.vifs {
+		c := out[v.Vnet]
+		c.Here++
+		out[v.Vnet] = c
+	}
+	return out
+}
+
 // Counters are zero, with the settings of the tables.
 func (e *Engine) Counters() dataplane.Counters { return dataplane.Counters{Tables: e.Status().Tables} }
 

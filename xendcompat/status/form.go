@@ -1,0 +1,111 @@
+package status
+
+import (
+	"context"
+	"crypto/hmac"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/httpx"
+	"github.com/xenvnet/xend/xendcompat/service"
+)
+
+// vnetForm is what the fields of the form hold, and what they make.
+type vnetForm struct {
+	ID, Bridge, Vnetif, Security string
+	// SXP is the configuration that they make; "" before anything was filled in. Problem is why it is none.
+	SXP, Problem string
+}
+
+// newVnetForm reads the fields.
+func newVnetForm(v url.Values) vnetForm {
+	field := func(name string) string { return strings.TrimSpace(v.Get(name)) }
+	f := vnetForm{ID: field("id"), Bridge: field("bridge"), Vnetif: field("vnetif"), Security: field("security")}
+	f.SXP = f.value().String()
+	if _, err := f.config(); err != nil {
+		f.Problem = err.Error()
+	}
+	return f
+}
+
+// value is the (vnet …) form that the fields make; what is empty is left to its default.
+func (f vnetForm) value() sxp.Value {
+	items := []sxp.Value{sxp.Atom("vnet")}
+	for _, x := range []struct{ name, value string }{
+		{"id", f.ID}, {"bridge", f.Bridge}, {"vnetif", f.Vnetif}, {"security", f.Security},
+	} {
+		if x.value != "" {
+			items = append(items, sxp.Pair(x.name, x.value))
+		}
+	}
+	return sxp.List(items...)
+}
+
+func (f vnetForm) config() (vnet.Config, error) {
+	// As if it came in a file: what the person is shown is what is done.
+	return vnet.ParseConfig([]byte(f.SXP))
+}
+
+// form answers for /xend/form: a GET shows what the fields make, a POST does it.
+func (h *handler) form(ctx context.Context, r *httpx.Request, who string) *httpx.Reply {
+	fields := parseForm(r)
+	if reads(r) {
+		f := newVnetForm(fields)
+		if f.Problem != "" {
+			return httpx.Text(http.StatusBadRequest, "Bad request", f.SXP+"\n"+f.Problem)
+		}
+		return httpx.OK(httpx.Plain, []byte(f.SXP))
+	}
+	if !hmac.Equal([]byte(fields.Get("seal")), []byte(h.access.seal("form", who))) {
+		return failure(http.StatusForbidden, "Not done",
+			"The form is not of this page, or xend was restarted since: nothing was changed. Go back, load the page again, and send the form once more.")
+	}
+	switch fields.Get("op") {
+	case "show":
+		f := newVnetForm(fields)
+		return h.frontWith(ctx, r, who, http.StatusOK, f, "")
+	case "create":
+		return h.create(ctx, r, who, newVnetForm(fields))
+	case "delete":
+		return h.delete(ctx, r, who, fields.Get("id"))
+	}
+	return failure(http.StatusBadRequest, "Not done", "The form asks for an operation that there is not.")
+}
+
+func (h *handler) create(ctx context.Context, r *httpx.Request, who string, f vnetForm) *httpx.Reply {
+	c, err := f.config()
+	if err == nil {
+		err = h.ops.CreateVnet(ctx, c)
+	}
+	if err != nil {
+		f.Problem = err.Error()
+		return h.frontWith(ctx, r, who, http.StatusConflict, f, "The vnet was not created: "+err.Error())
+	}
+	h.forget()
+	return seeOther("/xend/vnet/" + url.PathEscape(c.IDText))
+}
+
+func (h *handler) delete(ctx context.Context, r *httpx.Request, who, id string) *httpx.Reply {
+	c, err := h.ops.FindDeletable(id)
+	if err == nil {
+		err = h.ops.DeleteVnet(ctx, c.ID)
+	}
+	switch {
+	case service.KindOf(err) == service.NotFound:
+		return failure(http.StatusNotFound, "No such vnet", err.Error())
+	case err != nil:
+		return h.vnetPage(ctx, r, who, id, "The vnet was not deleted: "+err.Error())
+	}
+	h.forget()
+	return seeOther("/xend/")
+}
+
+// forget has the next page look anew: who changed something wants to see it.
+func (s *Status) forget() {
+	s.seen.forget()
+	s.health.forget()
+	s.picture.forget()
+}

@@ -1,0 +1,199 @@
+package status_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/hosts"
+	"github.com/xenvnet/xend/xendcompat/httpx"
+	"github.com/xenvnet/xend/xendcompat/status"
+	"github.com/xenvnet/xend/xendcompat/status/statustest"
+)
+
+// newStatus is the status of a scene after ten minutes.
+func newStatus(t testing.TB, scene *statustest.Scene) *status.Status {
+	t.Helper()
+	s := status.New(scene, status.Options{StateDir: "/", Log: slog.New(slog.DiscardHandler), Now: scene.Now, Host: "xen-a"})
+	for range 60 {
+		scene.Pass(10 * time.Second)
+		s.Sample()
+	}
+	return s
+}
+
+// scrape asks for the metrics; accept may be empty.
+func scrape(s *status.Status, accept string) *httpx.Reply {
+	r := &httpx.Request{Method: http.MethodGet, Path: []string{"metrics"}, Header: http.Header{}}
+	if accept != "" {
+		r.Header.Set("Accept", accept)
+	}
+	return s.Handler(status.Everybody(), nil).Handle(context.Background(), r)
+}
+
+// text scrapes in the text format.
+func text(t testing.TB, s *status.Status) string {
+	t.Helper()
+	r := scrape(s, "")
+	require.Equal(t, http.StatusOK, r.Status)
+	return string(r.Body)
+}
+
+// TestMetricsText checks what is told of a host that is known.
+func TestMetricsText(t *testing.T) {
+	s := newStatus(t, statustest.Ill())
+	got := text(t, s)
+	for _, line := range []string{
+		`xend_vnet_up{vnet="97"} 1`,
+		`xend_vnet_up{vnet="1a0"} 0`,
+		`xend_vnet_info{bridge="vnet98",security="conf",vnet="98",vnetif="vnif98"} 1`,
+		`xend_macs{vnet="97",where="here"} 3`,
+		`xend_macs{vnet="97",where="elsewhere"} 6`,
+		`xend_underlay_up{device="eth0",family="ipv4",reason="the route to the group"} 1`,
+		`xend_group_silent{family="ipv4",group="224.10.0.1"} 1`,
+		`xend_group_silent_seconds{family="ipv4",group="224.10.0.1"} 660`,
+		`xend_hosts 3`, `xend_hosts_heard 2`,
+		`xend_host_last_heard_seconds{host="192.0.2.2",way="unicast"} 3`,
+		`xend_sender_epoch{vnet="98"} 3`,
+		`xend_esp_refused_total{reason="esp_replay",vnet="98"} 4`,
+		`xend_troubles{severity="broken"} 1`, `xend_troubles{severity="degraded"} 3`,
+		`xend_reconcile_total{result="restored"} 2`, `xend_reconcile_total{result="failed"} 1`,
+		`xend_vnets{lifetime="persistent"} 3`,
+	} {
+		require.Contains(t, got, "\n"+line+"\n")
+	}
+	require.Regexp(t, `\nxend_vnet_bytes_total\{direction="out",path="user",vnet="97"\} [1-9]`, got)
+	require.Regexp(t, `\nxend_drops_total\{reason="flapping"\} [45][0-9]{3}\n`, got)
+	require.NotContains(t, got, `host="192.0.2.9",way="unicast"`, "never heard so")
+}
+
+// TestConventions: names and help texts are as Prometheus wants them, by its own library and by promtool.
+func TestConventions(t *testing.T) {
+	s := newStatus(t, statustest.Well())
+	got := text(t, s)
+	problems, err := promlint.New(strings.NewReader(got)).Lint()
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	promtool(t, strings.NewReader(got), "check", "metrics")
+}
+
+// promtool runs Debian's.
+func promtool(t *testing.T, stdin *strings.Reader, args ...string) string {
+	t.Helper()
+	path, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not installed (Debian's package prometheus)")
+	}
+	cmd := exec.Command(path, args...)
+	if stdin != nil {
+		cmd.Stdin = stdin
+	}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "promtool %s\n%s", strings.Join(args, " "), out)
+	return string(out)
+}
+
+// TestFormats: whoever asks for protocol buffers gets them, everybody else text.
+func TestFormats(t *testing.T) {
+	s := newStatus(t, statustest.Well())
+	for accept, want := range map[string]string{
+		"": "text/plain; version=0.0.4", "text/html": "text/plain; version=0.0.4",
+		"application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5":                  "text/plain; version=0.0.4",
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited": "application/vnd.google.protobuf",
+	} {
+		r := scrape(s, accept)
+		require.Equal(t, http.StatusOK, r.Status)
+		require.True(t, strings.HasPrefix(r.Type, want), r.Type)
+		require.NotEmpty(t, r.Body)
+	}
+}
+
+// TestHostileLabels: a name that is no text spoils no other metric.
+func TestHostileLabels(t *testing.T) {
+	scene := statustest.Well()
+	s := newStatus(t, scene)
+	scene.State.Vnets[0].Bridge = "br\xff\"\n"
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text(t, s)))
+	require.NoError(t, err)
+	require.Len(t, families["xend_vnet_info"].GetMetric(), 3)
+}
+
+// TestCardinality: anybody on the segment can invent hosts, and makes no more series than are bearable.
+func TestCardinality(t *testing.T) {
+	scene := statustest.Well()
+	s := newStatus(t, scene)
+	for i := range 4096 {
+		scene.State.Hosts = append(scene.State.Hosts, dataplane.Host{Info: hosts.Info{
+			Addr: netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), Group: time.Second, Unicast: -1, RxBytes: 1e12,
+		}})
+	}
+	got := text(t, s)
+	require.Equal(t, status.MaxHosts, strings.Count(got, "\nxend_host_macs{"))
+	require.Contains(t, got, `xend_host_macs{host="192.0.2.3"} 11`, "one that the configuration names")
+	require.Contains(t, got, `xend_host_macs{host="192.0.2.2"} 5`, "one behind which MACs are")
+	require.Contains(t, got, "\nxend_hosts 4099\n")
+}
+
+// TestManual holds docs/monitoring.md to the metrics.
+func TestManual(t *testing.T) {
+	b, err := os.ReadFile("../../docs/monitoring.md")
+	require.NoError(t, err)
+	var want, got []string
+	for _, m := range status.Metrics {
+		want = append(want, fmt.Sprintf("| `%s` | %s | %s | %s |", m.Name, m.Type, m.Labels, m.Help))
+	}
+	got = append(got, regexp.MustCompile("(?m)^\\| `xend_[a-z_]+` \\|.*$").FindAllString(string(b), -1)...)
+	require.Equal(t, want, got)
+	// And the dashboard and the rules ask for no others.
+	names := map[string]bool{}
+	for _, m := range status.Metrics {
+		names[m.Name] = true
+		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+			names[m.Name+suffix] = m.Type == "histogram"
+		}
+	}
+	for _, file := range []string{rulesFile, dashboardFile} {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		used := regexp.MustCompile(`xend_[a-z_]+`).FindAllString(string(b), -1)
+		require.NotEmpty(t, used)
+		for _, name := range used {
+			require.True(t, names[name], "%s asks for %s", file, name)
+		}
+	}
+}
+
+const (
+	rulesFile     = "../../packaging/prometheus/xend.rules.yml"
+	dashboardFile = "../../packaging/grafana/xend.json"
+)
+
+// TestScrapeIsCheap bounds what a scrape of 1,000 vnets and 100,000 MACs allocates: neither MACs nor hosts are listed for it.
+func TestScrapeIsCheap(t *testing.T) {
+	s := newStatus(t, statustest.Large(1000, 100_000))
+	allocs := testing.AllocsPerRun(3, func() { scrape(s, "") })
+	require.Less(t, allocs, 16*15_000.0, "for each of 15,000 series")
+}
+
+// BenchmarkScrape scrapes a host with 1,000 vnets and 100,000 MACs.
+func BenchmarkScrape(b *testing.B) {
+	s := newStatus(b, statustest.Large(1000, 100_000))
+	for b.Loop() {
+		scrape(s, "")
+	}
+}
