@@ -38,6 +38,9 @@ test: need-root build ## run all tests, installing what they need
 	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish
 	$(GO) test $(TESTFLAGS) ./...
 
+test-user: need-go ## run the tests of data plane and service without root; says what is skipped, and why
+	@scripts/test-user
+
 # Programs end at once, without waiting a second for races at their end: tests run many.
 race: need-root need-go ## run the tests of the concurrent packages under the race detector
 	@scripts/need gcc:gcc ip:iproute2

@@ -108,7 +108,7 @@ func TestPortByHand(t *testing.T) {
 
 	_, err = a.Host.Run(soon(t), "ip", "link", "set", "tap7.0", "nomaster")
 	require.NoError(t, err)
-	eventually(t, "MAC withdrawn", func() bool { return !hasVif(a, domainMAC(7)) })
+	eventually(t, "MAC withdrawn", func() bool { return !hasVif(a.Engine, domainMAC(7)) })
 
 	// What vif scripts do.
 	require.ErrorIs(t, a.RemoveVif(id, domainMAC(8)), ErrUnknownVif)

@@ -92,12 +92,7 @@ func (e *Engine) cold(ctx context.Context, watch <-chan hostnet.Event) error {
 			e.refresh()
 			pause = 10 * time.Since(start) // a look at many routes takes time
 		case n := <-e.notices:
-			e.mu.Lock()
-			e.noticeLocked(n)
-			e.mu.Unlock()
-			if n.kind == noticeMoved && !n.addr.IsValid() {
-				e.notBehindVnif(n.network, n.mac)
-			}
+			e.act(n)
 		case <-e.securityKick:
 			security.Reset(0)
 		case <-security.C:
@@ -204,7 +199,17 @@ func (m *moveLog) tell(now int64, log *slog.Logger) bool {
 	return true
 }
 
-// noticeLocked acts on a worker's word.
+// act acts on a worker's word.
+func (e *Engine) act(n notice) {
+	e.mu.Lock()
+	e.noticeLocked(n)
+	e.mu.Unlock()
+	if n.kind == noticeMoved && !n.addr.IsValid() {
+		e.notBehindVnif(n.network, n.mac)
+	}
+}
+
+// noticeLocked is act with the lock held, but for what asks the kernel.
 func (e *Engine) noticeLocked(n notice) {
 	switch n.kind {
 	case noticeMoved:

@@ -55,6 +55,7 @@ var (
 // Engine carries the frames of vnets. Its methods may be called from any goroutine.
 type Engine struct {
 	host    *hostnet.Host
+	kernel  kernel // host, but in tests
 	log     *slog.Logger
 	ready   chan struct{}
 	notices chan notice
@@ -137,7 +138,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		return nil, fmt.Errorf("data plane configuration: %w", err)
 	}
 	e := &Engine{
-		host: h, log: log,
+		host: h, kernel: h, log: log,
 		ready:    make(chan struct{}),
 		notices:  make(chan notice, noticeQueue),
 		kick:     make(chan struct{}, 1),
@@ -264,8 +265,8 @@ func (e *Engine) openSockets() ([]*attachment, error) {
 	e.mu.Lock()
 	c, hosts := e.config, e.routedLocked()
 	e.mu.Unlock()
-	o := lookOut(e.host, c)
-	o.reach = lookForHosts(e.host, c.Devices, hosts)
+	o := lookOut(e.kernel, c)
+	o.reach = lookForHosts(e.kernel, c.Devices, hosts)
 	if err := e.begin(); err != nil {
 		return nil, err
 	}
@@ -430,7 +431,7 @@ func (e *Engine) AddVif(id vnet.ID, mac net.HardwareAddr) error {
 // notBehindVnif makes a vnet's bridge forget that a MAC is behind the vnif, since it is on this host: else the bridge
 // goes on sending its frames into the tunnel until the domain speaks. The lock is not held.
 func (e *Engine) notBehindVnif(n *network, mac wire.MAC) {
-	err := e.host.DeleteFDB(hostnet.FDBEntry{MAC: mac, Port: n.devices.VnifIndex})
+	err := e.kernel.DeleteFDB(hostnet.FDBEntry{MAC: mac, Port: n.devices.VnifIndex})
 	// A vnif that is on no bridge, or gone.
 	if err != nil && !errors.Is(err, hostnet.ErrNotFound) {
 		e.log.Debug("entry of a MAC behind the vnif cannot be removed from the bridge's table", "vnet", n.config.IDText, "mac", mac, "err", err)

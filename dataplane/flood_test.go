@@ -55,7 +55,7 @@ func TestNobodyWaitsForTables(t *testing.T) {
 	operations(t, a, "98")
 	// Events of the network and of the table are acted upon, too.
 	require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, domainMAC(1), "here")))
-	eventually(t, "MAC of the port", func() bool { return hasVif(a, domainMAC(1)) })
+	eventually(t, "MAC of the port", func() bool { return hasVif(a.Engine, domainMAC(1)) })
 	bridge := deviceOf(t, h, "vnet98")
 	require.NoError(t, h.Net.Delete(deviceOf(t, h, "vnif98").Index))
 	eventually(t, "loss of the devices", func() bool {
@@ -67,9 +67,9 @@ func TestNobodyWaitsForTables(t *testing.T) {
 		return false
 	})
 	require.NotZero(t, bridge.Index)
-	require.False(t, hasVif(a, domainMAC(9)))
+	require.False(t, hasVif(a.Engine, domainMAC(9)))
 	answered()
-	eventually(t, "what was listed", func() bool { return hasVif(a, domainMAC(9)) })
+	eventually(t, "what was listed", func() bool { return hasVif(a.Engine, domainMAC(9)) })
 }
 
 // Domains of several vnets send from random MACs; everything answers before they end.

@@ -147,7 +147,7 @@ func (x *attack) nothing(what string) {
 		f, err := c.Next(soon(x.t))
 		require.NoError(x.t, err)
 		require.Equal(x.t, string(genuine), string(f.Data), "%s, at host %s", what, h.Name)
-		require.False(x.t, careOf(h, domainMAC(66)).IsValid(), "%s: learned at host %s", what, h.Name)
+		require.False(x.t, careOf(h.Engine, domainMAC(66)).IsValid(), "%s: learned at host %s", what, h.Name)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestNotUnderlayIPv6(t *testing.T) {
 	eventually(t, "dropped", func() bool { return a.drops(DropNotUnderlay) == 1 })
 	require.Equal(t, "vnet97", a.Snapshot().Strangers[0].Device)
 	require.Empty(t, in.Take())
-	require.False(t, careOf(a, domainMAC(66)).IsValid())
+	require.False(t, careOf(a.Engine, domainMAC(66)).IsValid())
 }
 
 // Packets may come by the devices by which peers and replicas are routed, and by those that the configuration

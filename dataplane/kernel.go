@@ -38,10 +38,20 @@ type groups interface {
 	Join(index int, group netip.Addr) error
 }
 
+// kernel is what the cold side asks and tells of addresses, routes, devices and bridges' tables.
+type kernel interface {
+	underlay.Facts
+	// RouteDevices are the devices by which a host may be routed.
+	RouteDevices(netip.Addr) ([]int, error)
+	// DeleteFDB makes a bridge forget where a MAC is; hostnet.ErrNotFound if it has no such port.
+	DeleteFDB(hostnet.FDBEntry) error
+}
+
 var (
 	_ vnif    = (*port.Port)(nil)
 	_ carrier = (*underlay.Thread)(nil)
 	_ groups  = (*hostGroups)(nil)
+	_ kernel  = (*hostnet.Host)(nil)
 )
 
 // hostGroups opens sockets in the namespace of a host.

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/hex"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -22,7 +24,9 @@ type memory struct {
 	t     testing.TB
 	net   *underlaytest.Net
 	hosts []*memoryHost
-	group netip.Addr
+	// strangers counts those.
+	strangers int
+	group     netip.Addr
 }
 
 type memoryHost struct {
@@ -33,6 +37,84 @@ type memoryHost struct {
 	log  *testLog
 	// vnifs are by vnet.
 	vnifs map[vnet.ID]*porttest.Port
+}
+
+// memoryKernel is the network of a host in memory: one device, which leads to everybody.
+type memoryKernel struct {
+	addresses []hostnet.Address
+	// forgotten is what the bridges were made to forget.
+	forgotten []hostnet.FDBEntry
+}
+
+var eth0 = hostnet.Link{Index: underlayIndex, Name: "eth0", MTU: 1500, Flags: net.FlagUp | net.FlagRunning | net.FlagMulticast}
+
+func (k *memoryKernel) LinkByName(name string) (hostnet.Link, error) {
+	if name != eth0.Name {
+		return hostnet.Link{}, hostnet.ErrNotFound
+	}
+	return eth0, nil
+}
+
+func (k *memoryKernel) LinkByIndex(index int) (hostnet.Link, error) {
+	if index != eth0.Index {
+		return hostnet.Link{}, hostnet.ErrNotFound
+	}
+	return eth0, nil
+}
+
+func (k *memoryKernel) Routes(int) (list []hostnet.Route, err error) {
+	for _, a := range k.addresses {
+		if a.Prefix.Addr().Is4() {
+			list = append(list, hostnet.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: a.Prefix.Masked().Addr().Next(), Index: eth0.Index})
+		} else {
+			list = append(list, hostnet.Route{To: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("fe80::1"), Index: eth0.Index})
+		}
+	}
+	return list, nil
+}
+
+func (k *memoryKernel) RouteTo(netip.Addr) (hostnet.Route, error) {
+	return hostnet.Route{Index: eth0.Index}, nil
+}
+
+func (k *memoryKernel) RouteDevices(netip.Addr) ([]int, error) { return []int{eth0.Index}, nil }
+
+func (k *memoryKernel) Addresses(int) ([]hostnet.Address, error) { return k.addresses, nil }
+
+func (k *memoryKernel) DeleteFDB(e hostnet.FDBEntry) error {
+	k.forgotten = append(k.forgotten, e)
+	return nil
+}
+
+// stranger is a host that the test plays: it hears what comes to its address and to groups.
+type stranger struct {
+	*underlaytest.Host
+	m    *memory
+	addr netip.Addr
+}
+
+// stranger adds one, 10.9.1.200 and so on.
+func (m *memory) stranger() *stranger {
+	addr := netip.AddrFrom4([4]byte{10, 9, 1, byte(200 + m.strangers)})
+	m.strangers++
+	return &stranger{Host: m.net.Join(underlayIndex, addr), m: m, addr: addr}
+}
+
+// send sends a UDP payload to the protocol's port, and lets it have its effects.
+func (s *stranger) send(to netip.Addr, payload []byte) {
+	s.m.t.Helper()
+	s.Put(underlaytest.Packet{From: netip.AddrPortFrom(s.addr, wire.Port), To: netip.AddrPortFrom(to, wire.Port), Payload: payload})
+	s.m.settle()
+}
+
+// heard are the packets that fit among those that came since the last call.
+func (s *stranger) heard(fits func(heardPacket) bool) (out []underlaytest.Packet) {
+	for _, p := range s.Take() {
+		if fits(heardPacket{data: p.Payload, from: p.From, to: p.To.Addr(), etherip: p.EtherIP}) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // underlayIndex is the device by which hosts in memory hear each other.
@@ -64,15 +146,18 @@ func (m *memory) host(cfg Config) *memoryHost {
 	require.NoError(m.t, err)
 	m.t.Cleanup(h.w.close)
 	addrs := []netip.Addr{h.addr}
+	addresses := []hostnet.Address{{Index: underlayIndex, Prefix: netip.PrefixFrom(h.addr, 24)}}
 	families := map[underlay.Family]netip.Addr{underlay.IPv4: cfg.Group}
 	if cfg.IPv6 {
 		addrs = append(addrs, netip.AddrFrom16([16]byte{0x20, 1, 0x0d, 0xb8, 15: n}))
 		families[underlay.IPv6] = cfg.Group6
+		addresses = append(addresses, hostnet.Address{Index: underlayIndex, Prefix: netip.PrefixFrom(addrs[1], 64)})
 	}
 	h.net = m.net.Join(underlayIndex, addrs...)
 	h.w.carrier, h.mouth.carrier = h.net, h.net
 	h.state, h.workers = stateRunning, []*worker{h.w}
 	h.devices = map[int]struct{}{underlayIndex: {}}
+	h.kernel = &memoryKernel{addresses: addresses}
 	for i, addr := range addrs {
 		h.own[addr] = struct{}{}
 		fam := underlay.Family(i)
@@ -125,6 +210,21 @@ func (m *memory) advance(d time.Duration) {
 	}
 }
 
+// tick lets time pass in small steps, and the cold sides look at the clock after each.
+func (m *memory) tick(d time.Duration) {
+	m.t.Helper()
+	step := m.hosts[0].Engine.tick()
+	for ; d > 0; d -= step {
+		m.advance(step)
+		for _, h := range m.hosts {
+			h.mu.Lock()
+			h.tickLocked()
+			h.mu.Unlock()
+		}
+		m.settle()
+	}
+}
+
 // settle lets everything be done that is to be done; it fails the test if that has no end.
 func (m *memory) settle() {
 	m.t.Helper()
@@ -164,9 +264,7 @@ func (h *memoryHost) step() (busy bool) {
 	}
 	for len(h.notices) > 0 {
 		busy = true
-		h.mu.Lock()
-		h.noticeLocked(<-h.notices)
-		h.mu.Unlock()
+		h.act(<-h.notices)
 	}
 	return busy
 }

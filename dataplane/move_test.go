@@ -10,32 +10,31 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 )
 
-// Entries age, and go.
+// Entries age, and go; what a script added stays.
 func TestAgeing(t *testing.T) {
-	cfg := testConfig()
-	cfg.EntryTTL, cfg.SweepInterval = 100*time.Millisecond, 50*time.Millisecond
-	_, s, hosts := newLab(t, 1, cfg)
-	a := hosts[0]
-	o := newOriginal(t, s, "original")
-	add(t, "97", a)
-	id := idOf(t, "97")
+	m := newMemory(t, 1, testConfig())
+	a, o, id := m.hosts[0], m.stranger(), idOf(t, "97")
 	require.NoError(t, a.AddVif(id, domainMAC(1)))
-	a.table.LearnLocal(varp.Key{Vnet: id, MAC: wire.MAC(domainMAC(2))}, a.now())
-	o.send(a.Addr(), varpMessage(wire.Announce, id, domainMAC(9), o.Addr()))
-	eventually(t, "learned", func() bool { return len(a.Snapshot().Entries) > 0 })
-	eventually(t, "expired", func() bool {
-		s := a.Snapshot()
-		return len(s.Entries) == 0 && len(s.Vifs) == 1 && s.Vifs[0].MAC == wire.MAC(domainMAC(1)) && s.Tables.Sweeps > 0
-	})
-	o.send(a.Addr(), varpMessage(wire.Announce, id, domainMAC(9), o.Addr()))
-	eventually(t, "learned", func() bool { return len(a.Snapshot().Entries) > 0 })
-	a.FlushVARP()
+	m.send(0, testFrame(broadcastMAC, domainMAC(2), "here"))
+	o.send(a.addr, varpMessage(wire.Announce, id, domainMAC(9), o.addr))
+	require.Equal(t, o.addr, careOf(a.Engine, domainMAC(9)))
+	require.Len(t, a.Snapshot().Vifs, 2)
+	m.tick(a.config.EntryTTL / 2)
+	require.Len(t, a.Snapshot().Entries, 1)
+	m.tick(a.config.EntryTTL)
+	s := a.Snapshot()
+	require.Empty(t, s.Entries)
+	require.NotZero(t, s.Tables.Sweeps)
+	require.Len(t, s.Vifs, 1)
+	require.Equal(t, wire.MAC(domainMAC(1)), s.Vifs[0].MAC)
+	o.send(a.addr, varpMessage(wire.Announce, id, domainMAC(9), o.addr))
+	require.Equal(t, 1, a.FlushVARP())
+	require.Empty(t, a.Snapshot().Entries)
 }
 
 // A domain migrates; the newest information wins everywhere.
@@ -81,33 +80,25 @@ func TestMove(t *testing.T) {
 
 // After a remote announce the old host does not claim the MAC back, but by a frame.
 func TestHoldDown(t *testing.T) {
-	_, s, hosts := newLab(t, 1, testConfig())
-	a := hosts[0]
-	o := newOriginal(t, s, "original")
-	add(t, "97", a)
-	id := idOf(t, "97")
-	d := a.domain(1, "97")
-	// A guest that says nothing of its own accord.
-	eth, err := d.Net.LinkByName("eth0")
-	require.NoError(t, err)
-	require.NoError(t, d.Net.DisableIPv6(eth.Index))
+	m := newMemory(t, 1, testConfig())
+	a, o, id := m.hosts[0], m.stranger(), idOf(t, "97")
+	const bridge = 200
+	a.networks[id].bridge = bridge
 	frame := testFrame(broadcastMAC, domainMAC(1), "mine")
-	require.NoError(t, d.Send("eth0", frame))
-	here := func() bool { return hasVif(a, domainMAC(1)) }
-	eventually(t, "learned", here)
-
-	o.send(wire.Group, varpMessage(wire.Announce, id, domainMAC(1), o.Addr()))
-	eventually(t, "moved away", func() bool { return !here() })
+	m.send(0, frame)
+	require.True(t, hasVif(a.Engine, domainMAC(1)))
+	o.send(m.group, varpMessage(wire.Announce, id, domainMAC(1), o.addr))
+	require.False(t, hasVif(a.Engine, domainMAC(1)), "moved away")
 	// The kernel learns it behind another port of the bridge: not a frame that we saw.
-	_, err = a.Host.Run(soon(t), "bridge", "fdb", "replace", domainMAC(1).String(), "dev", "vif1.0", "master", "static")
-	require.NoError(t, err)
-	eventually(t, "claim held", func() bool { return a.Snapshot().Tables.Held > 0 })
-	require.False(t, here())
+	a.fdbEvent(hostnet.FDBEvent{Entry: hostnet.FDBEntry{MAC: [6]byte(domainMAC(1)), Port: 201, Bridge: bridge}})
+	require.EqualValues(t, 1, a.Snapshot().Tables.Held)
+	require.False(t, hasVif(a.Engine, domainMAC(1)))
 	// But a frame counts.
-	o.drain()
-	require.NoError(t, d.Send("eth0", frame))
-	o.wait("our announce", isVARP(wire.Announce, domainMAC(1)))
-	require.True(t, here())
+	o.Take()
+	m.send(0, frame)
+	require.Len(t, o.heard(isVARP(wire.Announce, domainMAC(1))), 1)
+	require.True(t, hasVif(a.Engine, domainMAC(1)))
+	require.Equal(t, a.networks[id].devices.VnifIndex, a.kernel.(*memoryKernel).forgotten[0].Port)
 }
 
 // A domain that migrates without a word is reached by its neighbours once the vif script has told of it: the bridge,
@@ -143,8 +134,8 @@ func TestSilentMove(t *testing.T) {
 }
 
 // hasVif reports whether a host holds a MAC for its own.
-func hasVif(h *testHost, mac net.HardwareAddr) bool {
-	return slices.ContainsFunc(h.Snapshot().Vifs, func(v Vif) bool { return v.MAC == wire.MAC(mac) })
+func hasVif(e *Engine, mac net.HardwareAddr) bool {
+	return slices.ContainsFunc(e.Snapshot().Vifs, func(v Vif) bool { return v.MAC == wire.MAC(mac) })
 }
 
 // A bridge loop between two hosts does not end in a storm.

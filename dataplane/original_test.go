@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/ipv4"
 
+	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
@@ -318,7 +319,7 @@ func TestEtherIPOnlyHost(t *testing.T) {
 
 	// It resolves by VARP, and sends EtherIP; its broadcasts go to the group.
 	require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, domainMAC(1), "here I am")))
-	eventually(t, "vif learned", func() bool { return hasVif(a, domainMAC(1)) })
+	eventually(t, "vif learned", func() bool { return hasVif(a.Engine, domainMAC(1)) })
 	o.send(wire.Group, varpMessage(wire.Request, id, domainMAC(1), o.Addr()))
 	o.wait("the announce", func(p heardPacket) bool { return isVARP(wire.Announce, domainMAC(1))(p) && p.to == o.Addr() })
 	first := testFrame(domainMAC(1), old, "first")
@@ -381,28 +382,21 @@ func TestEtherIPOnlyHost(t *testing.T) {
 // A host that is configured to send EtherIP is understood by one that is not, and the reverse.
 func TestEtherIPConfigured(t *testing.T) {
 	cfg := testConfig()
-	l := lab.New(t)
-	s, err := l.Switch("lan", 0)
-	require.NoError(t, err)
-	b := addHosts(t, s, 1, cfg)[0]
+	m := newMemory(t, 1, cfg)
 	cfg.Encapsulation = EtherIP
-	h, err := s.Host("E")
-	require.NoError(t, err)
-	a := startEngine(t, h, cfg)
-	add(t, "97", a, b)
-	d1, d2 := a.domain(1, "97"), b.domain(2, "97")
-	c, err := s.Capture(func(f lab.Frame) bool { return f.EtherType() == 0x0800 && f.Data[23] == wire.ProtocolUDP })
-	require.NoError(t, err)
-	ping(t, d1, d2.Addr())
-	_, err = lab.Transfer(soon(t), d1.Node, d2.Node, d2.Addr(), 4<<20)
-	require.NoError(t, err)
-	_, err = lab.Transfer(soon(t), d2.Node, d1.Node, d1.Addr(), 4<<20)
-	require.NoError(t, err)
-	require.Equal(t, 52, a.Snapshot().Vnets[0].Header)
-	for _, f := range c.Take() {
-		if _, frame, err := wire.DecodeVUDP(f.Data[42:]); err == nil && wire.Source(frame) == wire.MAC(domainMAC(1)) {
-			t.Fatal("VUDP from a host that is to send EtherIP")
-		}
+	e := m.host(cfg)
+	hello := testFrame(broadcastMAC, domainMAC(2), "by EtherIP")
+	m.send(1, hello)
+	m.requireGot(frames(hello), nil)
+	answer, reply := testFrame(domainMAC(2), domainMAC(1), "by VUDP"), testFrame(domainMAC(1), domainMAC(2), "by EtherIP")
+	m.send(0, answer)
+	m.requireGot(nil, frames(answer))
+	m.send(1, reply)
+	m.requireGot(frames(reply), nil)
+	require.Equal(t, 52, e.Snapshot().Vnets[0].Header)
+	for _, p := range m.net.Take() {
+		_, _, err := wire.DecodeVUDP(p.Payload)
+		require.False(t, p.From.Addr() == e.addr && !p.EtherIP && err == nil, "VUDP from a host that is to send EtherIP")
 	}
 }
 
@@ -450,10 +444,10 @@ func TestMulticastEcho(t *testing.T) {
 }
 
 // careOf is where a host takes a MAC to be.
-func careOf(h *testHost, mac net.HardwareAddr) netip.Addr {
-	for _, e := range h.Snapshot().Entries {
-		if e.MAC == wire.MAC(mac) {
-			return e.Addr
+func careOf(e *Engine, mac net.HardwareAddr) netip.Addr {
+	for _, x := range e.Snapshot().Entries {
+		if x.MAC == wire.MAC(mac) {
+			return x.Addr
 		}
 	}
 	return netip.Addr{}
@@ -461,96 +455,69 @@ func careOf(h *testHost, mac net.HardwareAddr) netip.Addr {
 
 // The very same broadcast from another host is no copy: the domain has moved.
 func TestSameFrameFromAnotherHost(t *testing.T) {
-	_, s, hosts := newLab(t, 1, testConfig())
-	a := hosts[0]
-	first, second := newOriginal(t, s, "first"), newOriginal(t, s, "second")
-	add(t, "97", a)
-	id := idOf(t, "97")
-	at := capture(t, a.domain(1, "97"))
+	m := newMemory(t, 1, testConfig())
+	a, first, second := m.hosts[0], m.stranger(), m.stranger()
 	same := testFrame(broadcastMAC, domainMAC(9), "same")
-	for _, o := range []*original{first, second, first} {
-		o.send(wire.Group, vudp(id, same))
-		eventually(t, "move to "+o.Name, func() bool { return careOf(a, domainMAC(9)) == o.Addr() })
-		expect(t, at, same)
+	for _, o := range []*stranger{first, second, first} {
+		o.send(m.group, vudp(idOf(t, "97"), same))
+		require.Equal(t, o.addr, careOf(a.Engine, domainMAC(9)))
+		m.requireGot(frames(same))
 	}
-	require.Zero(t, a.drops(DropDuplicate))
+	require.Zero(t, a.drop(DropDuplicate))
 }
 
-// A user-space original whose device does not exist announces the address 0.0.0.0.
+// A user-space original whose device does not exist announces the address 0.0.0.0; forwarded by a peer, it is the
+// original sender's.
 func TestAnnounceWithoutAddress(t *testing.T) {
-	_, s, hosts := newLab(t, 1, testConfig())
-	a := hosts[0]
-	o, behind := newOriginal(t, s, "original"), newOriginal(t, s, "behind")
-	add(t, "97", a)
-	id := idOf(t, "97")
-	o.send(a.Addr(), varpMessage(wire.Announce, id, domainMAC(9), netip.IPv4Unspecified()))
-	eventually(t, "announce learned", func() bool { return careOf(a, domainMAC(9)) == o.Addr() })
-	// Forwarded by a peer, it is the original sender's.
-	require.NoError(t, a.AddPeer(soon(t), o.Addr(), 0))
+	m := newMemory(t, 1, testConfig())
+	a, o, behind, id := m.hosts[0], m.stranger(), m.stranger(), idOf(t, "97")
+	o.send(a.addr, varpMessage(wire.Announce, id, domainMAC(9), netip.IPv4Unspecified()))
+	require.Equal(t, o.addr, careOf(a.Engine, domainMAC(9)))
+	require.NoError(t, a.AddPeer(t.Context(), o.addr, 0))
 	announce := varpMessage(wire.Announce, id, domainMAC(10), netip.IPv4Unspecified())
-	header, err := wire.AppendVFWD(nil, netip.AddrPortFrom(behind.Addr(), wire.Port), netip.AddrPortFrom(wire.Group, wire.Port), 64, announce)
+	header, err := wire.AppendVFWD(nil, netip.AddrPortFrom(behind.addr, wire.Port), netip.AddrPortFrom(m.group, wire.Port), 64, announce)
 	require.NoError(t, err)
-	o.send(a.Addr(), append(header, announce...))
-	eventually(t, "announce learned", func() bool { return careOf(a, domainMAC(10)) == behind.Addr() })
-}
-
-// Frames for a MAC whose host announced an address of the other family, which this host lacks, are flooded.
-func TestUnreachableFamily(t *testing.T) {
-	_, s, hosts := newLab(t, 1, testConfig())
-	a := hosts[0]
-	o := newOriginal(t, s, "original")
-	add(t, "97", a)
-	d := a.domain(1, "97")
-	six := netip.MustParseAddr("2001:db8::1")
-	o.send(a.Addr(), varpMessage(wire.Announce, idOf(t, "97"), domainMAC(9), six))
-	eventually(t, "announce learned", func() bool { return careOf(a, domainMAC(9)) == six })
-	frame := testFrame(domainMAC(9), domainMAC(1), "to six")
-	require.NoError(t, d.Send("eth0", frame))
-	require.Equal(t, wire.Group, o.wait("the flooded frame", isFrame(frame)).to)
+	o.send(a.addr, append(header, announce...))
+	require.Equal(t, behind.addr, careOf(a.Engine, domainMAC(10)))
 }
 
 // The source port says nothing: an answer goes to the protocol's port. What follows a VARP message, and the
 // family of a request, say nothing either.
 func TestOddRequests(t *testing.T) {
-	_, s, hosts := newLab(t, 1, testConfig())
-	a := hosts[0]
-	o := newOriginal(t, s, "original")
-	add(t, "97", a)
-	id := idOf(t, "97")
-	at := capture(t, a.domain(1, "97"))
+	m := newMemory(t, 1, testConfig())
+	a, o, id := m.hosts[0], m.stranger(), idOf(t, "97")
 	require.NoError(t, a.AddVif(id, domainMAC(1)))
-	answer := func(p heardPacket) bool { return isVARP(wire.Announce, domainMAC(1))(p) && p.to == o.Addr() }
+	o.Take()
+	answer := func() underlaytest.Packet {
+		t.Helper()
+		got := o.heard(isVARP(wire.Announce, domainMAC(1)))
+		require.Len(t, got, 1)
+		require.Equal(t, netip.AddrPortFrom(o.addr, wire.Port), got[0].To)
+		require.Len(t, got[0].Payload, wire.VARPLen)
+		return got[0]
+	}
+	request := varpMessage(wire.Request, id, domainMAC(1), o.addr)
 	frame := testFrame(domainMAC(1), domainMAC(20), "from another port")
-	require.NoError(t, o.Do(func() error {
-		c, err := net.DialUDP("udp4", &net.UDPAddr{Port: 5555}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.Addr(), wire.Port)))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		if _, err := c.Write(append(varpMessage(wire.Request, id, domainMAC(1), o.Addr()), 1, 2, 3)); err != nil {
-			return err
-		}
-		_, err = c.Write(vudp(id, frame))
-		return err
-	}))
-	p := o.wait("the answer", answer)
-	require.EqualValues(t, wire.Port, p.from.Port())
-	require.Len(t, p.data, wire.VARPLen)
-	expect(t, at, frame)
+	for _, payload := range [][]byte{append(request, 1, 2, 3), vudp(id, frame)} {
+		o.Put(underlaytest.Packet{From: netip.AddrPortFrom(o.addr, 5555), To: netip.AddrPortFrom(a.addr, wire.Port), Payload: payload})
+		m.settle()
+	}
+	answer()
+	m.requireGot(frames(frame))
 
-	odd := varpMessage(wire.Request, id, domainMAC(1), o.Addr())
+	odd := varpMessage(wire.Request, id, domainMAC(1), o.addr)
 	odd[26] = 77
-	o.send(wire.Group, odd)
-	o.wait("the answer", answer)
+	o.send(m.group, odd)
+	answer()
 
 	// By VFWD from a peer that does not know its own address.
-	require.NoError(t, a.AddPeer(soon(t), o.Addr(), 0))
+	require.NoError(t, a.AddPeer(t.Context(), o.addr, 0))
 	header := make([]byte, wire.VFWDLen)
 	header[1], header[13] = byte(wire.MessageVFWD), wire.ProtocolUDP
-	group := wire.Group.As4()
+	group := m.group.As4()
 	copy(header[20:], group[:])
-	o.send(a.Addr(), append(header, varpMessage(wire.Request, id, domainMAC(1), netip.IPv4Unspecified())...))
-	o.wait("the answer", answer)
+	o.send(a.addr, append(header, varpMessage(wire.Request, id, domainMAC(1), netip.IPv4Unspecified())...))
+	answer()
 }
 
 // udpFrame is a UDP datagram from MAC 9 that lets itself be fragmented.

@@ -40,7 +40,7 @@ func (c *Config) groupOf(f underlay.Family) netip.Addr {
 }
 
 // lookOut asks the kernel what a configuration needs to know. looking is held, and the lock is not.
-func lookOut(h *hostnet.Host, c Config) *outlook {
+func lookOut(h underlay.Facts, c Config) *outlook {
 	o := &outlook{devices: map[int]hostnet.Link{}}
 	o.addresses, o.addressesErr = h.Addresses(0)
 	if c.Device != "" {

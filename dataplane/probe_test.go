@@ -22,49 +22,34 @@ const (
 
 // An operator is told when a group goes silent though others are there, and when it is heard again.
 func TestGroupSilence(t *testing.T) {
-	cfg := testConfig()
-	cfg.GroupSilence = 200 * time.Millisecond
-	_, s, hosts := newLab(t, 1, cfg)
-	a := hosts[0]
-	o := newOriginal(t, s, "original")
-	add(t, "97", a)
-	id := idOf(t, "97")
+	m := newMemory(t, 1, testConfig())
+	a, o := m.hosts[0], m.stranger()
 	require.Negative(t, a.Snapshot().Underlays[0].Heard)
-	say := vudp(id, testFrame(broadcastMAC, domainMAC(9), "still here"))
-	o.send(wire.Group, say)
-	eventually(t, "the alarm", func() bool {
-		o.send(a.Addr(), say) // it is there, but the group is not heard
-		return a.log.Count(silentText) > 0
-	})
+	say := vudp(idOf(t, "97"), testFrame(broadcastMAC, domainMAC(9), "still here"))
+	o.send(m.group, say)
+	for rounds := 0; a.log.Count(silentText) == 0; rounds++ {
+		require.Less(t, rounds, 100, "no alarm")
+		o.send(a.addr, say) // it is there, but the group is not heard
+		m.tick(a.config.GroupSilence / 4)
+	}
 	require.True(t, a.Snapshot().Underlays[0].Silent)
-	eventually(t, "the group is heard again", func() bool {
-		o.send(wire.Group, say)
-		return a.log.Count(heardText) > 0
-	})
-	eventually(t, "no alarm", func() bool { return !a.Snapshot().Underlays[0].Silent })
+	o.send(m.group, say)
+	m.tick(a.config.GroupSilence / 4)
+	require.Equal(t, 1, a.log.Count(heardText))
+	require.False(t, a.Snapshot().Underlays[0].Silent)
 }
 
 // In a network where nobody says anything, hosts ask each other, and find that all is well.
 func TestIdleNetworkIsNotAlarming(t *testing.T) {
-	cfg := testConfig()
-	cfg.GroupSilence = 400 * time.Millisecond
-	_, s, hosts := newLab(t, 3, cfg)
-	o := newOriginal(t, s, "original")
-	add(t, "97", hosts...)
-	for _, h := range hosts { // each has heard each other before
-		d := h.domain(int(h.Addr().As4()[3]), "97")
-		require.NoError(t, d.Send("eth0", testFrame(broadcastMAC, d.Spec.MAC, "once")))
+	m := newMemory(t, 3, testConfig())
+	for i := range m.hosts { // each has heard each other before
+		m.send(i, testFrame(broadcastMAC, domainMAC(i), "once"))
 	}
-	// Ten times as long as it takes to be told of a dead group, counted by the questions that are asked.
-	for range 10 {
-		o.drain()
-		o.wait("a probe", func(p heardPacket) bool {
-			m, err := wire.DecodeVARP(p.data)
-			return !p.etherip && err == nil && m.IsProbe(p.data) && p.to == wire.Group
-		})
-	}
-	for _, h := range hosts {
-		require.Zero(t, h.log.Count(silentText), h.Name)
+	m.probes()
+	m.tick(10 * groupQuestions * m.hosts[0].config.GroupSilence)
+	require.Greater(t, len(m.probes()), 10)
+	for _, h := range m.hosts {
+		require.Zero(t, h.log.Count(silentText), h.addr)
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 	"github.com/xenvnet/xend/dataplane/wire"
 )
 
-// stranger sends a payload as a host that is not in memory.
-func (m *memory) stranger(to netip.Addr, payload []byte) {
+// say sends a payload as a host that is not in memory.
+func (m *memory) say(to netip.Addr, payload []byte) {
 	m.t.Helper()
 	m.net.Put(underlaytest.Packet{
 		From: netip.MustParseAddrPort("10.9.1.200:1798"), To: netip.AddrPortFrom(to, 1798), Payload: payload,
@@ -79,28 +79,19 @@ func TestRequestIsAnswered(t *testing.T) {
 	m.send(0, testFrame(broadcastMAC, domainMAC(1), "here"))
 	m.net.Take()
 	asker := netip.MustParseAddr("10.9.1.200")
-	m.stranger(m.group, varpMessage(wire.Request, idOf(t, "97"), domainMAC(1), asker))
+	m.say(m.group, varpMessage(wire.Request, idOf(t, "97"), domainMAC(1), asker))
 	sent := m.net.Take()[1:]
 	require.Len(t, sent, 1)
 	require.Equal(t, netip.AddrPortFrom(asker, 1798), sent[0].To)
 	require.Equal(t, varpMessage(wire.Announce, idOf(t, "97"), domainMAC(1), m.hosts[0].addr), sent[0].Payload)
-	m.stranger(m.group, varpMessage(wire.Request, idOf(t, "97"), domainMAC(2), asker))
+	m.say(m.group, varpMessage(wire.Request, idOf(t, "97"), domainMAC(2), asker))
 	require.Len(t, m.net.Take(), 1, "nobody has it")
-}
-
-// An announce without an address is its sender's.
-func TestAnnounceOfSenderInMemory(t *testing.T) {
-	m := newMemory(t, 1, testConfig())
-	m.stranger(m.hosts[0].addr, varpMessage(wire.Announce, idOf(t, "97"), domainMAC(9), netip.IPv4Unspecified()))
-	at, ok := m.hosts[0].table.Lookup(varp.Key{Vnet: idOf(t, "97"), MAC: wire.MAC(domainMAC(9))})
-	require.True(t, ok)
-	require.Equal(t, netip.MustParseAddr("10.9.1.200"), at)
 }
 
 // What is behind a host of a family that there is no way to is flooded.
 func TestUnreachableFamilyIsFlooded(t *testing.T) {
 	m := newMemory(t, 2, testConfig())
-	m.stranger(m.hosts[0].addr, varpMessage(wire.Announce, idOf(t, "97"), domainMAC(9), netip.MustParseAddr("2001:db8::9")))
+	m.say(m.hosts[0].addr, varpMessage(wire.Announce, idOf(t, "97"), domainMAC(9), netip.MustParseAddr("2001:db8::9")))
 	f := testFrame(domainMAC(9), domainMAC(1), "to IPv6")
 	m.send(0, f)
 	m.requireGot(nil, frames(f))

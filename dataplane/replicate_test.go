@@ -11,119 +11,68 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
-	"github.com/xenvnet/xend/internal/lab"
 )
 
-// Head-end replication: no group at all, a unicast copy to each host, and no duplicates where there is a
+// Head-end replication: no group at all between some, a unicast copy to each host, and no duplicates where there is a
 // group after all.
 func TestReplicate(t *testing.T) {
-	l := lab.New(t)
-	one, err := l.Switch("one", 0)
-	require.NoError(t, err)
-	two, err := l.Switch("two", 0)
-	require.NoError(t, err)
-	_, err = l.Router("router", one, two)
-	require.NoError(t, err)
-	left, right := addHosts(t, one, 2, testConfig()), addHosts(t, two, 1, testConfig())
-	all := append(left, right...)
-	add(t, "97", all...)
-	var domains []*lab.Domain
-	var captures []*lab.Capture
-	for i, h := range all {
-		domains = append(domains, h.domain(i+1, "97"))
-		captures = append(captures, capture(t, domains[i]))
-	}
 	cfg := testConfig()
-	for _, h := range all { // itself included: one file for all
-		cfg.Replicate = append(cfg.Replicate, NamedHost{Addr: h.Addr().String()})
-	}
-	for _, h := range all {
-		require.NoError(t, h.Reload(cfg))
+	cfg.Replicate = []NamedHost{{Addr: "10.9.1.1"}, {Addr: "10.9.1.2"}, {Addr: "10.9.1.3"}} // itself included: one file for all
+	m := newMemory(t, 3, cfg)
+	far := m.hosts[2].addr
+	m.net.Lost = func(p underlaytest.Packet, to netip.Addr) bool {
+		return p.To.Addr().IsMulticast() && (to == far) != (p.From.Addr() == far) // another segment
 	}
 	for round := range 3 {
-		for i, d := range domains {
+		for i := range m.hosts {
 			for _, to := range [][]byte{broadcastMAC, domainMAC(77)} {
 				f := testFrame(to, domainMAC(i+1), fmt.Sprint("round ", round))
-				require.NoError(t, d.Send("eth0", f))
-				for j, c := range captures {
-					if j != i {
-						expect(t, c, f)
-					}
-				}
+				m.send(i, f)
+				want := [][][]byte{frames(f), frames(f), frames(f)}
+				want[i] = nil
+				m.requireGot(want...)
+				m.advance(time.Second)
 			}
 		}
 	}
-	for i, d := range domains {
-		ping(t, d, domains[(i+1)%len(domains)].Addr())
-	}
-	for _, c := range captures {
-		require.Empty(t, c.Take(), "duplicates")
-	}
-	require.NotZero(t, left[0].drops(DropDuplicate))
-}
-
-// replicating is one vnet on two hosts of one segment, with a domain on each, where the first host replicates to
-// the second.
-func replicating(t *testing.T, to func(b *lab.Host) []NamedHost) (a, b *testHost, d1, d2 *lab.Domain) {
-	l := lab.New(t)
-	s, err := l.Switch("lan", 0)
-	require.NoError(t, err)
-	ha, err := s.Host("A")
-	require.NoError(t, err)
-	hb, err := s.Host("B")
-	require.NoError(t, err)
-	cfg := testConfig()
-	cfg.Replicate = to(hb)
-	a, b = startEngine(t, ha, cfg), startEngine(t, hb, testConfig())
-	add(t, "97", a, b)
-	return a, b, a.domain(1, "97"), b.domain(2, "97")
-}
-
-// deliveries counts what arrives of frames from one domain at another one's capture, up to a frame that is sent
-// last.
-func deliveries(t *testing.T, from *lab.Domain, c *lab.Capture, send func()) map[string]int {
-	t.Helper()
-	send()
-	last := testFrame(broadcastMAC, domainMAC(1), "the last one")
-	require.NoError(t, from.Send("eth0", last))
-	got := map[string]int{}
-	for {
-		f, err := c.Next(soon(t))
-		require.NoError(t, err)
-		if isData(last)(f) {
-			return got
-		}
-		got[string(f.Data)]++
+	require.NotZero(t, m.hosts[0].drop(DropDuplicate))
+	for i := range m.hosts {
+		f := testFrame(domainMAC((i+1)%3+1), domainMAC(i+1), "to one")
+		m.send(i, f)
+		want := make([][][]byte, 3)
+		want[(i+1)%3] = frames(f)
+		m.requireGot(want...)
 	}
 }
 
 // Copies are told from repetitions whether or not the receiver replicates, too.
 func TestOneSideReplicates(t *testing.T) {
-	_, b, d1, d2 := replicating(t, func(b *lab.Host) []NamedHost { return []NamedHost{{Addr: b.Addr().String()}} })
-	c := capture(t, d2)
+	cfg := testConfig()
+	m := &memory{t: t, net: &underlaytest.Net{}, group: cfg.Group}
+	cfg.Replicate = []NamedHost{{Addr: "10.9.1.2"}}
+	m.host(cfg)
+	b := m.host(testConfig())
 	for round := range 3 {
-		got := deliveries(t, d1, c, func() {
-			for i := range 20 {
-				for _, to := range []net.HardwareAddr{broadcastMAC, domainMAC(77)} {
-					require.NoError(t, d1.Send("eth0", testFrame(to, domainMAC(1), fmt.Sprint(round, " ", i))))
-				}
+		for i := range 20 {
+			for _, to := range []net.HardwareAddr{broadcastMAC, domainMAC(77)} {
+				f := testFrame(to, domainMAC(1), fmt.Sprint(round, " ", i))
+				m.send(0, f)
+				m.requireGot(nil, frames(f))
 			}
-		})
-		require.Len(t, got, 40)
-		for f, n := range got {
-			require.Equal(t, 1, n, "%x", f)
 		}
+		m.advance(time.Second)
 	}
-	require.NotZero(t, b.drops(DropDuplicate))
+	require.NotZero(t, b.drop(DropDuplicate))
 }
 
 // A host that is named twice gets one copy.
 func TestReplicaTwice(t *testing.T) {
-	a, _, _, _ := replicating(t, func(b *lab.Host) []NamedHost {
-		return []NamedHost{{Addr: b.Addr().String()}, {Addr: b.Addr().String(), Port: wire.Port}}
-	})
+	cfg := testConfig()
+	cfg.Replicate = []NamedHost{{Addr: "10.9.1.2"}, {Addr: "10.9.1.2", Port: wire.Port}}
+	a := newMemory(t, 1, cfg).hosts[0]
 	require.Len(t, a.view.Load().replicas, 1)
 	require.Len(t, a.Snapshot().Replicate, 2)
 }
@@ -179,20 +128,12 @@ func TestSameFrameFloodedAndUnicast(t *testing.T) {
 
 // A MAC is announced before its first frame goes, so that a replica knows of copies when they come.
 func TestAnnounceFirst(t *testing.T) {
-	a, _, d1, _ := replicating(t, func(*lab.Host) []NamedHost { return nil })
-	c, err := a.Capture("eth0", func(f lab.Frame) bool { return f.Outgoing && f.EtherType() == 0x0800 && len(f.Data) > 42 })
-	require.NoError(t, err)
+	m := newMemory(t, 1, testConfig())
+	o := m.stranger()
 	frame := testFrame(domainMAC(77), domainMAC(5), "nobody knows me")
-	require.NoError(t, d1.Send("eth0", frame))
-	announced := false
-	_, err = c.WaitFor(soon(t), func(f lab.Frame) bool {
-		payload := f.Data[42:]
-		if m, err := wire.DecodeVARP(payload); err == nil && m.Opcode == wire.Announce && m.MAC == wire.MAC(domainMAC(5)) {
-			announced = true
-		}
-		_, inner, err := wire.DecodeVUDP(payload)
-		return err == nil && string(inner) == string(frame)
-	})
-	require.NoError(t, err)
-	require.True(t, announced)
+	m.send(0, frame)
+	got := o.heard(func(heardPacket) bool { return true })
+	require.Len(t, got, 2)
+	require.Equal(t, varpMessage(wire.Announce, idOf(t, "97"), domainMAC(5), m.hosts[0].addr), got[0].Payload)
+	require.Equal(t, vudp(idOf(t, "97"), frame), got[1].Payload)
 }

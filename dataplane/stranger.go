@@ -37,7 +37,7 @@ type reach struct {
 }
 
 // lookForHosts asks the kernel for the devices of that name, and those by which hosts are routed.
-func lookForHosts(h *hostnet.Host, names []string, hosts []netip.Addr) *reach {
+func lookForHosts(h kernel, names []string, hosts []netip.Addr) *reach {
 	r := &reach{links: map[int]hostnet.Link{}, missing: map[string]error{}}
 	for _, name := range names {
 		l, err := h.LinkByName(name)
@@ -81,7 +81,7 @@ func (e *Engine) lookForHosts() {
 	e.mu.Lock()
 	names, hosts := e.config.Devices, e.routedLocked()
 	e.mu.Unlock()
-	r := lookForHosts(e.host, names, hosts)
+	r := lookForHosts(e.kernel, names, hosts)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.takeFromLocked(r) {

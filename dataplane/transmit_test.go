@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -10,22 +9,6 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/wire"
 )
-
-// The BUM rate limit holds back floods, but not what makes a network work.
-func TestBUMRate(t *testing.T) {
-	cfg := testConfig()
-	cfg.BUMRate = 10
-	_, _, hosts := newLab(t, 2, cfg)
-	add(t, "97", hosts...)
-	d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
-	c := capture(t, d2)
-	for i := range 100 {
-		require.NoError(t, d1.Send("eth0", testFrame(broadcastMAC, domainMAC(1), fmt.Sprint(i))))
-	}
-	eventually(t, "limited", func() bool { return hosts[0].drops(DropRate) >= 50 })
-	ping(t, d1, d2.Addr()) // ARP
-	require.Less(t, len(c.Take()), 50)
-}
 
 // A super-frame counts as the frames that it becomes.
 func TestBUMRateOfSuperFrames(t *testing.T) {

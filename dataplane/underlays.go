@@ -110,8 +110,8 @@ func (e *Engine) refreshLooking() {
 	if !running {
 		return
 	}
-	o := lookOut(e.host, c)
-	o.reach = lookForHosts(e.host, c.Devices, hosts)
+	o := lookOut(e.kernel, c)
+	o.reach = lookForHosts(e.kernel, c.Devices, hosts)
 	e.adopt(o)
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -80,36 +79,30 @@ func TestOnlyIPv6(t *testing.T) {
 func TestBothFamilies(t *testing.T) {
 	cfg := testConfig()
 	cfg.IPv6 = true
-	_, _, hosts := newLab(t, 3, cfg)
-	add(t, "97", hosts...)
-	d1, d2, d3 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97"), hosts[2].domain(3, "97")
-	c2, c3 := capture(t, d2), capture(t, d3)
+	m := newMemory(t, 3, cfg)
 	for i := range 30 {
 		f := testFrame(broadcastMAC, domainMAC(1), fmt.Sprint(i))
-		require.NoError(t, d1.Send("eth0", f))
-		expect(t, c2, f)
-		expect(t, c3, f)
-		ping(t, d2, d3.Addr())
+		m.send(0, f)
+		m.requireGot(nil, frames(f), frames(f))
+		m.send(1, testFrame(domainMAC(3), domainMAC(2), fmt.Sprint(i)))
+		m.send(2, testFrame(domainMAC(2), domainMAC(3), fmt.Sprint(i)))
+		m.got(0)
+		m.got(1)
+		m.got(2)
+		m.advance(10 * time.Millisecond)
 	}
-	require.Empty(t, c2.Take())
-	for _, h := range hosts {
-		require.NotZero(t, h.drops(DropDuplicate))
+	for _, h := range m.hosts {
+		require.NotZero(t, h.drop(DropDuplicate))
 		require.Zero(t, h.Snapshot().Tables.Damped)
 	}
-}
-
-// outlookOf is what a host sees of its network that has one device.
-func outlookOf(h *memoryHost) *outlook {
-	return &outlook{
-		addresses: []hostnet.Address{{Index: underlayIndex, Prefix: netip.PrefixFrom(h.addr, 24)}},
-		named:     hostnet.Link{Index: underlayIndex, Name: "eth0", MTU: 1500, Flags: net.FlagUp | net.FlagRunning | net.FlagMulticast},
+	for _, e := range m.hosts[1].Snapshot().Entries {
+		require.True(t, e.Addr.Is4(), e.Addr)
 	}
 }
 
 // Whoever changes devices makes memberships wait. Nobody waits for these.
 func TestNobodyWaitsForMemberships(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.Device = "eth0"
 	m := newMemory(t, 1, cfg)
 	h := m.hosts[0]
 	waits, goOn := make(chan struct{}, 2), make(chan struct{})
@@ -119,22 +112,16 @@ func TestNobodyWaitsForMemberships(t *testing.T) {
 		<-goOn
 	}
 	group := netip.MustParseAddr("239.1.2.3")
-	require.NoError(t, h.configureGroup(group))
-	adopted := make(chan struct{})
-	go func() {
-		defer close(adopted)
-		h.looking.Lock()
-		defer h.looking.Unlock()
-		h.adopt(outlookOf(h))
-	}()
+	adopted := make(chan error)
+	go func() { adopted <- h.SetGroup(t.Context(), group) }()
 	for range 2 { // listening and joining
 		<-waits
 		require.True(t, h.Status().Underlays[0].Up)
-		require.ErrorIs(t, h.RemoveVif(idOf(t, "97"), domainMAC(1)), ErrUnknownVif)
+		require.NoError(t, h.AddVif(idOf(t, "97"), domainMAC(1)))
 		require.Equal(t, cfg.Group, h.view.Load().uplinks[0].group.Addr())
 		goOn <- struct{}{}
 	}
-	<-adopted
+	require.NoError(t, <-adopted)
 	require.Equal(t, group, groups.Group)
 	require.Equal(t, group, h.view.Load().uplinks[0].group.Addr())
 }
@@ -142,22 +129,21 @@ func TestNobodyWaitsForMemberships(t *testing.T) {
 // A group that cannot be joined is a problem of the underlay, which ends when it can be.
 func TestGroupRefused(t *testing.T) {
 	cfg := DefaultConfig()
-	cfg.Device = "eth0"
 	m := newMemory(t, 1, cfg)
 	h := m.hosts[0]
 	groups := h.underlays[0].groups.(*underlaytest.Groups)
 	group := netip.MustParseAddr("239.1.2.3")
-	require.NoError(t, h.configureGroup(group))
 	groups.Refused = unix.ENOBUFS
-	h.adopt(outlookOf(h))
+	require.NoError(t, h.SetGroup(t.Context(), group))
 	require.Equal(t, "no buffer space available", h.Status().Underlays[0].Problem)
 	require.Zero(t, h.view.Load().uplinks)
 	groups.Refused = nil
-	h.adopt(outlookOf(h))
+	h.refresh()
 	require.Equal(t, group, h.view.Load().uplinks[0].group.Addr())
 	require.Equal(t, underlayIndex, groups.Index)
-	h.adopt(&outlook{named: hostnet.Link{Index: underlayIndex, Name: "eth0"}})
-	require.Zero(t, groups.Index, "a device that is down has no member")
+	h.kernel.(*memoryKernel).addresses = nil
+	h.refresh()
+	require.Zero(t, groups.Index, "without an address there is no member")
 	require.Contains(t, h.log.String(), "no underlay: vnets are cut off")
 }
 

@@ -14,6 +14,8 @@ type Packet struct {
 	// From is the source, To the destination; EtherIP has ports of 0.
 	From, To netip.AddrPort
 	EtherIP  bool
+	// Broadcast packets come to every host, whatever To is.
+	Broadcast bool
 	// Relayed packets were multicast by another than their source.
 	Relayed bool
 	Payload []byte
@@ -62,10 +64,20 @@ func (n *Net) send(from *Host, p Packet) {
 		if h == from || n.Lost != nil && n.Lost(p, h.Addrs[0]) {
 			continue
 		}
-		if to.IsMulticast() || slices.Contains(h.Addrs, to) {
+		if p.Broadcast || to.IsMulticast() || slices.Contains(h.Addrs, to) {
 			h.queue = append(h.queue, p)
 		}
 	}
+}
+
+// Put sends a packet as this host.
+func (h *Host) Put(p Packet) { h.net.send(h, p) }
+
+// Take returns what came since the last Take, for a host that nothing else reads.
+func (h *Host) Take() []Packet {
+	out := h.queue
+	h.queue = nil
+	return out
 }
 
 // Waiting reports whether packets of the socket's kind were not read yet.
@@ -87,7 +99,7 @@ func (h *Host) Recv(s *underlay.Socket, b *underlay.Batch) (int, error) {
 		}
 		*b.Packet(n) = underlay.Packet{
 			Data: slices.Clone(p.Payload), SegSize: max(1, len(p.Payload)), From: p.From, To: p.To.Addr(),
-			Multicast: p.To.Addr().IsMulticast(), Index: h.index,
+			Multicast: p.To.Addr().IsMulticast(), Index: h.index, Misdirected: p.Broadcast,
 		}
 		n++
 	}
