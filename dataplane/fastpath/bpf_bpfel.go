@@ -40,6 +40,7 @@ type bpfMac struct {
 	Seen     uint64
 	Place    uint32
 	HostSlot uint32
+	Bridged  uint64
 }
 
 type bpfMacKey struct {
@@ -72,6 +73,13 @@ type bpfUnderlay struct {
 	Zero     uint16
 }
 
+type bpfVif struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Way     uint16
+	Mtu     uint16
+}
+
 type bpfVnet struct {
 	_    structs.HostLayout
 	Id   [16]uint8
@@ -85,6 +93,7 @@ type bpfVnet struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapBypassUntil   = "bypass_until"
 	bpfMapHostCounters  = "host_counters"
 	bpfMapHosts         = "hosts"
 	bpfMapIngresses     = "ingresses"
@@ -93,10 +102,12 @@ const (
 	bpfMapStripCounters = "strip_counters"
 	bpfMapTimes         = "times"
 	bpfMapUnderlays     = "underlays"
+	bpfMapVifs          = "vifs"
 	bpfMapVnetCounters  = "vnet_counters"
 	bpfMapVnetOfId      = "vnet_of_id"
 	bpfMapVnetOfVnif    = "vnet_of_vnif"
 	bpfProgUnderlayIn   = "underlay_in"
+	bpfProgVifIn        = "vif_in"
 	bpfProgVnetOut      = "vnet_out"
 )
 
@@ -143,6 +154,7 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	UnderlayIn *ebpf.ProgramSpec `ebpf:"underlay_in"`
+	VifIn      *ebpf.ProgramSpec `ebpf:"vif_in"`
 	VnetOut    *ebpf.ProgramSpec `ebpf:"vnet_out"`
 }
 
@@ -150,6 +162,7 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	BypassUntil   *ebpf.MapSpec `ebpf:"bypass_until"`
 	HostCounters  *ebpf.MapSpec `ebpf:"host_counters"`
 	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
 	Ingresses     *ebpf.MapSpec `ebpf:"ingresses"`
@@ -158,6 +171,7 @@ type bpfMapSpecs struct {
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
+	Vifs          *ebpf.MapSpec `ebpf:"vifs"`
 	VnetCounters  *ebpf.MapSpec `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.MapSpec `ebpf:"vnet_of_id"`
 	VnetOfVnif    *ebpf.MapSpec `ebpf:"vnet_of_vnif"`
@@ -189,6 +203,7 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	BypassUntil   *ebpf.Map `ebpf:"bypass_until"`
 	HostCounters  *ebpf.Map `ebpf:"host_counters"`
 	Hosts         *ebpf.Map `ebpf:"hosts"`
 	Ingresses     *ebpf.Map `ebpf:"ingresses"`
@@ -197,6 +212,7 @@ type bpfMaps struct {
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
+	Vifs          *ebpf.Map `ebpf:"vifs"`
 	VnetCounters  *ebpf.Map `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.Map `ebpf:"vnet_of_id"`
 	VnetOfVnif    *ebpf.Map `ebpf:"vnet_of_vnif"`
@@ -204,6 +220,7 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.BypassUntil,
 		m.HostCounters,
 		m.Hosts,
 		m.Ingresses,
@@ -212,6 +229,7 @@ func (m *bpfMaps) Close() error {
 		m.StripCounters,
 		m.Times,
 		m.Underlays,
+		m.Vifs,
 		m.VnetCounters,
 		m.VnetOfId,
 		m.VnetOfVnif,
@@ -229,12 +247,14 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	UnderlayIn *ebpf.Program `ebpf:"underlay_in"`
+	VifIn      *ebpf.Program `ebpf:"vif_in"`
 	VnetOut    *ebpf.Program `ebpf:"vnet_out"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.UnderlayIn,
+		p.VifIn,
 		p.VnetOut,
 	)
 }

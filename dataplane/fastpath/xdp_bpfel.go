@@ -25,6 +25,7 @@ type xdpIngress struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	xdpMapBypassUntil   = "bypass_until"
 	xdpMapHostCounters  = "host_counters"
 	xdpMapHosts         = "hosts"
 	xdpMapIngresses     = "ingresses"
@@ -33,6 +34,7 @@ const (
 	xdpMapStripCounters = "strip_counters"
 	xdpMapTimes         = "times"
 	xdpMapUnderlays     = "underlays"
+	xdpMapVifs          = "vifs"
 	xdpMapVnetCounters  = "vnet_counters"
 	xdpMapVnetOfId      = "vnet_of_id"
 	xdpMapVnetOfVnif    = "vnet_of_vnif"
@@ -88,6 +90,7 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
+	BypassUntil   *ebpf.MapSpec `ebpf:"bypass_until"`
 	HostCounters  *ebpf.MapSpec `ebpf:"host_counters"`
 	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
 	Ingresses     *ebpf.MapSpec `ebpf:"ingresses"`
@@ -96,6 +99,7 @@ type xdpMapSpecs struct {
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
+	Vifs          *ebpf.MapSpec `ebpf:"vifs"`
 	VnetCounters  *ebpf.MapSpec `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.MapSpec `ebpf:"vnet_of_id"`
 	VnetOfVnif    *ebpf.MapSpec `ebpf:"vnet_of_vnif"`
@@ -127,6 +131,7 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
+	BypassUntil   *ebpf.Map `ebpf:"bypass_until"`
 	HostCounters  *ebpf.Map `ebpf:"host_counters"`
 	Hosts         *ebpf.Map `ebpf:"hosts"`
 	Ingresses     *ebpf.Map `ebpf:"ingresses"`
@@ -135,6 +140,7 @@ type xdpMaps struct {
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
+	Vifs          *ebpf.Map `ebpf:"vifs"`
 	VnetCounters  *ebpf.Map `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.Map `ebpf:"vnet_of_id"`
 	VnetOfVnif    *ebpf.Map `ebpf:"vnet_of_vnif"`
@@ -142,6 +148,7 @@ type xdpMaps struct {
 
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
+		m.BypassUntil,
 		m.HostCounters,
 		m.Hosts,
 		m.Ingresses,
@@ -150,6 +157,7 @@ func (m *xdpMaps) Close() error {
 		m.StripCounters,
 		m.Times,
 		m.Underlays,
+		m.Vifs,
 		m.VnetCounters,
 		m.VnetOfId,
 		m.VnetOfVnif,

@@ -85,8 +85,8 @@ func endpoints(t *testing.T, v6 bool) [2]*endpoint {
 		require.NoError(t, err)
 		t.Cleanup(h.Tables.Close)
 		require.NoError(t, h.AddVnet(vnet97, vnif.Index, vnif.MTU))
-		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: vnif.Index, Egress: true, Priority: 10, Name: "out"}, h.Out()))
-		h.in = hostnet.Classifier{Index: h.card.Index, Priority: 10, Name: "in"}
+		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: vnif.Index, Egress: true, Priority: 10, Name: "xend_out"}, h.Out()))
+		h.in = hostnet.Classifier{Index: h.card.Index, Priority: 10, Name: "xend_in"}
 		require.NoError(t, h.Net.AttachClassifier(h.in, h.In()))
 	}
 	for i, h := range e {

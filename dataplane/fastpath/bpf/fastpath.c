@@ -5,6 +5,10 @@
 //   bridge -> vnif egress: vnet_out -> underlay device        (encapsulate)
 //   underlay ingress: underlay_in  -> vnif ingress -> bridge  (decapsulate)
 //
+// Where a bridge has no policy of its own, its domains' frames may pass it by:
+//
+//   vif ingress: vif_in -> underlay device          underlay ingress: underlay_in -> vif or its domain's end
+//
 // Both programs take a packet only if they understand all of it and the tables, which user space
 // fills, say that it is in order; every other packet goes on as if they were not there, to the packet
 // sockets of the vnif and the UDP sockets of the underlay, which learn, flood, count and refuse. So
@@ -105,9 +109,12 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet
 	return bpf_skb_store_bytes(skb, 0, &h.eth, OUTER_LEN(h), 0) ? -2 : 0;
 }
 
-// vnet_out is at the egress of a vnif: what the bridge sends to the other hosts.
-SEC("tc")
-int vnet_out(struct __sk_buff *skb)
+// At a vif what is left goes to the bridge, and by it to the vnif, which counts it.
+#undef OUT
+#define OUT(why) (at_vif && why != LEFT_ERROR ? TC_ACT_UNSPEC : leave(0, why))
+
+// send_out encapsulates a frame that a vnet's bridge sends by its vnif, or would send: at_vif.
+static __always_inline int send_out(struct __sk_buff *skb, int at_vif)
 {
 	__u32 index = skb->ifindex, zero = 0;
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_vnif, &index);
@@ -135,6 +142,15 @@ int vnet_out(struct __sk_buff *skb)
 	struct mac *from = bpf_map_lookup_elem(&macs, &k);
 	if (!from || from->place != PLACE_LOCAL)
 		return OUT(LEFT_SOURCE);
+	if (at_vif) {
+		struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
+		if (!vif)
+			return TC_ACT_UNSPEC;
+		if (vif->ifindex != index) { // the MAC moved, or somebody uses another's
+			bpf_map_delete_elem(&vifs, &k);
+			return TC_ACT_UNSPEC;
+		}
+	}
 	struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)to->host);
 	if (!peer || !(peer->flags & HOST_SEND))
 		return OUT(LEFT_HOST);
@@ -153,6 +169,8 @@ int vnet_out(struct __sk_buff *skb)
 	if (sums_by_crc(skb, 0, in.h_proto))
 		return OUT(LEFT_CHECKSUM);
 	__u32 gso = skb->gso_size, bytes = skb->len, frames = 1;
+	if (at_vif && !gso && bytes > v->mtu + ETH_HLEN)
+		return TC_ACT_UNSPEC; // the bridge judges what its ports take
 	if (!gso) {
 		if (bytes + overhead > u->mtu)
 			return OUT(LEFT_SIZE);
@@ -171,6 +189,10 @@ int vnet_out(struct __sk_buff *skb)
 		}
 		frames = skb->gso_segs ?: 1;
 	}
+	if (at_vif && older(from->bridged, BRIDGE_EVERY, now)) {
+		from->bridged = now;
+		return TC_ACT_UNSPEC;
+	}
 	__u16 source = u->port;
 	if (u->flow_port)
 		source = bpf_htons(0x8000 | (bpf_get_hash_recalc(skb) & 0x7fff));
@@ -187,8 +209,46 @@ int vnet_out(struct __sk_buff *skb)
 	return bpf_redirect_neigh(out, 0, 0, 0); // by the route from that device
 }
 
+// vnet_out is at the egress of a vnif: what the bridge sends to the other hosts.
+SEC("tc")
+int vnet_out(struct __sk_buff *skb)
+{
+	return send_out(skb, 0);
+}
+
+// vif_in is at the ingress of a vif whose frames may pass the bridge by: what its domain sends to the other hosts.
+SEC("tc")
+int vif_in(struct __sk_buff *skb)
+{
+	if (!may_bypass(bpf_ktime_get_ns()))
+		return TC_ACT_UNSPEC;
+	return send_out(skb, 1);
+}
+
+// deliver gives a frame, from a MAC that is behind another host, to its vnet: to the bridge by the vnif, or past the
+// bridge to the vif of its destination, whose key is dst. proto is what is in the frame.
+static __always_inline int deliver(struct __sk_buff *skb, const struct mac_key *dst, __u32 vnif, struct mac *from,
+				   __be16 proto, __u64 now)
+{
+	struct vif *vif = bpf_map_lookup_elem(&vifs, dst);
+	if (!vif || !may_bypass(now) || (!skb->gso_size && skb->len > vif->mtu + ETH_HLEN))
+		return bpf_redirect(vnif, BPF_F_INGRESS);
+	if (older(from->bridged, BRIDGE_EVERY, now)) {
+		from->bridged = now;
+		return bpf_redirect(vnif, BPF_F_INGRESS);
+	}
+	if (vif->way == VIF_EGRESS)
+		return bpf_redirect(vif->ifindex, 0);
+	// What goes straight to the domain's end keeps what the kernel thinks of it.
+	if (skb->protocol != proto || (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6)))
+		return bpf_redirect(vnif, BPF_F_INGRESS);
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(vif->ifindex, 0);
+}
+
 // put_in takes a frame that XDP stripped to its vnet.
-static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m)
+static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, __u64 now)
 {
 	if (bpf_skb_store_bytes(skb, 0, m->mac, 6, 0))
 		return IN(LEFT_ERROR);
@@ -198,7 +258,17 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m)
 	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len;
 	count(&vnet_counters, m->slot, 0, frames, bytes);
 	count(&host_counters, m->host_slot, 0, frames, bytes);
-	return bpf_redirect(m->vnif, BPF_F_INGRESS);
+	struct mac_key k = {.slot = m->slot};
+	__builtin_memcpy(k.mac, m->mac, 6);
+	if (!bpf_map_lookup_elem(&vifs, &k))
+		return bpf_redirect(m->vnif, BPF_F_INGRESS);
+	struct mac_key s = {.slot = m->slot};
+	if (bpf_skb_load_bytes(skb, 6, s.mac, 6))
+		return IN(LEFT_ERROR);
+	struct mac *from = bpf_map_lookup_elem(&macs, &s);
+	if (!from)
+		return bpf_redirect(m->vnif, BPF_F_INGRESS);
+	return deliver(skb, &k, m->vnif, from, skb->protocol, now);
 }
 
 // underlay_in is at the ingress of an underlay's physical device, and nowhere else: what a vnet's own
@@ -207,9 +277,10 @@ SEC("tc")
 int underlay_in(struct __sk_buff *skb)
 {
 	struct mark m;
-	switch (take_mark(skb, &m, bpf_ktime_get_ns())) {
+	__u64 now = bpf_ktime_get_ns();
+	switch (take_mark(skb, &m, now)) {
 	case MARK_STRIPPED:
-		return put_in(skb, &m);
+		return put_in(skb, &m, now);
 	case -1:
 		return TC_ACT_SHOT;
 	}
@@ -295,7 +366,6 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_VNET);
 	if (!gso && skb->len - start > v->mtu + ETH_HLEN + (h.in.h_proto == bpf_htons(ETH_P_8021Q) ? 4 : 0))
 		return IN(LEFT_SIZE); // user space refuses it
-	__u64 now = bpf_ktime_get_ns();
 	struct host *peer = bpf_map_lookup_elem(&hosts, &src);
 	if (!peer || !(peer->flags & HOST_RECEIVE))
 		return IN(LEFT_HOST);
@@ -327,7 +397,8 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_ERROR);
 	count(&vnet_counters, slot, 0, frames, bytes);
 	count(&host_counters, host_slot, 0, frames, bytes);
-	return bpf_redirect(vnif, BPF_F_INGRESS);
+	__builtin_memcpy(k.mac, h.in.h_dest, 6);
+	return deliver(skb, &k, vnif, from, h.in.h_proto, now);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

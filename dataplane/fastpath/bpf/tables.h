@@ -29,6 +29,7 @@
 #define TCP_MIN 20
 #define MAX_VNETS 4096
 #define MAX_HOSTS 1024
+#define MAX_VIF_MACS 16384
 
 // A vnet that the fast path carries: security none.
 struct vnet {
@@ -53,7 +54,21 @@ struct mac {
 	__u64 seen;    // bpf_ktime_get_ns of the last frame from it
 	__u32 place;
 	__u32 host_slot;
+	__u64 bridged; // when a frame from it was last left to the bridge, so that the bridge does not forget it
 };
+
+// The port of the bridge that a MAC on this host is behind, if frames to and from it may pass the bridge by.
+struct vif {
+	__u32 ifindex;
+	__u16 way;
+	__u16 mtu; // a longer frame goes by the bridge, which judges it
+};
+
+enum vif_way { VIF_PEER = 1, VIF_EGRESS = 2 };
+
+// Frames of a MAC go by the bridge once in so many ns: less than a third of the shortest time after which a bridge that
+// is passed by forgets.
+#define BRIDGE_EVERY 60000000000ULL
 
 // A host that may be sent to, and heard from.
 struct host {
@@ -117,7 +132,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_VNETS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32); // ifindex of the vnif
+	__type(key, __u32); // ifindex of the vnif, or of a vif whose frames may pass the bridge by
 	__type(value, struct vnet);
 } vnet_of_vnif SEC(".maps");
 
@@ -140,6 +155,22 @@ struct {
 	__type(key, struct mac_key);
 	__type(value, struct mac);
 } macs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VIF_MACS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mac_key);
+	__type(value, struct vif);
+} vifs SEC(".maps");
+
+// Until when frames may pass bridges by (bpf_ktime_get_ns): user space has looked whether they have a policy.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} bypass_until SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -200,6 +231,14 @@ static __always_inline void touch(__u64 *at, __u64 now)
 {
 	if (now - *at > 10000000)
 		*at = now;
+}
+
+// may_bypass reports whether frames may pass bridges by.
+static __always_inline int may_bypass(__u64 now)
+{
+	__u32 zero = 0;
+	__u64 *until = bpf_map_lookup_elem(&bypass_until, &zero);
+	return until && now < *until;
 }
 
 // older reports whether a time lies more than span before now; 0 is never. Another processor may have

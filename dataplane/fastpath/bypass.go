@@ -1,0 +1,512 @@
+package fastpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Way is how frames get to a domain.
+type Way uint8
+
+// WayBridge is the ordinary way, by the vnif and the bridge. WayPeer puts frames straight into the other end of a veth or
+// netkit pair, in another network namespace; WayEgress sends them by the vif, as the bridge would.
+const (
+	WayBridge Way = iota
+	WayPeer
+	WayEgress
+)
+
+func (w Way) String() string { return [...]string{"bridge", "peer", "egress"}[w] }
+
+const (
+	// bypassTTL is how long the kernel believes that bridges have no policy: as long as it takes at most to take the bypass
+	// back when one appears, also if the daemon is dead.
+	bypassTTL = time.Second
+	// bypassLook is how often policies are looked for; netlink tells of most of them sooner.
+	bypassLook = 400 * time.Millisecond
+	// minAgeing is the shortest time after which a bridge that is passed by may forget a MAC, in hundredths of a second:
+	// frames of each MAC go by the bridge once a minute (BRIDGE_EVERY of tables.h).
+	minAgeing = 18000
+	// maxBypassed bounds the vifs, since all are looked at within bypassTTL; maxVifMACs the MACs behind one of them.
+	maxBypassed, maxVifMACs = 256, 64
+	// bypassName is that of the filter, bypassPriority its place: after those of others, if there were any.
+	bypassName, bypassPriority = "xend_vif", 0xff00
+	// ownPrefix is that of all filters of ours.
+	ownPrefix = "xend_"
+)
+
+// BridgeState is what ChooseWay judges a vnet's bridge by.
+type BridgeState struct {
+	hostnet.BridgeTraits
+	// Firewall is what of the host's firewall sees its frames; "" for nothing.
+	Firewall string
+	// Vnif is the port that is the vnet's; VnifPrograms what others have at TC there.
+	Vnif         hostnet.PortTraits
+	VnifPrograms []hostnet.DeviceProgram
+}
+
+// PortState is what ChooseWay judges a port by.
+type PortState struct {
+	hostnet.PortTraits
+	// Programs are those that others have at TC.
+	Programs []hostnet.DeviceProgram
+	// Qdisc is the kind of its queueing discipline.
+	Qdisc string
+}
+
+// ChooseWay says how frames may get to a port of a vnet's bridge, and why not past the bridge. They may if it changes
+// nothing but speed: if the bridge would do nothing with them but forward them.
+func ChooseWay(b BridgeState, p PortState) (Way, string) {
+	if why := b.policy(); why != "" {
+		return WayBridge, why
+	}
+	switch {
+	case !isVif(p.Link):
+		return WayBridge, "it is no domain's vif"
+	case !p.Up():
+		return WayBridge, "it is down"
+	}
+	if why := portPolicy(p.PortTraits, p.Programs); why != "" {
+		return WayBridge, why
+	}
+	if (p.Kind == "veth" || p.Kind == "netkit") && p.PartnerAway && p.Qdisc == "noqueue" {
+		return WayPeer, ""
+	}
+	return WayEgress, ""
+}
+
+// policy says what on the bridge, or at its vnif, would not be the same if frames passed it by; "" for nothing.
+func (b BridgeState) policy() string {
+	switch {
+	case !b.Up():
+		return fmt.Sprintf("bridge %s is down", b.Name)
+	case b.STP:
+		return fmt.Sprintf("bridge %s speaks the spanning tree protocol", b.Name)
+	case b.VLANFiltering:
+		return fmt.Sprintf("bridge %s filters VLANs", b.Name)
+	case b.Ageing < minAgeing:
+		return fmt.Sprintf("bridge %s forgets MACs after %d s, and %d are needed", b.Name, b.Ageing/100, minAgeing/100)
+	case b.Promiscuous:
+		return fmt.Sprintf("somebody captures on bridge %s", b.Name)
+	case b.Firewall != "":
+		return "the host's firewall may have a word: " + b.Firewall
+	case b.Vnif.Index == 0:
+		return fmt.Sprintf("the vnif is no port of bridge %s", b.Name)
+	}
+	return portPolicy(b.Vnif, b.VnifPrograms)
+}
+
+func portPolicy(p hostnet.PortTraits, programs []hostnet.DeviceProgram) string {
+	switch {
+	case !p.Forwarding:
+		return fmt.Sprintf("port %s does not forward", p.Name)
+	case !p.Learning:
+		return fmt.Sprintf("port %s does not learn", p.Name)
+	case len(p.Special) > 0:
+		return fmt.Sprintf("port %s is set to %s", p.Name, strings.Join(p.Special, ", "))
+	case p.Promiscuity > 1:
+		return fmt.Sprintf("somebody captures on port %s", p.Name)
+	case len(programs) > 0:
+		return fmt.Sprintf("port %s has a filter of others at TC (%s)", p.Name, programs[0].Kind)
+	}
+	return ""
+}
+
+// isVif tells a domain's device: netback's vifD.N, a tap device, or one end of a pair.
+func isVif(l hostnet.Link) bool {
+	switch l.Kind {
+	case "veth", "netkit", "tun":
+		return true
+	case "":
+		return strings.HasPrefix(l.Name, "vif")
+	}
+	return false
+}
+
+// others are the programs that are not ours.
+func others(list []hostnet.DeviceProgram) []hostnet.DeviceProgram {
+	return slices.DeleteFunc(list, func(p hostnet.DeviceProgram) bool { return strings.HasPrefix(p.Name, ownPrefix) })
+}
+
+// BypassVnet is a vnet whose domains' frames may pass the bridge by.
+type BypassVnet struct {
+	Bridge, Vnif int // indices
+}
+
+// BypassedPort is a port of a vnet's bridge and what was chosen for it.
+type BypassedPort struct {
+	Vnet   vnet.ID
+	Name   string
+	Index  int
+	Way    Way
+	Reason string // why Way is WayBridge
+}
+
+// Bypass lets frames of domains pass bridges by that have no policy of their own. It looks for policies whenever netlink
+// tells of a change, and every 400 ms for those of which it does not; the kernel's programs pass bridges by for a second
+// after such a look at most.
+//
+//	look ── no policy ──> vif_in at the vif, its MACs in vifs, bypass_until = now + 1 s
+//	     └─ policy ─────> out of vifs, filter away
+type Bypass struct {
+	tables *Tables
+	host   *hostnet.Host
+	// Changed is told of each port whose way has changed; nil: nobody. No lock is held.
+	Changed func(BypassedPort)
+	kick    chan struct{}
+
+	mu    sync.Mutex
+	vnets map[vnet.ID]BypassVnet
+	ports map[int]BypassedPort
+
+	// What follows is Run's own.
+	macs map[bpfMacKey]bpfVif
+	// swept: filters that an earlier run left are away.
+	swept bool
+}
+
+// NewBypass makes one for the vnets that the tables carry. host is used by it alone.
+func NewBypass(p *Tables, host *hostnet.Host) *Bypass {
+	p.forgetVifs()
+	return &Bypass{
+		tables: p, host: host, kick: make(chan struct{}, 1),
+		vnets: map[vnet.ID]BypassVnet{}, ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{},
+	}
+}
+
+// Set says which vnets' domains may pass their bridge by, if nothing is in the way.
+func (b *Bypass) Set(vnets map[vnet.ID]BypassVnet) {
+	b.mu.Lock()
+	same := maps.Equal(b.vnets, vnets)
+	b.vnets = maps.Clone(vnets)
+	b.mu.Unlock()
+	if !same {
+		b.wake()
+	}
+}
+
+func (b *Bypass) wake() {
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Ports tells what was chosen for each port of the vnets' bridges, in order of their names.
+func (b *Bypass) Ports() []BypassedPort {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.SortedFunc(maps.Values(b.ports), func(x, y BypassedPort) int { return strings.Compare(x.Name, y.Name) })
+}
+
+// Run works until ctx ends; then all frames go by their bridges.
+func (b *Bypass) Run(ctx context.Context) error {
+	defer b.stop()
+	links, err := b.host.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	fdb, err := b.host.WatchFDB(ctx)
+	if err != nil {
+		return err
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, open := <-links:
+			if !open {
+				return nil
+			}
+		case _, open := <-fdb:
+			if !open {
+				return nil
+			}
+		case <-b.kick:
+		case <-timer.C:
+		}
+		drain(links)
+		drain(fdb)
+		start := time.Now()
+		if err := b.look(); err != nil && ctx.Err() == nil {
+			b.withdraw()
+		}
+		// Domains decide how much there is to be told of: at most a tenth of the time is spent looking.
+		timer.Reset(time.Until(start.Add(bypassLook)))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(min(10*time.Since(start), bypassLook)):
+		}
+	}
+}
+
+func drain(events <-chan hostnet.Event) {
+	for {
+		select {
+		case _, open := <-events:
+			if !open {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// look chooses a way for each port, and lets the kernel know.
+func (b *Bypass) look() error {
+	b.mu.Lock()
+	vnets := maps.Clone(b.vnets)
+	was := b.ports
+	b.mu.Unlock()
+	now := Now()
+	if len(vnets) == 0 && len(was) == 0 {
+		return nil
+	}
+	bridges, err := b.host.Bridges()
+	if err != nil {
+		return err
+	}
+	firewall := map[bool]string{} // by whether a bridge hands frames to it by itself
+	for _, calls := range []bool{false, true} {
+		if firewall[calls], err = b.host.BridgeFirewall(calls); err != nil {
+			return err
+		}
+	}
+	l := look{ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}}
+	for _, id := range slices.SortedFunc(maps.Keys(vnets), func(x, y vnet.ID) int { return slices.Compare(x[:], y[:]) }) {
+		s := BridgeState{BridgeTraits: bridges[vnets[id].Bridge]}
+		s.Firewall = firewall[s.CallsFirewall]
+		// What is going away, or was replaced, the next look will find.
+		if slot, ok := b.tables.slot(id); ok && s.Index != 0 {
+			_ = b.lookAt(&l, id, slot, s, vnets[id].Vnif)
+		}
+	}
+	b.swept = b.swept || len(vnets) > 0
+	return b.apply(l, now)
+}
+
+// look is what one look found.
+type look struct {
+	ports    map[int]BypassedPort
+	macs     map[bpfMacKey]bpfVif
+	bypassed int
+}
+
+// lookAt chooses for the ports of one bridge.
+func (b *Bypass) lookAt(l *look, id vnet.ID, slot uint32, s BridgeState, vnif int) error {
+	for _, p := range s.Ports {
+		if p.Index == vnif {
+			programs, err := b.host.DevicePrograms(vnif)
+			if err != nil {
+				return err
+			}
+			s.Vnif, s.VnifPrograms = p, others(programs)
+		}
+	}
+	var fdb []hostnet.FDBEntry
+	for _, p := range s.Ports {
+		if p.Index == vnif {
+			continue
+		}
+		state := PortState{PortTraits: p}
+		way, why := ChooseWay(s, state)
+		if way != WayBridge && l.bypassed == maxBypassed {
+			way, why = WayBridge, fmt.Sprintf("%d others pass their bridges by, and no more can be watched", maxBypassed)
+		}
+		if way != WayBridge { // only now is it worth while to ask for the rest
+			programs, err := b.host.DevicePrograms(p.Index)
+			if err == nil {
+				state.Programs = others(programs)
+				state.Qdisc, err = b.host.RootQdisc(p.Index)
+			}
+			if err == nil && fdb == nil {
+				fdb, err = b.host.FDB(s.Index)
+			}
+			if err != nil {
+				return err
+			}
+			way, why = ChooseWay(s, state)
+		}
+		l.ports[p.Index] = BypassedPort{Vnet: id, Name: p.Name, Index: p.Index, Way: way, Reason: why}
+		if way == WayBridge {
+			if !b.swept && isVif(p.Link) {
+				_ = b.host.DetachClassifier(b.classifier(p.Index))
+			}
+			continue
+		}
+		l.bypassed++
+		room := maxVifMACs
+		for _, e := range fdb {
+			if e.Port == p.Index && !e.Local && e.VLAN == 0 && room > 0 {
+				l.macs[bpfMacKey{Slot: slot, Mac: e.MAC}] = bpfVif{Ifindex: uint32(p.Index), Way: uint16(way), Mtu: uint16(min(p.MTU, 65535))}
+				room--
+			}
+		}
+	}
+	return nil
+}
+
+// apply makes the kernel do what was chosen. What is taken back comes first.
+func (b *Bypass) apply(l look, now uint64) error {
+	ports, macs := l.ports, l.macs
+	b.mu.Lock()
+	was := b.ports
+	b.mu.Unlock()
+	for k, v := range b.macs {
+		if macs[k] != v {
+			_ = b.tables.bpf.Vifs.Delete(&k)
+			delete(b.macs, k)
+		}
+	}
+	var changed []BypassedPort
+	for index, old := range was {
+		if n := ports[index]; old.Way != WayBridge && (n.Way == WayBridge || n.Vnet != old.Vnet) {
+			b.detach(index)
+		}
+	}
+	for index, n := range ports {
+		old := was[index]
+		if n.Way != WayBridge {
+			if err := b.attach(n, old.Way == WayBridge || old.Vnet != n.Vnet); err != nil {
+				n.Way, n.Reason = WayBridge, err.Error()
+				ports[index] = n
+				b.detach(index)
+			}
+		}
+		if n != old {
+			changed = append(changed, n)
+		}
+	}
+	any := false
+	for k, v := range macs {
+		if ports[int(v.Ifindex)].Way == WayBridge {
+			continue
+		}
+		any = true
+		// The kernel removes what it sees to be wrong, so what is right is put again.
+		if err := b.tables.bpf.Vifs.Update(&k, &v, ebpf.UpdateAny); err != nil {
+			continue // full: by the bridge
+		}
+		b.macs[k] = v
+	}
+	until := uint64(0)
+	if any {
+		until = now + uint64(bypassTTL)
+	}
+	err := b.tables.bpf.BypassUntil.Put(uint32(0), until)
+	b.mu.Lock()
+	b.ports = ports
+	b.mu.Unlock()
+	if b.Changed != nil {
+		slices.SortFunc(changed, func(x, y BypassedPort) int { return strings.Compare(x.Name, y.Name) })
+		for _, p := range changed {
+			b.Changed(p)
+		}
+	}
+	return err
+}
+
+func (b *Bypass) classifier(index int) hostnet.Classifier {
+	return hostnet.Classifier{Index: index, Priority: bypassPriority, Name: bypassName}
+}
+
+// attach lets a vif's frames pass; fresh: they could not before.
+func (b *Bypass) attach(p BypassedPort, fresh bool) error {
+	if err := b.tables.letVif(p.Vnet, p.Index); err != nil || !fresh {
+		return err
+	}
+	return b.host.AttachClassifier(b.classifier(p.Index), b.tables.bpf.VifIn)
+}
+
+func (b *Bypass) detach(index int) {
+	_ = b.tables.bpf.VnetOfVnif.Delete(uint32(index))
+	_ = b.host.DetachClassifier(b.classifier(index)) // its device may be gone
+}
+
+// withdraw has all frames go by their bridges.
+func (b *Bypass) withdraw() {
+	_ = b.tables.bpf.BypassUntil.Put(uint32(0), uint64(0))
+}
+
+// stop undoes everything.
+func (b *Bypass) stop() {
+	b.withdraw()
+	for k := range b.macs {
+		_ = b.tables.bpf.Vifs.Delete(&k)
+	}
+	b.macs = map[bpfMacKey]bpfVif{}
+	b.mu.Lock()
+	ports := b.ports
+	b.ports = map[int]BypassedPort{}
+	b.mu.Unlock()
+	for index, p := range ports {
+		if p.Way != WayBridge {
+			b.detach(index)
+		}
+	}
+}
+
+// slot is that of a vnet that is carried.
+func (p *Tables) slot(id vnet.ID) (uint32, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, ok := p.vnets[id]
+	return c.slot, ok
+}
+
+// letVif makes a vif known as one of a vnet.
+func (p *Tables) letVif(id vnet.ID, index int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.vnets[id]; !ok {
+		return errors.New("the vnet is not carried by the kernel")
+	}
+	var v bpfVnet
+	if err := p.bpf.VnetOfId.Lookup(&bpfId{Id: id}, &v); err != nil {
+		return fmt.Errorf("kernel fast path: vnet %s: %w", id, err)
+	}
+	if err := p.bpf.VnetOfVnif.Put(uint32(index), &v); err != nil {
+		return fmt.Errorf("kernel fast path: vif of vnet %s: %w", id, err)
+	}
+	return nil
+}
+
+// forgetVifs forgets what an earlier run let pass bridges by.
+func (p *Tables) forgetVifs() {
+	_ = p.bpf.BypassUntil.Put(uint32(0), uint64(0))
+	var k bpfMacKey
+	var vif bpfVif
+	var macs []bpfMacKey
+	for it := p.bpf.Vifs.Iterate(); it.Next(&k, &vif); {
+		macs = append(macs, k)
+	}
+	for i := range macs {
+		_ = p.bpf.Vifs.Delete(&macs[i])
+	}
+	var index uint32
+	var v bpfVnet
+	var vifs []uint32
+	for it := p.bpf.VnetOfVnif.Iterate(); it.Next(&index, &v); {
+		if v.Vnif != index {
+			vifs = append(vifs, index)
+		}
+	}
+	for i := range vifs {
+		_ = p.bpf.VnetOfVnif.Delete(&vifs[i])
+	}
+}

@@ -1,0 +1,279 @@
+package hostnet
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	bpflink "github.com/cilium/ebpf/link"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// BridgeTraits is what decides how a bridge forwards, besides its table.
+type BridgeTraits struct {
+	Link
+	STP           bool // it speaks the spanning tree protocol
+	VLANFiltering bool
+	// Ageing is how long it remembers a MAC, in hundredths of a second; 0: it remembers none.
+	Ageing uint32
+	// CallsFirewall: iptables and the like see its frames (nf_call_iptables and its kin), whatever the sysctls say.
+	CallsFirewall bool
+	// Promiscuous: somebody captures on it.
+	Promiscuous bool
+	Ports       []PortTraits
+}
+
+// PortTraits is what decides how a bridge forwards to and from one of its ports.
+type PortTraits struct {
+	Link
+	Forwarding, Learning bool
+	// Special are the settings by which it treats frames in a way of its own: "isolated", "locked", …
+	Special []string
+	// Promiscuity counts who has it receive all frames; its bridge is one of them.
+	Promiscuity int
+}
+
+// special are attributes of ports, IFLA_BRPORT_ of linux/if_link.h, that make a bridge forward otherwise if they are not 0.
+var special = map[uint16]string{
+	unix.IFLA_BRPORT_MODE:     "hairpin",
+	unix.IFLA_BRPORT_PROXYARP: "proxy_arp", unix.IFLA_BRPORT_PROXYARP_WIFI: "proxy_arp_wifi",
+	unix.IFLA_BRPORT_NEIGH_SUPPRESS: "neigh_suppress", unix.IFLA_BRPORT_VLAN_TUNNEL: "vlan_tunnel",
+	unix.IFLA_BRPORT_ISOLATED: "isolated", unix.IFLA_BRPORT_LOCKED: "locked", unix.IFLA_BRPORT_BACKUP_PORT: "backup_port",
+}
+
+// Bridges reads the traits of all bridges, by index.
+func (h *Host) Bridges() (map[int]BridgeTraits, error) {
+	msgs, err := h.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics)
+	if err != nil {
+		return nil, wrap("list devices", "", err)
+	}
+	bridges, ports := map[int]BridgeTraits{}, map[int][]PortTraits{}
+	for _, b := range msgs {
+		l, err := parseLink(b)
+		if err != nil {
+			continue
+		}
+		if l.Kind == "bridge" {
+			bridges[l.Index] = bridgeTraits(l, b)
+		}
+		if l.Master != 0 {
+			ports[l.Master] = append(ports[l.Master], portTraits(l, b))
+		}
+	}
+	for index, t := range bridges {
+		t.Ports = ports[index]
+		bridges[index] = t
+	}
+	return bridges, nil
+}
+
+func bridgeTraits(l Link, b []byte) BridgeTraits {
+	t := BridgeTraits{Link: l}
+	promiscuity := eachLinkData(b, unix.IFLA_INFO_DATA, func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFLA_BR_STP_STATE:
+			t.STP = number(v) != 0
+		case unix.IFLA_BR_VLAN_FILTERING:
+			t.VLANFiltering = len(v) > 0 && v[0] != 0
+		case unix.IFLA_BR_AGEING_TIME:
+			t.Ageing = number(v)
+		case unix.IFLA_BR_NF_CALL_IPTABLES, unix.IFLA_BR_NF_CALL_IP6TABLES, unix.IFLA_BR_NF_CALL_ARPTABLES:
+			t.CallsFirewall = t.CallsFirewall || len(v) > 0 && v[0] != 0
+		}
+	})
+	t.Promiscuous = promiscuity != 0
+	return t
+}
+
+func portTraits(l Link, b []byte) PortTraits {
+	p := PortTraits{Link: l}
+	p.Promiscuity = eachLinkData(b, unix.IFLA_INFO_SLAVE_DATA, func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFLA_BRPORT_STATE:
+			p.Forwarding = len(v) > 0 && v[0] == 3 // BR_STATE_FORWARDING of linux/if_bridge.h
+		case unix.IFLA_BRPORT_LEARNING:
+			p.Learning = len(v) > 0 && v[0] != 0
+		default:
+			if name, ok := special[kind]; ok && strings.Trim(string(v), "\x00") != "" {
+				p.Special = append(p.Special, name)
+			}
+		}
+	})
+	return p
+}
+
+// eachLinkData calls fn for the attributes of IFLA_INFO_DATA or IFLA_INFO_SLAVE_DATA, and returns the promiscuity.
+func eachLinkData(b []byte, data uint16, fn func(kind uint16, v []byte)) (promiscuity int) {
+	eachAttribute(b[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFLA_PROMISCUITY:
+			promiscuity = int(number(v))
+		case unix.IFLA_LINKINFO:
+			eachAttribute(v, func(kind uint16, v []byte) {
+				if kind == data {
+					eachAttribute(v, fn)
+				}
+			})
+		}
+	})
+	return promiscuity
+}
+
+// BridgeFirewall says what of the host's firewall sees the frames that bridges forward; "" for nothing. calls: a bridge
+// hands them to iptables by a setting of its own.
+func (h *Host) BridgeFirewall(calls bool) (why string, err error) {
+	err = h.Do(func() error {
+		if !calls {
+			// Sysctls of br_netfilter, one set for each network namespace.
+			for _, name := range []string{"iptables", "ip6tables", "arptables"} {
+				v, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + name)
+				calls = calls || err == nil && strings.TrimSpace(string(v)) != "0"
+			}
+		}
+		if present("nft_do_chain", "nf_tables") {
+			c, err := nftables.New()
+			if err != nil {
+				return fmt.Errorf("nf_tables: %w", err)
+			}
+			tables, err := c.ListTables()
+			if err != nil {
+				return fmt.Errorf("nf_tables: %w", err)
+			}
+			for _, t := range tables {
+				switch {
+				case t.Family == nftables.TableFamilyBridge:
+					why = fmt.Sprintf("nft table bridge %s", t.Name)
+				case t.Family == nftables.TableFamilyNetdev:
+					why = fmt.Sprintf("nft table netdev %s", t.Name)
+				case calls:
+					why = fmt.Sprintf("nft table %s, which br_netfilter shows bridged frames to", t.Name)
+				}
+				if why != "" {
+					return nil
+				}
+			}
+		}
+		if present("ebt_do_table", "ebtables") {
+			why = "ebtables"
+			return nil
+		}
+		for _, name := range []string{"ip_tables_names", "ip6_tables_names", "arp_tables_names"} {
+			v, err := os.ReadFile(filepath.Join("/proc/thread-self/net", name))
+			if calls && err == nil && len(v) > 0 {
+				why = "iptables, which br_netfilter shows bridged frames to"
+			}
+		}
+		return nil
+	})
+	return why, err
+}
+
+// builtin are functions of the kernel proper that tell of parts of it that elsewhere are modules.
+var builtin = sync.OnceValue(func() map[string]bool {
+	found := map[string]bool{}
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return found
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		line := s.Text()
+		if strings.HasSuffix(line, "]") { // a module's
+			continue
+		}
+		for _, name := range []string{" nft_do_chain", " ebt_do_table"} {
+			if strings.HasSuffix(line, name) {
+				found[name[1:]] = true
+			}
+		}
+	}
+	return found
+})
+
+// present says whether the kernel has a part, loaded or built in. Asking it for what is not there would load it.
+func present(function, module string) bool {
+	if builtin()[function] {
+		return true
+	}
+	_, err := os.Stat("/sys/module/" + module)
+	return err == nil
+}
+
+// DeviceProgram is a filter or program at TC.
+type DeviceProgram struct {
+	Name string         // of an eBPF filter; "" for others and for TCX
+	Kind string         // "bpf", "flower", …; "tcx"
+	ID   ebpf.ProgramID // 0 if it is no eBPF program
+}
+
+// DevicePrograms lists all that TC has at a device's ingress and egress, TCX programs first.
+func (h *Host) DevicePrograms(index int) ([]DeviceProgram, error) {
+	var list []DeviceProgram
+	err := h.Do(func() error {
+		for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: at})
+			if err != nil {
+				continue // before Linux 6.6 there is no TCX
+			}
+			for _, p := range q.Programs {
+				list = append(list, DeviceProgram{Kind: "tcx", ID: p.ID})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	tcx := len(list)
+	err = retry(func() error {
+		list = list[:tcx]
+		if h.handle == nil {
+			return errClosed
+		}
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			filters, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, parent)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // no clsact
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			for _, f := range filters {
+				p := DeviceProgram{Kind: f.Type()}
+				if b, ok := f.(*netlink.BpfFilter); ok {
+					p.Name, p.ID = b.Name, ebpf.ProgramID(b.Id)
+				}
+				list = append(list, p)
+			}
+		}
+		return nil
+	})
+	return list, h.wrapDevice("list filters of", index, err)
+}
+
+// RootQdisc is the kind of a device's queueing discipline, "noqueue" where nothing waits.
+func (h *Host) RootQdisc(index int) (string, error) {
+	kind := "noqueue"
+	err := retry(func() error {
+		kind = "noqueue"
+		if h.handle == nil {
+			return errClosed
+		}
+		list, err := h.handle.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}})
+		for _, q := range list {
+			if q.Attrs().Parent == netlink.HANDLE_ROOT {
+				kind = q.Type()
+			}
+		}
+		return err
+	})
+	return kind, h.wrapDevice("list queueing disciplines of", index, err)
+}
