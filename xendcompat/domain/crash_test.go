@@ -139,23 +139,39 @@ var changes = map[string]change{
 	"reboot": {
 		before: createA,
 		do: func(ctx context.Context, m *domain.Manager, t *domaintest.Toolstack, _ string) error {
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			done := make(chan error, 1)
-			events := t.Watch(ctx)
-			go func() { done <- m.Run(ctx) }()
-			<-m.Ready()
-			t.End(1, domain.Reboot)
-			for e := range events {
-				if e.ID == 2 {
-					break
-				}
-			}
-			cancel() // waits until what began is finished
-			return <-done
+			return untilAnew(ctx, m, t, domain.Reboot)
 		},
 		old: "a |", new: "a |", always: true,
 	},
+	// One that is kept for people to look at, while another takes its place.
+	"rename-restart": {
+		before: func(ctx context.Context, m *domain.Manager, _ *domaintest.Toolstack, _ string) error {
+			_, err := m.Create(ctx, parsed("(vm (name a) (on_crash rename-restart) (device (vif (mac 00:16:3e:00:00:01))))"), domain.CreateOptions{})
+			return err
+		},
+		do: func(ctx context.Context, m *domain.Manager, t *domaintest.Toolstack, _ string) error {
+			return untilAnew(ctx, m, t, domain.Crash)
+		},
+		new: "a-1 a |", always: true,
+	},
+}
+
+// untilAnew ends domain 1 and returns when domain 2 was made, and the daemon has ended.
+func untilAnew(ctx context.Context, m *domain.Manager, t *domaintest.Toolstack, why domain.Reason) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	events := t.Watch(ctx)
+	go func() { done <- m.Run(ctx) }()
+	<-m.Ready()
+	t.End(1, why)
+	for e := range events {
+		if e.ID == 2 {
+			break
+		}
+	}
+	cancel() // waits until what began is finished
+	return <-done
 }
 
 func child(task, dir string) error {
@@ -205,10 +221,13 @@ func TestKill(t *testing.T) {
 				require.NoError(t, err)
 				h := &host{Manager: m, tool: tool, dir: filepath.Join(dir, "domains")}
 				stop := h.serve(t)
+				if c.always {
+					h.await(t, c.new, 0)
+				}
 				got := h.names(t)
-				if acknowledged || c.always {
+				if acknowledged {
 					require.Equal(t, c.new, got, "step %d", step)
-				} else {
+				} else if !c.always {
 					require.Contains(t, []string{c.old, c.new}, got, "step %d", step)
 				}
 				require.Equal(t, len(strings.Fields(got))-1, h.files(t), "step %d: a record for each, and no more", step)

@@ -442,7 +442,8 @@ func TestPolicies(t *testing.T) {
 		{"(on_reboot destroy)", domain.Reboot, "|", 0, "destroy 1"},
 		{"(on_crash coredump-restart)", domain.Crash, "a |", 2, "dump-core 1 live=false crash=false,destroy 1,create a"},
 		{"(on_crash coredump-destroy)", domain.Crash, "|", 0, "dump-core 1 live=false crash=false,destroy 1"},
-		{"(on_crash rename-restart)", domain.Crash, "a-1 a |", 2, "rename 1 a-1,create a"},
+		{"(on_crash rename-restart) (device (vif (mac 00:16:3e:00:00:01))) (device (vbd (uname phy:b) (dev xvda) (mode w)))", domain.Crash, "a-1 a |", 2,
+			"rename 1 a-1,detach 1 vif 0 force=true,detach 1 vbd 0 force=true,create a"},
 	} {
 		t.Run(tt.config+string(tt.reason), func(t *testing.T) {
 			h := newHost(t)

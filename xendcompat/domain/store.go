@@ -28,6 +28,19 @@ const (
 	leaving    doing = "leave"   // sent to another host: it counts if it runs, and is forgotten if not
 )
 
+// replacing is kept under another name, and makes room for a domain with that uuid and that name, which must run; the record
+// has the new name already.
+func replacing(uuid, name string) doing { return doing("replace " + uuid + " " + name) }
+
+// successor is what replacing was called with.
+func (d doing) successor() (uuid, name string, ok bool) {
+	rest, ok := strings.CutPrefix(string(d), "replace ")
+	if ok {
+		uuid, name, ok = strings.Cut(rest, " ")
+	}
+	return uuid, name, ok
+}
+
 // record is a domain of xend's: what it should be.
 type record struct {
 	Config

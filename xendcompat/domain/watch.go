@@ -126,7 +126,7 @@ func (m *Manager) ended(ctx context.Context, r record, s Status) error {
 		}
 		return m.restart(ctx, r, &s)
 	case RenameRestart:
-		return m.renameRestart(ctx, r, s)
+		return m.renameRestart(ctx, r, &s)
 	}
 	return m.leave(t, ending, func() error { return m.tool.Destroy(ctx, s.ID) })
 }
@@ -172,25 +172,81 @@ func (m *Manager) restart(ctx context.Context, r record, s *Status) error {
 	return errors.Join(err, m.store.put(r))
 }
 
-// renameRestart keeps what ended under another name, and starts the domain anew, as another.
-func (m *Manager) renameRestart(ctx context.Context, r record, s Status) error {
-	old := r
-	for n := 1; ; n++ {
-		old.Name = fmt.Sprintf("%s-%d", r.Name, n)
-		if _, err := m.Get(ctx, old.Name); err != nil {
-			break
+// renameRestart keeps what ended under another name, without its devices, which its successor has from now on, and starts the
+// domain anew. It may have been begun before; s is nil if what ended was destroyed since.
+func (m *Manager) renameRestart(ctx context.Context, r record, s *Status) error {
+	uuid, name, begun := r.doing.successor()
+	if !begun {
+		before := r
+		uuid, name = NewUUID(), r.Name
+		for n := 1; ; n++ {
+			r.Name = fmt.Sprintf("%s-%d", name, n)
+			if _, err := m.Get(ctx, r.Name); err != nil {
+				break
+			}
 		}
+		r.doing = replacing(uuid, name)
+		if err := m.store.put(r); err != nil {
+			return err
+		}
+		err := m.step("replace")
+		if err == nil {
+			err = m.tool.Rename(ctx, s.ID, r.Name)
+		}
+		m.changed()
+		if err != nil {
+			return errors.Join(err, m.store.put(before))
+		}
+	} else if s != nil && s.Name != r.Name {
+		if err := m.tool.Rename(ctx, s.ID, r.Name); err != nil {
+			return err
+		}
+		m.changed()
 	}
-	old.OnPoweroff, old.OnReboot, old.OnCrash, old.Managed = Preserve, Preserve, Preserve, false
-	if err := m.store.put(old); err != nil {
+	if s != nil {
+		m.releaseDevices(ctx, *s)
+	}
+	release, err := m.locks.acquire(ctx, uuid)
+	if err != nil {
 		return err
 	}
-	if err := m.tool.Rename(ctx, s.ID, old.Name); err != nil {
-		return errors.Join(err, m.store.put(r))
+	defer release()
+	next, known := m.store.get(uuid)
+	if !known {
+		next = r
+		next.UUID, next.Name, next.doing = uuid, name, restarting
+		err = m.store.put(next)
+	}
+	if err == nil {
+		err = m.step("replace-recorded")
+	}
+	if s == nil {
+		err = errors.Join(err, m.store.remove(r.UUID))
+	} else {
+		r.OnPoweroff, r.OnReboot, r.OnCrash, r.Managed, r.doing = Preserve, Preserve, Preserve, false, nothing
+		err = errors.Join(err, m.store.put(r))
+	}
+	if err != nil || next.doing != restarting {
+		return err
+	}
+	now, err := m.statusOf(ctx, uuid)
+	if err == nil {
+		err = m.restart(ctx, next, now)
+	}
+	return err
+}
+
+// releaseDevices takes the devices of a domain that is kept although it ended: who comes after it has the same MACs and disks.
+func (m *Manager) releaseDevices(ctx context.Context, s Status) {
+	for _, d := range s.Devices {
+		switch d.Kind {
+		case "vif", "vbd", "tap", "tap2":
+			if err := m.tool.DeviceDetach(ctx, s.ID, d.Kind, d.ID, true); err != nil {
+				m.o.Log.Warn("a domain that ended keeps a device", "domain", s.Name, "kind", d.Kind, "device", d.ID, "error", err)
+			}
+		}
 	}
 	m.changed()
-	r.UUID = NewUUID()
-	return m.begin(ctx, r, func() (int, error) { return m.run(ctx, r.Config, CreateOptions{}) })
 }
 
 // dump writes the memory of a domain that ended.
@@ -237,7 +293,10 @@ func (m *Manager) recoverOne(ctx context.Context, uuid string) error {
 	if r.doing != nothing {
 		m.o.Log.Warn("xend was killed while it did something with a domain; it goes on", "domain", r.Name, "doing", r.doing, "runs", s != nil)
 	}
+	_, _, replaced := r.doing.successor()
 	switch {
+	case replaced:
+		return m.renameRestart(ctx, r, s)
 	case r.doing == restarting && (s == nil || s.Reason != ""):
 		return m.restart(ctx, r, s)
 	case r.doing == ending && s != nil:

@@ -3,12 +3,14 @@
 //	probe echo PORT                UDP echo
 //	probe udp ADDR:PORT MAX STEP   the kernel's UDP packets (partial checksums) of 1, 1+STEP … MAX bytes, echoed and compared
 //	probe gap ADDR:PORT SECONDS MS a packet every MS ms; losses, and the longest time without an answer
+//	probe unix SOCKET FILE         what a server on a unix socket answers to the bytes of a file
 package main
 
 import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -64,6 +66,16 @@ func main() {
 			}
 		}
 		fmt.Printf("PROBE-UDP sent %d good %d\n", sent, good)
+	case "unix":
+		b, err := os.ReadFile(a[3])
+		die(err)
+		c, err := net.Dial("unix", a[2])
+		die(err)
+		die(c.SetDeadline(time.Now().Add(time.Minute)))
+		_, err = c.Write(b)
+		die(err)
+		_, err = io.Copy(os.Stdout, c)
+		die(err)
 	case "gap":
 		c, err := net.Dial("udp4", a[2])
 		die(err)

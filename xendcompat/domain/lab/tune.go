@@ -179,7 +179,8 @@ func (t *Toolstack) DeviceDetach(ctx context.Context, id int, kind string, dev i
 	if kind != "vif" {
 		return t.unsupported("device_destroy "+kind, "a vif, the only device of a domain here")
 	}
-	g, release, err := t.takeAlive(ctx, id)
+	// One that has ended and is kept gives its devices away, too.
+	g, release, err := t.take(ctx, id)
 	if err != nil {
 		return err
 	}
