@@ -138,6 +138,11 @@ func (a *app) readConfig(in cli.Invocation, file string, given []domain.Given) (
 
 // startConfig does what clients do to start a domain: it is made paused, its devices are waited for, and it goes on.
 func (a *app) startConfig(ctx context.Context, in cli.Invocation, c domain.Config) error {
+	if in.Has("console") {
+		if err := client.CheckConsole(a.paths, c.Name); err != nil {
+			return err
+		}
+	}
 	d, err := a.xend.MakeDomain(ctx, "create", client.Param{Name: "config", Value: c.SXP().String()})
 	if err != nil {
 		return err
@@ -163,6 +168,11 @@ func (a *app) startConfig(ctx context.Context, in cli.Invocation, c domain.Confi
 // start starts managed domains.
 func (a *app) start(ctx context.Context, in cli.Invocation) error {
 	name := in.Args[0]
+	if in.Has("console") {
+		if err := client.CheckConsole(a.paths, name); err != nil {
+			return err
+		}
+	}
 	if err := a.domainOp(ctx, name, "start", pausedParam(in)...); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/xenvnet/xend/internal/paths"
@@ -31,10 +32,45 @@ func (c *Console) CloseWrite() error {
 	return nil
 }
 
+// RemoteConsoleError says that the environment names a daemon by TCP, whose consoles are not reached: who reaches the API there
+// has proved nothing, and a console is a root shell.
+type RemoteConsoleError struct{ Variable, Host, Domain string }
+
+func (e *RemoteConsoleError) Error() string {
+	return fmt.Sprintf("the console of %s is reached on its own host only, not by $%s; 'ssh -t %s xm console %s' shows it", e.Domain, e.Variable, e.Host, e.Domain)
+}
+
+// CheckConsole tells whether OpenConsole can reach a domain's console, as far as that is known without asking the daemon: a
+// RemoteConsoleError if not.
+func CheckConsole(p paths.Paths, domain string) error {
+	variable, address := "XEND", os.Getenv("XEND")
+	if server := os.Getenv("XM_SERVER"); server != "" {
+		variable = "XM_SERVER"
+		network, a, _, err := parseServer(server, p)
+		switch {
+		case err != nil:
+			return fmt.Errorf("XM_SERVER: %w", err)
+		case network == "unix" && filepath.Clean(a) == filepath.Clean(configuration(p).XMLRPCPath):
+			return nil // this machine's daemon, by its other socket
+		case network == "unix":
+			a = "HOST" // a socket can lead anywhere
+		}
+		address = a
+	}
+	if address == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = address
+	}
+	return &RemoteConsoleError{variable, host, domain}
+}
+
 // OpenConsole connects with the console of a domain of this machine's daemon.
 func OpenConsole(ctx context.Context, p paths.Paths, domain string) (*Console, error) {
-	if os.Getenv("XM_SERVER") != "" || os.Getenv("XEND") != "" {
-		return nil, errors.New("a console is reached on the domain's own host only")
+	if err := CheckConsole(p, domain); err != nil {
+		return nil, err
 	}
 	conn, err := dial(ctx, "unix", p.ConsoleSocket())
 	if err != nil {

@@ -359,7 +359,11 @@ func (t *Toolstack) DeviceAttach(ctx context.Context, id int, d domain.DeviceCon
 		if err := t.do(ctx, id, "network-attach", strings.Split(v.XL(), ",")...); err != nil {
 			return 0, err
 		}
-		return t.number(ctx, id, "vif", func(dev domain.Device) bool { return dev.Param("mac") == v.MAC })
+		n, err := t.number(ctx, id, "vif", func(dev domain.Device) bool { return dev.Param("mac") == v.MAC })
+		if err != nil { // it is told that it was not attached, and so it must be
+			err = errors.Join(err, t.do(context.WithoutCancel(ctx), id, "network-detach", v.MAC))
+		}
+		return n, err
 	case "vbd":
 		disk, err := domain.ParseDisk(d.Params)
 		if err != nil {
@@ -369,7 +373,11 @@ func (t *Toolstack) DeviceAttach(ctx context.Context, id int, d domain.DeviceCon
 			return 0, err
 		}
 		vdev, _, _ := strings.Cut(disk.Dev, ":")
-		return t.number(ctx, id, "vbd", func(dev domain.Device) bool { return dev.Param("dev") == vdev })
+		n, err := t.number(ctx, id, "vbd", func(dev domain.Device) bool { return dev.Param("dev") == vdev })
+		if err != nil {
+			err = errors.Join(err, t.do(context.WithoutCancel(ctx), id, "block-detach", vdev))
+		}
+		return n, err
 	case "pci":
 		return 0, t.do(ctx, id, "pci-attach", d.Param("dev"))
 	}

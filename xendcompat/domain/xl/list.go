@@ -3,6 +3,7 @@ package xl
 import (
 	"context"
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,7 +113,53 @@ func (t *Toolstack) List(ctx context.Context) ([]domain.Status, error) {
 		s.Config.VCPUs = max(len(s.VCPUs), configs[i].Config.BInfo.MaxVCPUs)
 		list = append(list, s)
 	}
+	t.startTimes(ctx, list)
 	return list, nil
+}
+
+// startTimes fills in when domains started, which is asked for once for each.
+func (t *Toolstack) startTimes(ctx context.Context, list []domain.Status) {
+	t.mu.Lock()
+	known := t.started
+	t.mu.Unlock()
+	if slices.ContainsFunc(list, func(s domain.Status) bool { return known[s.ID].IsZero() }) {
+		b, err := t.run(ctx, askTimeout, "uptime")
+		if err == nil {
+			now := time.Now()
+			fresh := map[int]time.Time{}
+			for id, up := range parseUptimes(b) {
+				if fresh[id] = known[id]; fresh[id].IsZero() {
+					fresh[id] = now.Add(-up)
+				}
+			}
+			known = fresh
+			t.mu.Lock()
+			t.started = fresh
+			t.mu.Unlock()
+		}
+	}
+	for i := range list {
+		list[i].Started = known[list[i].ID]
+	}
+}
+
+// uptimeLine is a line of xl uptime: name, id, "1 day, 2:03:04".
+var uptimeLine = regexp.MustCompile(`\s(\d+)\s+(?:(\d+) days?,\s*)?(\d+):(\d\d):(\d\d)\s*$`)
+
+func parseUptimes(b []byte) map[int]time.Duration {
+	all := map[int]time.Duration{}
+	for line := range strings.Lines(string(b)) {
+		m := uptimeLine.FindStringSubmatch(line)
+		if m == nil {
+			continue // the heading
+		}
+		var n [5]int
+		for i, text := range m[1:] {
+			n[i], _ = strconv.Atoi(text) // digits; no days are none
+		}
+		all[n[0]] = time.Duration(((n[1]*24+n[2])*60+n[3])*60+n[4]) * time.Second
+	}
+	return all
 }
 
 // short is what one command tells, which is enough to see who ended.

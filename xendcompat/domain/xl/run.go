@@ -11,14 +11,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/xenvnet/xend/xendcompat/domain"
 )
 
 const (
-	// askTimeout bounds a command that only tells something; it may wait for xenstored.
-	askTimeout = 10 * time.Second
+	// askTimeout bounds a command that only tells something; it may wait for xenstored, and Domain-0 may have much to do.
+	askTimeout = 30 * time.Second
 	// doTimeout bounds one that does something, such as scripts.
 	doTimeout = 2 * time.Minute
 	// moveTimeout bounds one that moves all of a domain's memory.
@@ -38,7 +39,12 @@ type Options struct {
 }
 
 // Toolstack is a domain.Toolstack.
-type Toolstack struct{ o Options }
+type Toolstack struct {
+	o Options
+
+	mu      sync.Mutex
+	started map[int]time.Time // of the domains that were there when List was called last, by id
+}
 
 var _ domain.Toolstack = (*Toolstack)(nil)
 
@@ -63,7 +69,7 @@ func Open(o Options) (*Toolstack, error) {
 		}
 		o.Command = path
 	}
-	return &Toolstack{o}, nil
+	return &Toolstack{o: o}, nil
 }
 
 // Name is "xl".

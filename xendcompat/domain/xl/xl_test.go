@@ -104,7 +104,8 @@ func (f *fixture) calls() []string {
 	var calls []string
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSpace(line)
-		if !strings.HasPrefix(line, `["list"`) && !strings.HasPrefix(line, `["info"`) && !strings.HasPrefix(line, `["vcpu-list"`) {
+		if !strings.HasPrefix(line, `["list"`) && !strings.HasPrefix(line, `["info"`) && !strings.HasPrefix(line, `["vcpu-list"`) &&
+			!strings.HasPrefix(line, `["uptime"`) {
 			calls = append(calls, strings.ReplaceAll(line, f.dir, "DIR"))
 		}
 	}
@@ -130,6 +131,30 @@ func TestList(t *testing.T) {
 	require.Equal(t, "vif", s.Devices[0].Kind)
 	require.Equal(t, "/local/domain/0/backend/vif/1/0", s.Devices[0].Param("backend"))
 	require.Len(t, s.VCPUs, 1)
+	require.Zero(t, s.Started)
+
+	// When they started is asked for as long as it is not known, and then no more.
+	f.answer("uptime", "Name                                ID Uptime\nDomain-0                             0 3 days,  1:02:03\nvm1                                  1  0:05:25\n")
+	list, err = f.List(t.Context())
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now().Add(-(73*time.Hour + 2*time.Minute + 3*time.Second)), list[0].Started, time.Minute)
+	require.WithinDuration(t, time.Now().Add(-(5*time.Minute + 25*time.Second)), list[1].Started, time.Minute)
+	f.answer("uptime", "Name                                ID Uptime\nvm1                                  1  9:99:99\n")
+	again, err := f.List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, list[1].Started, again[1].Started)
+}
+
+// A device that can't be found once it was attached is taken away again: it is told that it was not attached.
+func TestAttachedUnseen(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.DeviceAttach(t.Context(), 1, domain.DeviceConfig{Kind: "vif", Params: []domain.Param{{Name: "mac", Value: "00:16:3e:00:00:99"}}})
+	require.ErrorContains(t, err, "domain 1 has no such vif")
+	_, err = f.DeviceAttach(t.Context(), 1, domain.DeviceConfig{Kind: "vbd", Params: []domain.Param{{Name: "uname", Value: "phy:/dev/x"}, {Name: "dev", Value: "xvdz"}, {Name: "mode", Value: "w"}}})
+	require.ErrorContains(t, err, "domain 1 has no such vbd")
+	calls := strings.Join(f.calls(), "\n")
+	require.Contains(t, calls, `["network-detach" "1" "00:16:3e:00:00:99"]`)
+	require.Contains(t, calls, `["block-detach" "1" "xvdz"]`)
 }
 
 // As recorded from Xen 4.17, of guests that ended by themselves.
