@@ -82,7 +82,7 @@ test-vm: need-root build ## the data plane's and the network scripts' tests on D
 	@scripts/need qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio
 	@test/vm/run
 
-test-xen: need-root ## two Xen hosts in an emulator: domains, a vnet, save and restore; 10 to 20 minutes
+test-xen: need-root ## two Xen hosts in an emulator: domains of xl and of xm, a vnet, save and restore; 10 to 20 minutes
 	@test/xen/run
 
 clean: ## remove what was built

@@ -63,7 +63,7 @@ func (r *Relocation) secret() ([]byte, error) {
 	}
 	info, err := os.Stat(r.SecretFile)
 	if err != nil {
-		return nil, fmt.Errorf("%w; the hosts between which domains move need the same secret there: head -c 32 /dev/urandom | base64 >%s", err, r.SecretFile)
+		return nil, fmt.Errorf("%w; the hosts between which domains move need the same secret there: (umask 077; head -c 32 /dev/urandom | base64 >%s)", err, r.SecretFile)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s can be read by others than root (chmod 600)", r.SecretFile)
