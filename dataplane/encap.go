@@ -49,6 +49,8 @@ type Lane struct {
 	Sender int
 	// Flooded packets are sealed once and sent to everybody.
 	Flooded bool
+	// Now is the time on the engine's clock: what is too old is not sealed with.
+	Now int64
 	// Flow numbers the lanes of a worker's unicast from 0, below Seal.Flows.
 	Flow int
 }

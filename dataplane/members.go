@@ -144,7 +144,7 @@ func (e *Engine) askMembers(q *question) error {
 			if !s.view.nat {
 				p.CareOf = l.path.Source
 			}
-			if payload, ok := s.protect(n, p.Append(nil), Lane{Sender: s.lane, Flooded: true}); ok {
+			if payload, ok := s.protect(n, p.Append(nil), Lane{Sender: s.lane, Now: s.now, Flooded: true}); ok {
 				s.flooded(n, l, s.view.usualForm(n), payload)
 			}
 		}
@@ -204,7 +204,7 @@ func (e *Engine) tellMemberLocked(id vnet.ID, to netip.Addr, nonce [16]byte, siz
 		for _, x := range vifs[:min(len(vifs), size/len(wire.MAC{}))] {
 			p.MACs = append(p.MACs, x.MAC)
 		}
-		if payload, ok := s.protect(a.network, p.Append(nil), Lane{Sender: s.lane}); ok {
+		if payload, ok := s.protect(a.network, p.Append(nil), Lane{Sender: s.lane, Now: s.now}); ok {
 			s.single(a.network, payload, l, to)
 		}
 	})

@@ -76,7 +76,7 @@ func (s *speaker) sendFailed(packets int, err error) {
 
 // message queues a VARP message of a vnet for one address.
 func (s *speaker) message(n *network, m wire.VARP, l *uplink, to netip.Addr) {
-	if payload, ok := s.pack(n, m, Lane{Sender: s.lane}); ok {
+	if payload, ok := s.pack(n, m, Lane{Sender: s.lane, Now: s.now}); ok {
 		s.single(n, payload, l, to)
 	}
 }
@@ -170,7 +170,7 @@ func (s *speaker) everybody(n *network, m wire.VARP) {
 			continue
 		}
 		m.CareOf = l.path.Source
-		payload, ok := s.pack(n, m, Lane{Sender: s.lane, Flooded: true})
+		payload, ok := s.pack(n, m, Lane{Sender: s.lane, Now: s.now, Flooded: true})
 		if !ok {
 			return
 		}

@@ -266,7 +266,10 @@ func (w *worker) forwarded(b []byte, a arrival) {
 // frameIn takes a frame of another host. It reports whether other segments should get it, too: also
 // where this host does not have the vnet.
 func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
-	n := w.view.vnets[id]
+	n := a.opened
+	if n == nil || n.config.ID != id {
+		n = w.view.vnets[id]
+	}
 	source := wire.Source(frame)
 	switch {
 	case n == nil:
@@ -475,11 +478,16 @@ func (w *worker) collect(n *network, l *uplink, frame []byte) {
 func (w *worker) deliver() {
 	for i := range w.targets {
 		t := &w.targets[i]
+		var by *uplink
+		limit := 0
 		for at := t.first; at >= 0; at = w.inbound[at].next {
 			in := &w.inbound[at]
 			if w.view.clamp {
-				e := w.view.wrap(t.network, in.uplink, w.view.formFor(t.network, in.uplink, netip.Addr{}))
-				offload.ClampMSS(in.frame, wire.VnetHdr{}, e.maxFrame)
+				if in.uplink != by {
+					e := w.view.wrap(t.network, in.uplink, w.view.formFor(t.network, in.uplink, netip.Addr{}))
+					by, limit = in.uplink, e.maxFrame
+				}
+				offload.ClampMSS(in.frame, wire.VnetHdr{}, limit)
 			}
 			w.coalesce.Add(in.frame)
 		}

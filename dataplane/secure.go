@@ -65,7 +65,7 @@ type seal struct {
 var _ Seal = (*seal)(nil)
 
 func (s *seal) Seal(dst []byte, lane Lane, payload [][]byte) ([]byte, bool) {
-	sa := s.vnet.Sending(s.engine.now())
+	sa := s.vnet.Sending(lane.Now)
 	if sa == nil {
 		return dst, false
 	}
@@ -424,6 +424,7 @@ func (w *worker) fromSecured(l *uplink, s *underlay.Socket) {
 		return
 	}
 	raw := s == l.secure.ESP()
+	w.openedLast = nil // of this view
 	for i := range count {
 		p := w.received.Packet(i)
 		if p.Misdirected && s != l.secure.UDP()[0] && !raw {
@@ -469,7 +470,11 @@ func (w *worker) protected(buf []byte, at int, from netip.AddrPort, a arrival, r
 		}
 		return
 	}
-	n := w.view.vnets[opened.Vnet.ID()]
+	n := w.openedLast
+	if n == nil || n.config.ID != opened.Vnet.ID() {
+		n = w.view.vnets[opened.Vnet.ID()]
+		w.openedLast = n
+	}
 	host := opened.From.Host(a.uplink.Family() == underlay.IPv4)
 	switch {
 	case n == nil, n.seal == nil:
@@ -547,6 +552,7 @@ func (w *worker) protectedForward(b []byte, f wire.Forward, a arrival) {
 		w.drop(DropForwardSecured)
 		return
 	}
+	w.openedLast = nil
 	w.protected(b, len(b)-len(f.Payload), netip.AddrPortFrom(a.from, 0), a, false)
 }
 

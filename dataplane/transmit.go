@@ -212,7 +212,7 @@ func (w *worker) sendFlood(n *network) int {
 	if len(trains) == 0 {
 		return 0
 	}
-	loaded := w.load(n, trains, Lane{Sender: w.lane, Flooded: true})
+	loaded := w.load(n, trains, Lane{Sender: w.lane, Now: w.now, Flooded: true})
 	packets := 0
 	for f, to := range w.view.audience(n).to {
 		w.msgs = w.msgs[:0]
@@ -267,13 +267,30 @@ func (w *worker) sendHidden(n *network, loaded []underlay.Msg) int {
 	return packets
 }
 
+// sealAtOnce is how many bytes are sealed before they are sent: what the kernel then copies is in the processor's cache still.
+const sealAtOnce = 192 << 10
+
 // sendUnicast sends the packets for single hosts and returns how many went.
 func (w *worker) sendUnicast(n *network) int {
 	trains := w.unicast.Trains()
-	if len(trains) == 0 {
-		return 0
+	packets := 0
+	for len(trains) > 0 {
+		end := len(trains)
+		if n.seal != nil {
+			end = 0
+			for bytes := 0; end < len(trains) && bytes < sealAtOnce; end++ {
+				bytes += trains[end].Len
+			}
+		}
+		packets += w.sendTrains(n, trains[:end])
+		trains = trains[end:]
 	}
-	loaded := w.load(n, trains, Lane{Sender: w.lane})
+	return packets
+}
+
+// sendTrains sends some of them.
+func (w *worker) sendTrains(n *network, trains []offload.Train) int {
+	loaded := w.load(n, trains, Lane{Sender: w.lane, Now: w.now})
 	packets := 0
 	// Those of one socket together: what has been taken has no buffers any more. Flows keep their order.
 	for i := range loaded {

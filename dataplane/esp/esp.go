@@ -163,7 +163,7 @@ func hiddenHost(at netip.AddrPort) netip.Addr {
 
 // Host is the address that the MACs of a host are behind, of one family or else of the other; of a host behind NAT one that no
 // packet can be sent to, but Vnet.Hidden tells where.
-func (a Addresses) Host(four bool) netip.Addr {
+func (a *Addresses) Host(four bool) netip.Addr {
 	if a.NAT.IsValid() {
 		return a.host
 	}
@@ -171,7 +171,7 @@ func (a Addresses) Host(four bool) netip.Addr {
 }
 
 // Of returns the address of one family, or else of the other. Port 0 is the port that all have in common.
-func (a Addresses) Of(four bool) netip.AddrPort {
+func (a *Addresses) Of(four bool) netip.AddrPort {
 	switch {
 	case a.NAT.IsValid():
 		return a.NAT
@@ -182,7 +182,7 @@ func (a Addresses) Of(four bool) netip.AddrPort {
 }
 
 // Has reports whether addr is one of a host's addresses.
-func (a Addresses) Has(addr netip.Addr) bool {
+func (a *Addresses) Has(addr netip.Addr) bool {
 	return addr.IsValid() && (addr == a.Addr4 || addr == a.Addr6 || addr == a.NAT.Addr())
 }
 

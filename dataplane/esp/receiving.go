@@ -49,8 +49,8 @@ type Opened struct {
 	Message []byte
 	// ID is its id.
 	ID wire.MessageID
-	// From are the addresses of the host that sealed it.
-	From Addresses
+	// From are the addresses of the host that sealed it; they must not be changed.
+	From *Addresses
 }
 
 // open opens a packet that begins at buf[at]. For conf it is decrypted where it is, or into a copy if keep is set;
@@ -122,7 +122,7 @@ func (sa *receiving) inspect(o *Opener, content []byte) (Opened, Refusal) {
 	if out.ID, _, err = wire.DecodeMessage(out.Message); err != nil {
 		return out, WrongInner
 	}
-	out.From = *sa.sender.addresses.Load()
+	out.From = sa.sender.addresses.Load()
 	var id vnet.ID
 	switch out.ID {
 	case wire.MessageVUDP:

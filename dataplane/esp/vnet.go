@@ -288,7 +288,7 @@ func place(addr4, addr6 netip.Addr, a Arrival) netip.AddrPort {
 	if !addr4.IsValid() && !addr6.IsValid() {
 		return a.From
 	}
-	return Addresses{Addr4: addr4, Addr6: addr6}.Of(a.From.Addr().Is4())
+	return (&Addresses{Addr4: addr4, Addr6: addr6}).Of(a.From.Addr().Is4())
 }
 
 // ask handles an ASK whose MAC is right.
