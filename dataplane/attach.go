@@ -48,6 +48,11 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 	if err != nil {
 		return fmt.Errorf("vnet %s: security %s: %w", c.IDText, c.Security, err)
 	}
+	if c.Security != vnet.None {
+		e.mirror.bar(c.ID) // before anything is sealed
+	} else {
+		e.mirror.unbar(c.ID)
+	}
 	same := before != nil && len(before.ports) > 0 && before.devices.PartnerIndex == d.PartnerIndex
 	var opened []vnif
 	if state == stateRunning && !same {
@@ -174,6 +179,12 @@ func (e *Engine) leastLocked() int {
 func (e *Engine) Detach(id vnet.ID) error {
 	e.attaching.Lock()
 	defer e.attaching.Unlock()
+	e.mu.Lock()
+	_, known := e.networks[id]
+	e.mu.Unlock()
+	if known {
+		e.mirror.bar(id) // not under the lock
+	}
 	e.mu.Lock()
 	a := e.networks[id]
 	switch {

@@ -310,7 +310,11 @@ func (e *Engine) fdbEvent(ev hostnet.FDBEvent) {
 		}
 		return
 	}
-	switch c := e.table.Claim(key, e.now()); c.Kind {
+	c := e.table.Claim(key, e.now())
+	if moved(c) {
+		e.mirror.evict(key)
+	}
+	switch c.Kind {
 	case varp.Added, varp.MovedHere:
 		e.sayLocked(func(s *speaker) { s.announce(n, key.MAC) })
 		if c.Kind == varp.MovedHere {

@@ -57,6 +57,19 @@ const (
 	SourceFixed SourcePort = "fixed"
 )
 
+// FastPath says whether the kernel carries what it can past user space.
+type FastPath string
+
+// The fast paths.
+const (
+	// FastPathAuto: where it is safe.
+	FastPathAuto FastPath = "auto"
+	// FastPathOn: the same, and the log warns where it is not possible.
+	FastPathOn FastPath = "on"
+	// FastPathOff: user space carries all.
+	FastPathOff FastPath = "off"
+)
+
 // NamedHost names another host.
 type NamedHost struct {
 	// Addr is an IP address or, in Config only, a host name.
@@ -91,6 +104,8 @@ type Config struct {
 	// ClampMSS lowers the MSS of TCP SYNs, on their way out and in, to what fits, so that bulk TCP makes no frames
 	// that must be cut or fragmented. SYNs that TCP-AO signs stay as they are.
 	ClampMSS bool
+	// FastPath says whether the kernel carries known unicast of vnets without security past user space.
+	FastPath FastPath
 	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
 	// EtherIPHosts says whether EtherIP without UDP is received, and sent to hosts that know nothing else.
@@ -138,6 +153,7 @@ func DefaultConfig() Config {
 		TTL:             64,
 		MTUMode:         MTUFragment,
 		ClampMSS:        true,
+		FastPath:        FastPathOff,
 		Encapsulation:   EtherIPInUDP,
 		EtherIPHosts:    EtherIPAuto,
 		ResolveInterval: 60 * time.Second,
@@ -172,6 +188,8 @@ func (c Config) Validate() error {
 		"source_port %q is neither %q nor %q", c.SourcePort, SourceFlow, SourceFixed)
 	check(c.TTL >= 1 && c.TTL <= 255, "ttl %d is not between 1 and 255", c.TTL)
 	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)
+	check(c.FastPath == FastPathAuto || c.FastPath == FastPathOn || c.FastPath == FastPathOff,
+		"fastpath %q is neither %q nor %q nor %q", c.FastPath, FastPathAuto, FastPathOn, FastPathOff)
 	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
 		"encapsulation %q is neither %q nor %q", c.Encapsulation, EtherIPInUDP, EtherIP)
 	check(c.EtherIPHosts == EtherIPAuto || c.EtherIPHosts == EtherIPOff,

@@ -81,8 +81,11 @@ type Engine struct {
 	asking        chan struct{}
 	memberAnswers *bucket
 	pending       *varp.Pending
-	view          atomic.Pointer[view]
-	workers       []*worker
+	// mirror keeps the kernel's tables, and programs are at devices.
+	mirror   *mirror
+	programs *programs
+	view     atomic.Pointer[view]
+	workers  []*worker
 
 	// attaching serialises what opens and closes sockets of vnets: Attach, Detach, open, close. It is taken
 	// before mu, under which no socket is opened or closed.
@@ -160,6 +163,9 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	e.keys, e.secured, e.securityKick = map[vnet.ID]KeySet{}, esp.NewTable(nil), make(chan struct{}, 1)
 	e.mouth = newSpeaker(e, 0, cfg.workers())
 	e.learner = newLearner(e)
+	e.mirror = newMirror(e)
+	e.programs = newPrograms(e, h)
+	e.table.Observe(observer{e.mirror})
 	e.guards = newGuards(h, log, cfg.Port, &e.deviceNames, func() map[int]struct{} { return e.view.Load().devices })
 	e.guards.ports = []uint16{cfg.Port, cfg.Security.Port}
 	e.peers.configure(cfg.Peers, cfg.Port)
@@ -224,6 +230,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	group.Go(func() error { return e.watchCopies(ctx) })
 	group.Go(func() error { return e.guards.run(ctx) })
 	group.Go(func() error { return e.learner.run(ctx, learned) })
+	group.Go(func() error { return e.mirror.run(ctx) })
 	close(e.ready)
 	<-ctx.Done()
 	for _, w := range e.workers {
@@ -381,6 +388,7 @@ func (e *Engine) publishLocked() {
 	}
 	v.floodOpen, v.floodSealed = v.everybody(false), v.everybody(true)
 	e.view.Store(v)
+	e.mirror.look()
 }
 
 // isOther reports whether an address is known and not this host's own. It is guarded by the engine's lock.
@@ -411,7 +419,11 @@ func (e *Engine) AddVif(id vnet.ID, mac net.HardwareAddr) error {
 	e.mu.Lock()
 	n, err := e.networkLocked(id)
 	if err == nil {
-		switch e.table.AddVif(varp.Key{Vnet: id, MAC: m}, e.now()).Kind {
+		c := e.table.AddVif(varp.Key{Vnet: id, MAC: m}, e.now())
+		if moved(c) {
+			e.mirror.evict(varp.Key{Vnet: id, MAC: m})
+		}
+		switch c.Kind {
 		case varp.Full:
 			err = fmt.Errorf("vif %s: the vif table is full (%d MACs)", mac, e.config.MaxMACs)
 		case varp.Ignored, varp.Damped:
@@ -548,6 +560,8 @@ func (e *Engine) Reload(cfg Config) error {
 	e.refreshLooking()
 	e.lookAgain()
 	e.guards.forget()
+	e.programs.retry()
+	e.mirror.lookAtNetwork()
 	return err
 }
 

@@ -26,6 +26,8 @@ const (
 	groupQuestions = 3
 	// maxAsked is how many hosts are asked by unicast each time.
 	maxAsked = 3
+	// maxSigns is how many hosts are asked for a sign of life at once.
+	maxSigns = 64
 )
 
 // answerer bounds the answers to probes. Any goroutine may use it.
@@ -158,6 +160,25 @@ func (e *Engine) askLocked(f *family) {
 		}
 		p.WantsGroup = true
 		s.probe(p, f.uplink, f.uplink.group.Addr())
+	})
+}
+
+// askHosts asks hosts by unicast for a sign of life.
+func (e *Engine) askHosts(hosts []netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	nonce := e.nonce.Load()
+	if nonce == nil {
+		nonce = new([16]byte)
+		_, _ = rand.Read(nonce[:]) // never fails
+		e.nonce.Store(nonce)
+	}
+	e.sayLocked(func(s *speaker) {
+		for _, addr := range hosts[:min(len(hosts), maxSigns)] {
+			if l := s.view.uplinks[underlay.Of(addr)]; l != nil {
+				s.probe(wire.Probe{Nonce: *nonce, Size: wire.MinProbe}, l, addr)
+			}
+		}
 	})
 }
 

@@ -374,6 +374,9 @@ func (w *worker) learnRemote(n *network, mac wire.MAC, from netip.Addr, by varp.
 		return true
 	}
 	c := w.engine.table.LearnRemote(key, from, by, w.now)
+	if moved(c) {
+		w.engine.mirror.evict(key)
+	}
 	switch c.Kind {
 	case varp.Known:
 		w.remoteCache = learned{key: key, from: from, until: w.now + cacheFor}

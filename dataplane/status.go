@@ -42,6 +42,8 @@ type Status struct {
 	Tables Tables
 	// Keys are the vnets with security, sorted by id.
 	Keys []esp.Status
+	// FastPath says what the kernel carries past user space.
+	FastPath FastPathState
 	// Drops has one element per reason, in a fixed order.
 	Drops []Drop
 	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
@@ -68,6 +70,8 @@ type Counters struct {
 	Unknown []Unknown
 	// Vnets are those that are carried, in order of their ids.
 	Vnets []VnetCounters
+	// FastPath says what the kernel carries past user space.
+	FastPath FastPathState
 	// Tables are the settings and sizes of the VARP cache and the vif table.
 	Tables Tables
 }
@@ -77,6 +81,8 @@ type VnetCounters struct {
 	ID vnet.ID
 	// Tx is from the vnif to the underlay, Rx the reverse.
 	Tx, Rx Traffic
+	// KernelTx and KernelRx are what of it the kernel carried past user space; its Frames are as many as its Packets.
+	KernelTx, KernelRx Traffic
 }
 
 // Filter says which MACs are asked for; the zero Filter: all.
@@ -112,6 +118,8 @@ type Vnet struct {
 	MAC net.HardwareAddr
 	// Tx is from the vnif to the underlay, Rx the reverse.
 	Tx, Rx Traffic
+	// KernelTx and KernelRx are what of it the kernel carried past user space.
+	KernelTx, KernelRx Traffic
 }
 
 // Vif is a MAC that lives on this host.
@@ -241,11 +249,15 @@ func (e *Engine) Counters() Counters {
 	}
 	for id, n := range v.vnets {
 		x := VnetCounters{ID: id}
+		x.KernelTx, x.KernelRx = e.mirror.traffic(id)
 		x.Tx, x.Rx = n.traffic()
+		x.Tx.add(x.KernelTx)
+		x.Rx.add(x.KernelRx)
 		c.Vnets = append(c.Vnets, x)
 	}
 	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
 	c.Strangers, c.Unknown = e.strangers(v.workers), unknown(v.workers)
+	c.FastPath = e.programs.state(v.config.FastPath)
 	return c
 }
 
@@ -270,6 +282,7 @@ func (e *Engine) Status() Status {
 		s.Underlays = append(s.Underlays, e.underlayLocked(f, now))
 	}
 	s.Keys = e.keyStatus()
+	s.FastPath = counters.FastPath
 	s.Hosts = e.hostsLocked(behind, now)
 	s.Paths = e.pathsLocked(s.Hosts)
 	return s
@@ -323,6 +336,18 @@ func (e *Engine) Entries(f Filter) []Entry {
 	return out
 }
 
+func (t *Traffic) add(o Traffic) {
+	t.Packets += o.Packets
+	t.Frames += o.Frames
+	t.Bytes += o.Bytes
+}
+
+// traffic is what the kernel carried of a vnet past the workers.
+func (m *mirror) traffic(id vnet.ID) (tx, rx Traffic) {
+	c := m.carriedOf(id)
+	return Traffic{Packets: c.TxFrames, Frames: c.TxFrames, Bytes: c.TxBytes}, Traffic{Packets: c.RxFrames, Frames: c.RxFrames, Bytes: c.RxBytes}
+}
+
 // traffic sums what the workers counted.
 func (n *network) traffic() (tx, rx Traffic) {
 	for i := range n.shares {
@@ -349,7 +374,10 @@ func (e *Engine) vnetsLocked() []Vnet {
 		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
 		}
+		v.KernelTx, v.KernelRx = e.mirror.traffic(v.ID)
 		v.Tx, v.Rx = n.traffic()
+		v.Tx.add(v.KernelTx)
+		v.Rx.add(v.KernelRx)
 		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })
@@ -424,6 +452,11 @@ func (e *Engine) hostsLocked(macs map[netip.Addr]int, now int64) []Host {
 	v := e.view.Load()
 	add := func(i hosts.Info) {
 		h := Host{Info: i, Encapsulation: EtherIPInUDP, MACs: macs[i.Addr]}
+		kernel := e.mirror.carriedWith(i.Addr)
+		h.TxPackets += kernel.TxFrames
+		h.TxBytes += onWire(kernel.TxFrames, kernel.TxBytes)
+		h.RxPackets += kernel.RxFrames
+		h.RxBytes += onWire(kernel.RxFrames, kernel.RxBytes)
 		if way, ok := v.encap(openVnet, i.Addr); ok && way.form == etherIP {
 			h.Encapsulation = EtherIP
 		}

@@ -373,6 +373,9 @@ func (w *worker) learnLocal(n *network, mac wire.MAC) bool {
 		return true
 	}
 	c := w.engine.table.LearnLocal(key, w.now)
+	if moved(c) {
+		w.engine.mirror.evict(key)
+	}
 	switch c.Kind {
 	case varp.Known:
 		w.localCache = learned{key: key, until: w.now + cacheFor}

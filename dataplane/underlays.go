@@ -176,6 +176,7 @@ func (e *Engine) adoptLocked(o *outlook, tunings []tuning) (retired []*underlay.
 		e.publishLocked()
 		e.renumberLocked()
 	}
+	e.mirror.lookAtNetwork()
 	return retired
 }
 

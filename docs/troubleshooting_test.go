@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/fastpath"
 )
 
 // code is what the programs can say.
@@ -189,4 +190,21 @@ func TestDrops(t *testing.T) {
 		want = append(want, r.String())
 	}
 	require.Equal(t, want, explained, "in the order of vn stats")
+}
+
+// TestLeft checks the same of the reasons for which the kernel leaves packets to user space.
+func TestLeft(t *testing.T) {
+	b, err := os.ReadFile("troubleshooting.md")
+	require.NoError(t, err)
+	_, section, ok := strings.Cut(string(b), "\n## What the kernel carries")
+	require.True(t, ok)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var explained, want []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| .+ \\| .+ \\|$").FindAllStringSubmatch(section, -1) {
+		explained = append(explained, m[1])
+	}
+	for r := fastpath.Reason(0); r.Help() != ""; r++ {
+		want = append(want, r.String())
+	}
+	require.Equal(t, want, explained)
 }

@@ -58,7 +58,34 @@ func (a *app) stats(ctx context.Context, in cli.Invocation) error {
 		}
 		fmt.Fprintf(a.stdout, "%12s  %-39s  %s\n", u.ChildValue("packets", ""), u.ChildValue("vnet", ""), u.ChildValue("from", ""))
 	}
+	for _, f := range stats.Children("fastpath") {
+		a.fastPath(f)
+	}
 	return nil
+}
+
+// fastPath prints what the kernel carries past user space, and what it does not.
+func (a *app) fastPath(f sxp.Value) {
+	fmt.Fprintf(a.stdout, "\nFast path in the kernel: %s (fastpath = %q)\n", f.ChildValue("state", "off"), f.ChildValue("mode", ""))
+	if problem := f.ChildValue("problem", ""); problem != "" {
+		fmt.Fprintln(a.stdout, "  "+problem)
+	}
+	for _, u := range f.Children("underlay") {
+		fmt.Fprintf(a.stdout, "  %s, %s, %s: sends: %s; receives: %s\n", u.ChildValue("family", ""), u.ChildValue("device", ""),
+			u.ChildValue("way", ""), u.ChildValue("send", ""), u.ChildValue("receive", ""))
+	}
+	for i, v := range f.Children("vnet") {
+		if i == 0 {
+			fmt.Fprintf(a.stdout, "\n%12s  %12s  %-39s  %s\n", "Sent", "Received", "Vnet, by the kernel", "Carrier")
+		}
+		fmt.Fprintf(a.stdout, "%12s  %12s  %-39s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), v.ChildValue("id", ""), v.ChildValue("carrier", ""))
+	}
+	for i, l := range f.Children("left") {
+		if i == 0 {
+			fmt.Fprintf(a.stdout, "\n%12s  %-13s %s\n", "To user space", "Reason", "Meaning")
+		}
+		fmt.Fprintf(a.stdout, "%12s  %-3s %-9s %s\n", l.ChildValue("packets", ""), l.ChildValue("direction", ""), l.ChildValue("reason", ""), l.ChildValue("help", ""))
+	}
 }
 
 // ethernetHeader is how many bytes a frame is longer than the packet in it.

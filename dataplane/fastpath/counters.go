@@ -52,6 +52,32 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
+var reasonHelp = [reasons]string{
+	LeftFlood:    "for everybody, or to a group",
+	LeftMiss:     "to MACs of which it is not known, or not lately, behind which host they are",
+	LeftSource:   "from MACs that are not known to be where the frame came from",
+	LeftSize:     "larger than the path or the vnif takes",
+	LeftGSO:      "large sends that are not plain TCP, and trains of several packets",
+	LeftTag:      "VLAN tags on their way out",
+	LeftHost:     "hosts from which no socket took a packet lately, or that are reached otherwise",
+	LeftRenew:    "now and then, to see whether the host's firewall still lets them through",
+	LeftForm:     "our other messages, fragments, and headers that contradict each other",
+	LeftChecksum: "checksums that somebody else must verify or complete",
+	LeftVnet:     "vnets that user space carries, or that this host does not have",
+	LeftOff:      "while the kernel may not send or receive by the underlay",
+	LeftSYN:      "packets that open TCP connections, whose MSS user space clamps",
+	LeftRoom:     "not IP, or without room for our headers",
+	LeftError:    "half done, and dropped",
+}
+
+// Help says what packets were left for the reason.
+func (r Reason) Help() string {
+	if r < reasons {
+		return reasonHelp[r]
+	}
+	return ""
+}
+
 // Left are the packets that were left to user space, by reason, on their way out and in. LeftError
 // alone counts packets that were dropped.
 type Left struct{ Out, In [reasons]uint64 }

@@ -100,6 +100,9 @@ func (h *Host) HeardByGroup(now int64) { note(&h.group, now) }
 // HeardByUnicast notes that a packet came from the host by unicast.
 func (h *Host) HeardByUnicast(now int64) { note(&h.unicast, now) }
 
+// UnicastHeard is when a packet last came from the host by unicast, exact to 100 ms; 0: never.
+func (h *Host) UnicastHeard() int64 { return h.unicast.Load() }
+
 // Replicates reports whether the host sends by unicast what is for everybody.
 func (h *Host) Replicates(now int64) bool {
 	at := h.replicated.Load()

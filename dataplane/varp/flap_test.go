@@ -133,7 +133,7 @@ func TestReleasedEarly(t *testing.T) {
 	tab, k, now = frozen()
 	tab.Claim(k, now+10*second)
 	require.Equal(t, varp.Ignored, tab.LearnRemote(k, host(66), varp.Frame, now+11*second).Kind, "a claim is no frame")
-	tab.Touch([]varp.Key{k}, now+17*second)
+	tab.Touch(k, here, now+17*second)
 	require.Equal(t, varp.MovedAway, tab.LearnRemote(k, host(66), varp.Frame, now+18*second).Kind, "frames that others saw are")
 }
 
@@ -205,7 +205,10 @@ func TestTouch(t *testing.T) {
 	tab.LearnRemote(key(1), host(1), varp.Frame, 0)
 	tab.LearnLocal(key(2), 0)
 	tab.LearnRemote(key(3), host(1), varp.Frame, 0)
-	tab.Touch([]varp.Key{key(1), key(2), key(9)}, 59*second)
+	tab.Touch(key(1), host(1), 59*second)
+	tab.Touch(key(2), here, 59*second)
+	tab.Touch(key(3), host(2), 59*second)
+	tab.Touch(key(9), host(1), 59*second)
 	require.Equal(t, 1, tab.Sweep(60*second))
 	at, ok := tab.Lookup(key(1))
 	require.True(t, ok)
@@ -213,6 +216,5 @@ func TestTouch(t *testing.T) {
 	require.True(t, tab.Local(key(2), 60*second))
 	_, ok = tab.Entry(key(9), 0)
 	require.False(t, ok)
-	keys := []varp.Key{key(1), key(2)}
-	require.Zero(t, testing.AllocsPerRun(100, func() { tab.Touch(keys, 61*second) }))
+	require.Zero(t, testing.AllocsPerRun(100, func() { tab.Touch(key(1), host(1), 61*second) }))
 }

@@ -99,13 +99,11 @@ func (t *Table) confirm(e *entry, by Source, now int64) {
 	t.replaceLocked(e, n)
 }
 
-// Touch notes that keys were confirmed where they are by somebody else, who sees frames that do not come by here. Keys
-// that are not in the table stay unknown.
-func (t *Table) Touch(keys []Key, now int64) {
-	for i := range keys {
-		if e := t.find(&keys[i]); e != nil {
-			t.confirm(e, Frame, now)
-		}
+// Touch notes that somebody else, who sees frames that do not come by here, saw a frame of k from where it is; addr is the
+// host, the zero Addr this one. What is not in the table, or somewhere else by now, stays as it is.
+func (t *Table) Touch(k Key, addr netip.Addr, now int64) {
+	if e := t.find(&k); e != nil && e.addr == addr {
+		t.confirm(e, Frame, now)
 	}
 }
 

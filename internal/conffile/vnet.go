@@ -93,6 +93,7 @@ type Dataplane struct {
 	GroupFwdMask    int64    `toml:"group_fwd_mask"`
 	MTUMode         string   `toml:"mtu_mode"`
 	ClampMSS        bool     `toml:"clamp_mss"`
+	FastPath        string   `toml:"fastpath"`
 	Encapsulation   string   `toml:"encapsulation"`
 	EtherIP         string   `toml:"etherip"`
 	Peers           []string `toml:"peers"`

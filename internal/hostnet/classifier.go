@@ -1,8 +1,10 @@
 package hostnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -94,4 +96,61 @@ func (h *Host) classifierAt(c Classifier) (*netlink.BpfFilter, error) {
 		}
 	}
 	return nil, nil
+}
+
+// Filter is a filter of a device's clsact, of whoever.
+type Filter struct {
+	Priority uint16
+	// Name is an eBPF program's, as `tc filter show` tells it; "" for filters of other kinds.
+	Name string
+	// Program is the id of an eBPF program, 0 for filters of other kinds.
+	Program ebpf.ProgramID
+}
+
+// Filters lists what is at a device's ingress or egress, first the one that runs first; none without a clsact.
+func (h *Host) Filters(index int, egress bool) ([]Filter, error) {
+	var out []Filter
+	err := retry(func() error {
+		out = nil
+		if h.handle == nil {
+			return errClosed
+		}
+		at := Classifier{Index: index, Egress: egress}.attrs()
+		filters, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, at.Parent)
+		switch {
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // no clsact
+			return nil
+		case err != nil:
+			return err
+		}
+		for _, f := range filters {
+			x := Filter{Priority: f.Attrs().Priority}
+			if b, ok := f.(*netlink.BpfFilter); ok {
+				x.Name, x.Program = b.Name, ebpf.ProgramID(b.Id)
+			}
+			out = append(out, x)
+		}
+		return nil
+	})
+	slices.SortStableFunc(out, func(a, b Filter) int { return cmp.Compare(a.Priority, b.Priority) })
+	return out, h.wrapDevice("list filters of", index, err)
+}
+
+// Qdisc is the kind of a device's queueing discipline, "noqueue" where nothing waits.
+func (h *Host) Qdisc(index int) (string, error) {
+	kind := "noqueue"
+	err := retry(func() error {
+		kind = "noqueue"
+		if h.handle == nil {
+			return errClosed
+		}
+		list, err := h.handle.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}})
+		for _, q := range list {
+			if q.Attrs().Parent == netlink.HANDLE_ROOT {
+				kind = q.Type()
+			}
+		}
+		return err
+	})
+	return kind, h.wrapDevice("list queueing disciplines of", index, err)
 }

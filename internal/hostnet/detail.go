@@ -15,6 +15,8 @@ type Detail struct {
 	// its bridge id.
 	STP      bool
 	Priority uint16
+	// VLANFiltering is a bridge's: its ports take and give only what their VLANs allow.
+	VLANFiltering bool
 	BridgeSettings
 	BoundsLearned bool // the kernel knows MaxLearned
 }
@@ -51,6 +53,8 @@ func (h *Host) Detail(index int) (Detail, error) {
 					switch {
 					case kind == unix.IFLA_BR_STP_STATE:
 						d.STP = number(v) != 0
+					case kind == unix.IFLA_BR_VLAN_FILTERING && len(v) >= 1:
+						d.VLANFiltering = v[0] != 0
 					case kind == unix.IFLA_BR_PRIORITY && len(v) >= 2:
 						d.Priority = binary.NativeEndian.Uint16(v)
 					case kind == unix.IFLA_BR_GROUP_FWD_MASK && len(v) >= 2:

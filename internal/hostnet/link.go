@@ -32,6 +32,9 @@ type Link struct {
 	Partner     int
 	PartnerAway bool   // the partner is in another network namespace
 	Group       uint32 // link group, `ip link set … group`
+	// Bus is what a device of a driver is on: "pci", "virtio", "xen-backend" for a domain's vif; "" for what has no
+	// hardware, and before Linux 5.14.
+	Bus string
 }
 
 // Up says whether the device is administratively up.
@@ -104,6 +107,8 @@ func parseLink(b []byte) (Link, error) {
 			l.PartnerAway = true
 		case unix.IFLA_GROUP:
 			l.Group = number(v)
+		case unix.IFLA_PARENT_DEV_BUS_NAME:
+			l.Bus = text(v)
 		case unix.IFLA_LINKINFO:
 			eachAttribute(v, func(kind uint16, v []byte) {
 				if kind == unix.IFLA_INFO_KIND {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/service"
 )
@@ -17,6 +18,7 @@ type snapshot struct {
 	dataplane.Status
 	Vifs    []dataplane.Vif
 	Entries []dataplane.Entry
+	Counted []dataplane.VnetCounters
 }
 
 // part reads a part of a snapshot.
@@ -30,7 +32,7 @@ func macs(s *snapshot, d service.Dataplane) {
 // counters reads what is counted only, without what it takes to find out the rest.
 func counters(s *snapshot, d service.Dataplane) {
 	c := d.Counters()
-	s.Drops, s.Strangers, s.Tables = c.Drops, c.Strangers, c.Tables
+	s.Drops, s.Strangers, s.Unknown, s.Tables, s.FastPath, s.Counted = c.Drops, c.Strangers, c.Unknown, c.Tables, c.FastPath, c.Vnets
 }
 
 // prints makes a command of lists of one snapshot, of which some parts are read.
@@ -96,8 +98,8 @@ func writePeers(b *bytes.Buffer, s snapshot) {
 }
 
 // writeStats writes (stats (drop (reason R) (packets N) (help TEXT))… (from (device D) (addr A) (packets N))…
-// (unknown (vnet ID) (from ADDR) (packets N))…): the latter are where most of what was dropped as not_underlay came
-// from, and the vnets of what was dropped as unknown_vnet.
+// (unknown (vnet ID) (from ADDR) (packets N))… (fastpath …)): from and unknown are where most of what was dropped as
+// not_underlay came from, and the vnets of what was dropped as unknown_vnet.
 func writeStats(b *bytes.Buffer, s snapshot) {
 	items := []sxp.Value{sxp.Atom("stats")}
 	for _, d := range s.Drops {
@@ -112,7 +114,54 @@ func writeStats(b *bytes.Buffer, s snapshot) {
 		items = append(items, sxp.List(sxp.Atom("unknown"), sxp.Pair("vnet", x.Vnet.String()), sxp.Pair("from", x.From.String()),
 			sxp.Pair("packets", fmt.Sprint(x.Packets))))
 	}
+	if s.FastPath.Mode != "" { // else there is no data plane
+		items = append(items, fastPath(&s))
+	}
 	writeForm(b, sxp.List(items...))
+}
+
+// fastPath is (fastpath (mode M) (state on|off) [(problem TEXT)] (underlay (family F) (device D) (way W) (send C) (receive C))…
+// (vnet (id ID) (carrier C) (tx N) (rx N))… (left (direction out|in) (reason R) (packets N) (help TEXT))…): C is kernel, or why
+// it is user space, tx and rx are the packets that the kernel carried, and left are those that it left to user space.
+func fastPath(s *snapshot) sxp.Value {
+	f := &s.FastPath
+	state := "off"
+	if f.On {
+		state = "on"
+	}
+	items := []sxp.Value{sxp.Atom("fastpath"), sxp.Pair("mode", string(f.Mode)), sxp.Pair("state", state)}
+	if f.Problem != "" {
+		items = append(items, sxp.Pair("problem", f.Problem))
+	}
+	carrier := func(reason string) string {
+		if reason == "" {
+			return "kernel"
+		}
+		return reason
+	}
+	for _, u := range f.Underlays {
+		if u.Way != "" {
+			items = append(items, sxp.List(sxp.Atom("underlay"), sxp.Pair("family", u.Family), sxp.Pair("device", u.Device),
+				sxp.Pair("way", u.Way), sxp.Pair("send", carrier(u.Send)), sxp.Pair("receive", carrier(u.Receive))))
+		}
+	}
+	for _, v := range s.Counted {
+		if why, known := f.Vnets[v.ID]; known {
+			items = append(items, sxp.List(sxp.Atom("vnet"), sxp.Pair("id", v.ID.String()), sxp.Pair("carrier", carrier(why)),
+				sxp.Pair("tx", fmt.Sprint(v.KernelTx.Packets)), sxp.Pair("rx", fmt.Sprint(v.KernelRx.Packets))))
+		}
+	}
+	for i, direction := range []string{"out", "in"} {
+		for r, n := range [][]uint64{f.Left.Out[:], f.Left.In[:]}[i] {
+			if n == 0 {
+				continue
+			}
+			reason := fastpath.Reason(r)
+			items = append(items, sxp.List(sxp.Atom("left"), sxp.Pair("direction", direction), sxp.Pair("reason", reason.String()),
+				sxp.Pair("packets", fmt.Sprint(n)), sxp.Pair("help", reason.Help())))
+		}
+	}
+	return sxp.List(items...)
 }
 
 // writeMTU writes (mtu (mtu N) (mode M) (path (to T) (addr A) (device D) (mtu N) (ip N) (udp N) (header N) [(esp N)])…):

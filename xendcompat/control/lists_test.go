@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
@@ -82,4 +83,25 @@ func TestLists(t *testing.T) {
 	// A MAC that was asked for is behind nobody yet.
 	writeVARP(&b, snapshot{Entries: []dataplane.Entry{{State: dataplane.Incomplete}}})
 	require.Contains(t, b.String(), "(state incomplete)\n (flags -)\n (addr 0.0.0.0)\n")
+}
+
+// TestStatsFastPath: what the kernel carries, and why it does not.
+func TestStatsFastPath(t *testing.T) {
+	s := snapshot{
+		Status: dataplane.Status{FastPath: dataplane.FastPathState{
+			Mode: dataplane.FastPathAuto, On: true,
+			Underlays: [2]dataplane.FastUnderlay{{Family: "ipv4", Device: "eth0", Way: "tc", Receive: "the bridge filters VLANs"}},
+			Vnets:     map[vnet.ID]string{{15: 0x97}: "", {15: 0x98}: "security conf"},
+		}},
+		Counted: []dataplane.VnetCounters{
+			{ID: vnet.ID{15: 0x97}, KernelTx: dataplane.Traffic{Packets: 3}, KernelRx: dataplane.Traffic{Packets: 4}}, {ID: vnet.ID{15: 0x98}},
+		},
+	}
+	s.FastPath.Left.In[fastpath.LeftSYN] = 9
+	var b bytes.Buffer
+	writeStats(&b, s)
+	require.Equal(t, "(stats (fastpath (mode auto) (state on) (underlay (family ipv4) (device eth0) (way tc) (send kernel) (receive 'the bridge filters VLANs')) "+
+		"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0097) (carrier kernel) (tx 3) (rx 4)) "+
+		"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0098) (carrier 'security conf') (tx 0) (rx 0)) "+
+		"(left (direction in) (reason syn) (packets 9) (help '"+fastpath.LeftSYN.Help()+"'))))\n", b.String())
 }

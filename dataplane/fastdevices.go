@@ -1,0 +1,599 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Where the kernel's programs are, and why they are not: one at the egress of each vnif, after its bridge with all its
+// policy, and one at the ingress of the underlay's network cards.
+
+// kernelHost is what the programs need of a host; hostnet.Host in earnest.
+type kernelHost interface {
+	Links() ([]hostnet.Link, error)
+	LinkByIndex(index int) (hostnet.Link, error)
+	Ports(master int) ([]hostnet.Link, error)
+	Detail(index int) (hostnet.Detail, error)
+	RouteTo(to netip.Addr) (hostnet.Route, error)
+	Sysctl(path ...string) (string, error)
+	Filters(index int, egress bool) ([]hostnet.Filter, error)
+	Qdisc(index int) (string, error)
+	AttachClassifier(hostnet.Classifier, *ebpf.Program) error
+	DetachClassifier(hostnet.Classifier) error
+}
+
+var _ kernelHost = (*hostnet.Host)(nil)
+
+// programs are the fast path's at the devices of a host.
+type programs struct {
+	engine *Engine
+	mirror *mirror
+	host   kernelHost
+	// load makes tables, those of attached programs where it can, and the programs for the egress of vnifs and the ingress of
+	// underlays.
+	load func(t fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error)
+	// forbids says why packets to other hosts must pass the host's own output; "": they need not.
+	forbids func(l hostnet.Link, from netip.Addr, port uint16) string
+
+	// What follows is the mirror's goroutine's own.
+	loaded   [2]*ebpf.Program // at ingress, at egress
+	ids      [2]ebpf.ProgramID
+	attached map[hook]struct{} // also what an earlier run left
+	placed   map[hook]struct{} // the programs of this run
+	times    fastpath.Times
+	set      [2]fastpath.Underlay
+	looked   [2]lookedAt
+	routes   map[netip.Addr]bool
+
+	mu sync.Mutex
+	// failed is why there are no tables; it is tried again after a reload.
+	failed string
+	// vnets and underlays are why the kernel does not carry something; "": it does.
+	vnets     map[vnet.ID]string
+	underlays [2]FastUnderlay
+}
+
+// lookedAt is what came of a look at an underlay.
+type lookedAt struct {
+	uplink *uplink
+	hooks  []hook
+	u      fastpath.Underlay
+	state  FastUnderlay
+}
+
+// hook is a place for a program.
+type hook struct {
+	index  int
+	egress bool
+}
+
+const (
+	// fastPriority is after all filters of others: those run first, and have the last word on what they decide.
+	fastPriority = 0xff00
+	// verifyEvery is how often it is looked whether the programs are where they should be, and in nobody's way.
+	verifyEvery = 10 * time.Second
+)
+
+// fastNames are the names of the filters, at ingress and egress.
+var fastNames = [2]string{"xend_in", "xend_out"}
+
+func (h hook) side() int {
+	if h.egress {
+		return 1
+	}
+	return 0
+}
+
+func (h hook) classifier() hostnet.Classifier {
+	return hostnet.Classifier{Index: h.index, Egress: h.egress, Priority: fastPriority, Name: fastNames[h.side()]}
+}
+
+func newPrograms(e *Engine, h *hostnet.Host) *programs {
+	k := &programs{
+		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]struct{}{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{},
+		load:    loadFastPath,
+		forbids: func(hostnet.Link, netip.Addr, uint16) string { return "" },
+	}
+	if h != nil {
+		k.host = h
+	}
+	return k
+}
+
+func loadFastPath(t fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
+	p, err := fastpath.Load(t, attached...)
+	if err != nil {
+		return nil, [2]*ebpf.Program{}, err
+	}
+	return p, [2]*ebpf.Program{p.In(), p.Out()}, nil
+}
+
+// retry has the next look try again what failed.
+func (k *programs) retry() {
+	k.mu.Lock()
+	k.failed = ""
+	k.mu.Unlock()
+}
+
+// sync makes the programs be where they should, and the tables hold the vnets and underlays of the view. network looks
+// again at the underlays and the routes, verify at everything.
+func (k *programs) sync(network, verify bool) {
+	v := k.engine.view.Load()
+	k.mirror.forgetBars(v)
+	if k.host == nil {
+		return
+	}
+	if v.config.FastPath == FastPathOff {
+		k.close()
+		return
+	}
+	if !k.mirror.open.Load() && !k.open(v) {
+		return
+	}
+	if t := k.timesOf(v); t != k.times && k.mirror.tables.SetTimes(t) == nil {
+		k.times = t
+	}
+	if network || verify {
+		clear(k.routes)
+	}
+	wanted := map[hook]struct{}{}
+	for fam := range v.uplinks {
+		k.syncUnderlay(v, underlay.Family(fam), wanted, network || verify)
+	}
+	k.syncVnets(v, wanted, verify)
+	adopting := k.engine.now() < k.mirror.adopting
+	for h := range k.attached {
+		if _, ok := wanted[h]; !ok && !adopting {
+			k.detach(h)
+		}
+	}
+	k.mirror.judgeAll()
+}
+
+// timesOf are the ages of the configuration.
+func (k *programs) timesOf(v *view) fastpath.Times {
+	t := fastpath.DefaultTimes()
+	t.MACTTL = v.config.EntryTTL
+	return t
+}
+
+// open loads the programs. It is false if the kernel has no fast path.
+func (k *programs) open(v *view) bool {
+	k.mu.Lock()
+	failed := k.failed
+	k.mu.Unlock()
+	if failed != "" {
+		return false
+	}
+	attached, ids := k.find()
+	times := k.timesOf(v)
+	t, programs, err := k.load(times, ids)
+	if err != nil {
+		k.mu.Lock()
+		k.failed = err.Error()
+		k.mu.Unlock()
+		level := k.engine.log.Info
+		if v.config.FastPath == FastPathOn {
+			level = k.engine.log.Warn
+		}
+		level("no kernel fast path: user space carries all", "err", err)
+		return false
+	}
+	k.loaded, k.times, k.attached = programs, times, attached
+	for i, p := range programs {
+		k.ids[i] = programID(p)
+	}
+	k.set, k.looked, k.placed = [2]fastpath.Underlay{}, [2]lookedAt{}, map[hook]struct{}{}
+	clear(k.routes)
+	k.mirror.start(t)
+	return true
+}
+
+func programID(p *ebpf.Program) ebpf.ProgramID {
+	if p == nil {
+		return 0
+	}
+	info, err := p.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return id
+}
+
+// find looks for programs of an earlier run.
+func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID) {
+	attached, ids := map[hook]struct{}{}, []ebpf.ProgramID(nil)
+	links, err := k.host.Links()
+	if err != nil {
+		return attached, nil
+	}
+	for _, l := range links {
+		for _, h := range []hook{{l.Index, false}, {l.Index, true}} {
+			filters, err := k.host.Filters(h.index, h.egress)
+			if err != nil {
+				continue // gone
+			}
+			for _, f := range filters {
+				if f.Name == fastNames[h.side()] && f.Priority == fastPriority {
+					attached[h] = struct{}{}
+					if !slices.Contains(ids, f.Program) {
+						ids = append(ids, f.Program)
+					}
+				}
+			}
+		}
+	}
+	return attached, ids
+}
+
+// close takes the programs away: user space carries all.
+func (k *programs) close() {
+	k.retry()
+	if !k.mirror.open.Load() {
+		if len(k.attached) == 0 {
+			k.attached, _ = k.find() // of an earlier run, which was configured otherwise
+		}
+	} else {
+		for _, id := range k.mirror.vnetsNow() {
+			k.mirror.removeVnet(id)
+		}
+		for addr := range maps.Clone(k.mirror.hosts) {
+			k.mirror.removeHost(addr)
+		}
+		k.mirror.stop()
+		k.engine.log.Info("the kernel fast path is off")
+	}
+	for h := range k.attached {
+		k.detach(h)
+	}
+	k.mu.Lock()
+	clear(k.vnets)
+	k.underlays = [2]FastUnderlay{}
+	k.mu.Unlock()
+}
+
+func (k *programs) detach(h hook) {
+	if err := k.host.DetachClassifier(h.classifier()); err != nil {
+		k.engine.log.Warn("a program of the fast path stays where it should not be", "device", k.engine.deviceNames.name(h.index), "err", err)
+		return
+	}
+	delete(k.attached, h)
+	delete(k.placed, h)
+}
+
+// attach puts a program into its place, and says why it can't be there.
+func (k *programs) attach(h hook, verify bool) string {
+	if _, placed := k.placed[h]; placed && !verify {
+		return ""
+	}
+	if h.egress {
+		switch kind, err := k.host.Qdisc(h.index); {
+		case err != nil:
+			return err.Error()
+		case kind != "noqueue":
+			return "its queueing discipline " + kind + " would be passed by"
+		}
+	}
+	filters, err := k.host.Filters(h.index, h.egress)
+	if err != nil {
+		return err.Error()
+	}
+	c := h.classifier()
+	ours := false
+	for _, f := range filters {
+		switch {
+		case f.Priority == c.Priority && f.Name == c.Name:
+			ours = f.Program == k.ids[h.side()]
+		case f.Priority >= c.Priority:
+			return fmt.Sprintf("a filter of another program at priority %d would be passed by", f.Priority)
+		}
+	}
+	if !ours {
+		if err := k.host.AttachClassifier(c, k.loaded[h.side()]); err != nil {
+			return err.Error()
+		}
+	}
+	k.attached[h] = struct{}{}
+	k.placed[h] = struct{}{}
+	return ""
+}
+
+// syncUnderlay lets packets of a family go by the kernel.
+func (k *programs) syncUnderlay(v *view, fam underlay.Family, wanted map[hook]struct{}, again bool) {
+	e := k.engine
+	up, at := v.uplinks[fam], &k.looked[fam]
+	if up != at.uplink || again {
+		before := at.u.Index
+		*at = lookedAt{uplink: up}
+		if up != nil {
+			k.lookAt(v, up, at)
+		}
+		if at.u.Index != before {
+			clear(k.routes)
+		}
+	}
+	for _, h := range at.hooks {
+		wanted[h] = struct{}{}
+	}
+	u, state := at.u, at.state
+	u.Port, u.FlowPort = v.port, v.flows
+	if v.etherip {
+		state.Send, u.Send = "frames are sent as EtherIP without UDP", false
+	}
+	var err error
+	switch {
+	case u == k.set[fam]:
+	case up == nil:
+		err = k.mirror.tables.ClearUnderlay(anyOf[fam])
+	default:
+		err = k.mirror.tables.SetUnderlay(u)
+	}
+	if err != nil {
+		state.Send, state.Receive = err.Error(), err.Error()
+	} else {
+		k.set[fam] = u
+	}
+	k.mu.Lock()
+	before := k.underlays[fam]
+	k.underlays[fam] = state
+	k.mu.Unlock()
+	if before == state || up == nil {
+		return
+	}
+	level := e.log.Info
+	if v.config.FastPath == FastPathOn && (state.Send != "" || state.Receive != "") {
+		level = e.log.Warn
+	}
+	level("kernel fast path", "family", fam, "device", state.Device, "way", state.Way,
+		"send", carriedOr(state.Send), "receive", carriedOr(state.Receive))
+}
+
+// anyOf are addresses of the families.
+var anyOf = [2]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+
+func carriedOr(reason string) string {
+	if reason == "" {
+		return "kernel"
+	}
+	return "user space: " + reason
+}
+
+// lookAt attaches the program to the network cards of an underlay device, and says how packets travel by it.
+func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
+	at.state = FastUnderlay{Family: up.Family().String(), Way: "tc"}
+	at.u = fastpath.Underlay{Addr: up.path.Source, Index: up.path.Index, MTU: up.path.MTU, TTL: 64}
+	l, err := k.host.LinkByIndex(at.u.Index)
+	at.state.Device = l.Name
+	if err != nil || len(l.MAC) != len(at.u.MAC) {
+		at.state.Send = "the device carries no Ethernet frames"
+		if err != nil {
+			at.state.Send = err.Error()
+		}
+		at.state.Receive = at.state.Send
+		return
+	}
+	at.u.MAC = wire.MAC(l.MAC)
+	if ttl := k.ttl(at.u.Addr, l.Name); ttl != 0 {
+		at.u.TTL = ttl
+	}
+	hooks, why := k.cards(l)
+	for _, h := range hooks {
+		if problem := k.attach(h, true); problem != "" {
+			why = problem
+			continue
+		}
+		at.hooks = append(at.hooks, h)
+	}
+	if len(at.hooks) > 0 {
+		why = ""
+	}
+	at.state.Receive, at.state.Send = why, k.forbids(l, at.u.Addr, v.port)
+	at.u.Receive, at.u.Send = why == "", at.state.Send == ""
+}
+
+// ttl is that of unicast packets: the kernel's default, as the sockets have it.
+func (k *programs) ttl(from netip.Addr, device string) uint8 {
+	path := []string{"net", "ipv4", "ip_default_ttl"}
+	if from.Is6() {
+		path = []string{"net", "ipv6", "conf", device, "hop_limit"}
+	}
+	s, err := k.host.Sysctl(path...)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	if err != nil {
+		return 0
+	}
+	return uint8(n)
+}
+
+// cards are where packets of other hosts come in that have an underlay device for their goal, or why none is: of a bridge
+// the ports that are network cards, not those of domains.
+func (k *programs) cards(l hostnet.Link) ([]hook, string) {
+	if below := k.bridgeBelow(l); below != "" {
+		return nil, "it is stacked on bridge " + below + ", which domains may be on"
+	}
+	if l.Kind != "bridge" {
+		return []hook{{index: l.Index}}, ""
+	}
+	d, err := k.host.Detail(l.Index)
+	if err != nil {
+		return nil, err.Error()
+	}
+	if d.VLANFiltering {
+		return nil, "the bridge filters VLANs"
+	}
+	ports, err := k.host.Ports(l.Index)
+	if err != nil {
+		return nil, err.Error()
+	}
+	var hooks []hook
+	for _, p := range ports {
+		if isCard(p, l) {
+			hooks = append(hooks, hook{index: p.Index})
+		}
+	}
+	if len(hooks) == 0 {
+		return nil, "none of the bridge's ports is a network card"
+	}
+	return hooks, ""
+}
+
+// isCard reports whether a bridge's port leads to other hosts and not to a domain: what network-bridge made of the
+// card, a device on a bus, a bond, or a VLAN of one.
+func isCard(p, bridge hostnet.Link) bool {
+	if _, ours := port.Owner(p); ours {
+		return false
+	}
+	switch {
+	case p.Name == "p"+bridge.Name:
+		return true
+	case p.Kind == "":
+		return p.Bus != "" && p.Bus != "xen-backend"
+	}
+	return p.Kind == "bond" || p.Kind == "team" || p.Kind == "vlan"
+}
+
+// bridgeBelow is the bridge that a device is stacked on; "" for none.
+func (k *programs) bridgeBelow(l hostnet.Link) string {
+	for range maxStack {
+		if !l.Stacked() {
+			return ""
+		}
+		below, err := k.host.LinkByIndex(l.Partner)
+		if err != nil {
+			return ""
+		}
+		if below.Kind == "bridge" {
+			return below.Name
+		}
+		l = below
+	}
+	return ""
+}
+
+// syncVnets lets the kernel carry the vnets that it may.
+func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool) {
+	e := k.engine
+	reasons := make(map[vnet.ID]string, len(v.vnets))
+	for id, n := range v.vnets {
+		if n.secured() {
+			reasons[id] = "security " + n.config.Security.String()
+			continue
+		}
+		h := hook{index: n.devices.VnifIndex, egress: true}
+		why := k.attach(h, verify)
+		if why == "" {
+			wanted[h] = struct{}{}
+			if err := k.mirror.addVnet(id, h.index, n.devices.MTU); err != nil {
+				why = err.Error()
+			}
+		}
+		reasons[id] = why
+		if why == "" {
+			continue
+		}
+		k.mirror.removeVnet(id)
+		delete(wanted, h)
+	}
+	adopting := e.now() < k.mirror.adopting
+	for _, id := range k.mirror.vnetsNow() {
+		if why, ok := reasons[id]; (!ok || why != "") && !(adopting && !ok) {
+			k.mirror.removeVnet(id)
+		}
+	}
+	k.mu.Lock()
+	before := k.vnets
+	k.vnets = reasons
+	k.mu.Unlock()
+	for id, why := range reasons {
+		if was, known := before[id]; why == "" || known && was == why || v.vnets[id].secured() {
+			continue
+		}
+		level := e.log.Info
+		if v.config.FastPath == FastPathOn {
+			level = e.log.Warn
+		}
+		level("user space carries a vnet", "vnet", id, "reason", why)
+	}
+}
+
+// reaches reports whether packets to a host leave by the underlay's device, from its address. It is for the mirror's
+// goroutine.
+func (k *programs) reaches(addr netip.Addr) bool {
+	if k.host == nil {
+		return true
+	}
+	if known, ok := k.routes[addr]; ok {
+		return known
+	}
+	fam := underlay.Of(addr)
+	r, err := k.host.RouteTo(addr)
+	ok := err == nil && r.Index != 0 && r.Index == k.looked[fam].u.Index
+	if len(k.routes) < 4*fastpath.MaxHosts {
+		k.routes[addr] = ok
+	}
+	return ok
+}
+
+// FastUnderlay says how packets of one address family travel.
+type FastUnderlay struct {
+	// Family is "ipv4" or "ipv6", Device the underlay device.
+	Family, Device string
+	// Way is how the kernel's program is attached: "tc"; "" where there is none.
+	Way string
+	// Send and Receive say why user space sends or receives; "": the kernel does what it can.
+	Send, Receive string
+}
+
+// FastPathState says what the kernel carries, and why it does not carry the rest.
+type FastPathState struct {
+	Mode FastPath
+	// On is false where user space carries all; Problem says why, if that was not the configuration's wish.
+	On      bool
+	Problem string
+	// Underlays are by family, IPv4 first; the zero value: there is none.
+	Underlays [2]FastUnderlay
+	// Vnets are those that are up, and why user space carries them; "": the kernel does.
+	Vnets map[vnet.ID]string
+	// Left are the packets that the kernel left to user space.
+	Left fastpath.Left
+}
+
+// state is what was chosen.
+func (k *programs) state(mode FastPath) FastPathState {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return FastPathState{
+		Mode: mode, On: k.mirror.open.Load(), Problem: k.failed, Underlays: k.underlays, Vnets: maps.Clone(k.vnets), Left: k.mirror.left(),
+	}
+}
+
+// RemoveFastPath takes the programs of a daemon that has ended off the devices of a namespace: user space, or nobody,
+// carries the frames of vnets from then on.
+func RemoveFastPath(h *hostnet.Host) error {
+	k := &programs{host: h}
+	attached, _ := k.find()
+	var errs []error
+	for at := range attached {
+		errs = append(errs, h.DetachClassifier(at.classifier()))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,703 @@
+package dataplane
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/varp"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// kernelTables are what the kernel knows; fastpath.Tables in earnest.
+type kernelTables interface {
+	SetTimes(fastpath.Times) error
+	Alive(until uint64) error
+	SetUnderlay(fastpath.Underlay) error
+	ClearUnderlay(netip.Addr) error
+	AddVnet(id vnet.ID, vnif, mtu int) error
+	RemoveVnet(vnet.ID)
+	SetHost(addr netip.Addr, send, receive bool) error
+	Heard(addr netip.Addr, at uint64) error
+	RemoveHost(netip.Addr)
+	PutRemote(id vnet.ID, mac wire.MAC, at netip.Addr, seen uint64) error
+	PutLocal(id vnet.ID, mac wire.MAC, seen uint64) error
+	Delete(vnet.ID, wire.MAC)
+	MACs(func(fastpath.MAC)) error
+	Vnets() []vnet.ID
+	Hosts() []netip.Addr
+	VnetCounters(vnet.ID) (fastpath.Counters, bool)
+	HostCounters(netip.Addr) (fastpath.Counters, bool)
+	Left() (fastpath.Left, error)
+	Close()
+}
+
+var _ kernelTables = (*fastpath.Tables)(nil)
+
+// mirror keeps the kernel's tables like the engine's: vnets, hosts, and where MACs are. The VARP table tells it which keys
+// have changed; one goroutine writes the kernel's tables, and lets the VARP table know what the kernel has seen.
+//
+//	VARP table ──mark──> dirty ──run──> kernel      view ──look──> vnets, hosts, underlays
+//	VARP table <──Touch── compare <─── kernel       hosts.Store ──hear──> kernel
+//
+// A MAC that moves is evicted by whoever learned that, before the frame that told so has any effect: an answer
+// to it does not go where the MAC was before.
+type mirror struct {
+	engine *Engine
+	wake   chan struct{}
+	// open says that there are tables.
+	open atomic.Bool
+	// clock is that of the kernel's tables.
+	clock func() uint64
+
+	mu    sync.Mutex
+	dirty map[varp.Key]struct{}
+	// whole: every MAC is to be looked at; changed: the view is; network: the underlays and routes are.
+	whole, changed, network bool
+
+	// writing serialises what is written of MACs, so that none that was evicted comes back.
+	writing sync.Mutex
+	tables  kernelTables
+	vnets   map[vnet.ID]struct{}
+	put     map[varp.Key]netip.Addr // the zero Addr: on this host
+	behind  map[netip.Addr]int
+	barred  map[vnet.ID]struct{} // vnets that the kernel must not carry
+
+	// What follows is the goroutine's own.
+	hosts map[netip.Addr]mirroredHost
+	// later are MACs that the kernel may not know yet, and when to look at them again.
+	later map[varp.Key]int64
+	// adopting is until when what an earlier run left is kept, though nothing is known of it yet.
+	adopting int64
+	full     bool // the operator knows that a table is
+	asked    int64
+
+	// counted is what the kernel carried of what it carries no more.
+	counting sync.Mutex
+	counted  map[vnet.ID]fastpath.Counters
+}
+
+// mirroredHost is a host that the kernel knows.
+type mirroredHost struct {
+	send, receive bool
+	heard         int64 // what the kernel was told last
+}
+
+const (
+	// maxDirty bounds what is remembered key by key.
+	maxDirty = 1 << 14
+	// maxLater bounds mirror.later.
+	maxLater = 1 << 14
+	// hearEvery is how often the kernel is told which hosts were heard.
+	hearEvery = 250 * time.Millisecond
+	// compareEvery is how often ages are compared, if MACs live long enough.
+	compareEvery = 5 * time.Second
+	// adoptFor is how long vnets may take to be attached after a start.
+	adoptFor = int64(15 * time.Second)
+	// renewAfter is the silence, in nanoseconds, after which a host is asked for a sign of life, so that the kernel need not
+	// leave packets to the sockets; renewEvery how often.
+	renewAfter, renewEvery = int64(8 * time.Second), int64(2 * time.Second)
+)
+
+func newMirror(e *Engine) *mirror {
+	m := &mirror{
+		engine: e, wake: make(chan struct{}, 1), clock: fastpath.Now, dirty: map[varp.Key]struct{}{},
+		counted: map[vnet.ID]fastpath.Counters{}, barred: map[vnet.ID]struct{}{},
+	}
+	m.clear()
+	return m
+}
+
+// clear forgets what the kernel knows.
+func (m *mirror) clear() {
+	m.vnets, m.put, m.behind = map[vnet.ID]struct{}{}, map[varp.Key]netip.Addr{}, map[netip.Addr]int{}
+	m.hosts, m.later = map[netip.Addr]mirroredHost{}, map[varp.Key]int64{}
+}
+
+// kernelTime is a time of the engine's clock on the kernel's, and engineTime the reverse.
+func (m *mirror) kernelTime(t int64) uint64 { return m.clock() - uint64(max(0, m.engine.now()-t)) }
+
+func (m *mirror) engineTime(t uint64) int64 {
+	return max(1, m.engine.now()-max(0, int64(m.clock()-t)))
+}
+
+func (m *mirror) kick() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// mark has the goroutine look at a MAC soon.
+func (m *mirror) mark(k varp.Key) {
+	if !m.open.Load() {
+		return
+	}
+	m.mu.Lock()
+	if len(m.dirty) < maxDirty {
+		m.dirty[k] = struct{}{}
+	} else {
+		m.whole = true
+	}
+	m.mu.Unlock()
+	m.kick()
+}
+
+// look has the goroutine look at the view soon.
+func (m *mirror) look() {
+	m.mu.Lock()
+	m.changed = true
+	m.mu.Unlock()
+	m.kick()
+}
+
+// lookAtNetwork has the goroutine look at the underlays and the routes, too.
+func (m *mirror) lookAtNetwork() {
+	m.mu.Lock()
+	m.changed, m.network = true, true
+	m.mu.Unlock()
+	m.kick()
+}
+
+// observer marks what the VARP table tells: no more, since that has its lock.
+type observer struct{ *mirror }
+
+var _ varp.Observer = observer{}
+
+// Inserted, Moved and Deleted are varp.Observer's.
+func (o observer) Inserted(k varp.Key, _ netip.Addr) { o.mark(k) }
+
+// Moved is varp.Observer's.
+func (o observer) Moved(k varp.Key, _, _ netip.Addr) { o.mark(k) }
+
+// Deleted is varp.Observer's.
+func (o observer) Deleted(k varp.Key, _ netip.Addr) { o.mark(k) }
+
+// evict takes a MAC that moved, or moves to and fro, out of the kernel at once: its frames are user space's until the
+// goroutine has looked at it. Any goroutine may call it, without a lock of the VARP table.
+func (m *mirror) evict(k varp.Key) {
+	if !m.open.Load() {
+		return
+	}
+	m.writing.Lock()
+	m.removeLocked(k)
+	m.writing.Unlock()
+	m.mark(k)
+}
+
+// moved reports whether a change of a MAC's place must be known to the kernel before it has any effect.
+func moved(c varp.Change) bool {
+	switch c.Kind {
+	case varp.MovedHere, varp.MovedAway, varp.MovedThere, varp.Damped:
+		return true
+	}
+	return false
+}
+
+// removeLocked takes a MAC out of the kernel. writing is held.
+func (m *mirror) removeLocked(k varp.Key) {
+	at, ok := m.put[k]
+	if !ok || m.tables == nil {
+		return
+	}
+	m.tables.Delete(k.Vnet, k.MAC)
+	delete(m.put, k)
+	m.leaveLocked(at)
+}
+
+func (m *mirror) leaveLocked(at netip.Addr) {
+	if at.IsValid() {
+		if m.behind[at]--; m.behind[at] <= 0 {
+			delete(m.behind, at)
+		}
+	}
+}
+
+// start takes tables over. What they hold of an earlier run is learned, with its age, and kept until the vnets are here.
+func (m *mirror) start(t kernelTables) {
+	e := m.engine
+	m.writing.Lock()
+	m.clear()
+	m.tables = t
+	m.writing.Unlock()
+	now := e.now()
+	if vnets := t.Vnets(); len(vnets) > 0 {
+		m.adopting = now + adoptFor
+		for _, id := range vnets {
+			m.vnets[id] = struct{}{}
+		}
+	}
+	for _, addr := range t.Hosts() {
+		m.hosts[addr] = mirroredHost{send: true, receive: true}
+	}
+	err := t.MACs(func(x fastpath.MAC) {
+		k, seen := varp.Key{Vnet: x.Vnet, MAC: x.MAC}, m.engineTime(x.Seen)
+		if now-seen >= int64(e.table.Options().TTL) {
+			return // compare deletes it
+		}
+		m.put[k] = x.Addr
+		if x.Addr.IsValid() {
+			m.behind[x.Addr]++
+			e.table.LearnRemote(k, x.Addr, varp.Frame, seen)
+			e.hosts.See(x.Addr, seen)
+		} else {
+			e.table.LearnLocal(k, seen)
+		}
+	})
+	if err != nil {
+		e.log.Warn("what the kernel carried before is not known", "err", err)
+	}
+	m.open.Store(true)
+	m.mu.Lock()
+	m.whole, m.changed = true, true
+	m.mu.Unlock()
+	m.kick()
+}
+
+// stop gives the tables back. Programs that are attached go on with them.
+func (m *mirror) stop() {
+	m.open.Store(false)
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	if m.tables == nil {
+		return
+	}
+	t := m.tables
+	m.tables = nil
+	t.Close()
+	m.clear()
+}
+
+// flush writes what was marked.
+func (m *mirror) flush() {
+	m.mu.Lock()
+	dirty, whole := m.dirty, m.whole
+	m.dirty, m.whole = map[varp.Key]struct{}{}, false
+	m.mu.Unlock()
+	now := m.engine.now()
+	for k, at := range m.later {
+		if now >= at {
+			delete(m.later, k)
+			dirty[k] = struct{}{}
+		}
+	}
+	if whole {
+		for _, list := range [][]varp.Entry{m.engine.table.Remote(now), m.engine.table.Vifs(now)} {
+			for i := range list {
+				dirty[list[i].Key] = struct{}{}
+			}
+		}
+		m.writing.Lock()
+		for k := range m.put {
+			dirty[k] = struct{}{}
+		}
+		m.writing.Unlock()
+	}
+	for k := range dirty {
+		m.set(k)
+	}
+}
+
+// set makes the kernel know of a MAC what the VARP table knows, if it may.
+func (m *mirror) set(k varp.Key) {
+	e := m.engine
+	if entry, ok := e.table.Entry(k, e.now()); ok && entry.Addr.IsValid() && m.carries(k.Vnet) {
+		m.setHost(entry.Addr)
+	}
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	now := e.now()
+	entry, ok := e.table.Entry(k, now)
+	_, carried := m.vnets[k.Vnet]
+	if !ok || !carried {
+		m.removeLocked(k)
+		return
+	}
+	wait := int64(entry.Damped)
+	if !entry.Addr.IsValid() {
+		wait = max(wait, int64(entry.HoldDown)) // a frame of it must be heard first
+	}
+	if wait > 0 {
+		m.removeLocked(k)
+		if len(m.later) < maxLater {
+			m.later[k] = now + wait
+		}
+		return
+	}
+	at, known := m.put[k]
+	if known && at == entry.Addr {
+		return
+	}
+	if _, set := m.hosts[entry.Addr]; entry.Addr.IsValid() && !set {
+		m.removeLocked(k)
+		return
+	}
+	m.writeLocked(k, entry.Addr, now-int64(entry.Age))
+}
+
+// writeLocked puts a MAC into the kernel. writing is held.
+func (m *mirror) writeLocked(k varp.Key, at netip.Addr, seen int64) {
+	if m.tables == nil {
+		return
+	}
+	var err error
+	if at.IsValid() {
+		err = m.tables.PutRemote(k.Vnet, k.MAC, at, m.kernelTime(seen))
+	} else {
+		err = m.tables.PutLocal(k.Vnet, k.MAC, m.kernelTime(seen))
+	}
+	before, known := m.put[k]
+	if err != nil {
+		m.removeLocked(k)
+		m.tell(err)
+		return
+	}
+	if known {
+		m.leaveLocked(before)
+	}
+	m.put[k] = at
+	if at.IsValid() {
+		m.behind[at]++
+	}
+}
+
+// tell tells the operator once that a table is full: what does not fit goes by user space.
+func (m *mirror) tell(err error) {
+	if m.full {
+		return
+	}
+	m.full = true
+	m.engine.log.Warn("the kernel carries only a part: user space carries the rest", "err", err)
+}
+
+func (m *mirror) carries(id vnet.ID) bool {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	_, ok := m.vnets[id]
+	return ok
+}
+
+// setHost makes the kernel know a host.
+func (m *mirror) setHost(addr netip.Addr) {
+	if _, known := m.hosts[addr]; known {
+		return
+	}
+	h := m.judge(addr)
+	if err := m.tables.SetHost(addr, h.send, h.receive); err != nil {
+		m.tell(err)
+		return
+	}
+	m.hosts[addr] = h
+	m.hearHost(addr, h)
+}
+
+// judge says what the kernel may do with a host: send to it what travels in UDP, and take its frames if it does not flood
+// them by unicast, since then user space must tell copies apart.
+func (m *mirror) judge(addr netip.Addr) mirroredHost {
+	e := m.engine
+	v := e.view.Load()
+	h := mirroredHost{}
+	way, ok := v.encap(openVnet, addr)
+	h.send = ok && way.form == inUDP && e.programs.reaches(addr)
+	_, own := v.own[addr]
+	rec := e.hosts.Find(addr)
+	h.receive = !own && (rec == nil || !rec.Replicates(e.now()))
+	return h
+}
+
+// judgeAll judges the hosts that the kernel knows again.
+func (m *mirror) judgeAll() {
+	for addr, before := range m.hosts {
+		h := m.judge(addr)
+		if h.send == before.send && h.receive == before.receive {
+			continue
+		}
+		if err := m.tables.SetHost(addr, h.send, h.receive); err != nil {
+			m.tell(err)
+			continue
+		}
+		h.heard = before.heard
+		m.hosts[addr] = h
+	}
+}
+
+// hear tells the kernel which hosts sockets have heard.
+func (m *mirror) hear() {
+	now := m.engine.now()
+	_ = m.tables.Alive(m.kernelTime(now) + uint64(3*hearEvery))
+	var silent []netip.Addr
+	for addr, h := range m.hosts {
+		h = m.hearHost(addr, h)
+		if rec := m.engine.hosts.Find(addr); rec != nil && rec.Replicates(now) == h.receive {
+			m.look()
+		}
+		if now-h.heard > renewAfter {
+			silent = append(silent, addr)
+		}
+	}
+	if len(silent) > 0 && now-m.asked > renewEvery {
+		m.asked = now
+		m.engine.askHosts(silent)
+	}
+}
+
+func (m *mirror) hearHost(addr netip.Addr, h mirroredHost) mirroredHost {
+	rec := m.engine.hosts.Find(addr)
+	if rec == nil {
+		return h
+	}
+	if at := rec.UnicastHeard(); at > h.heard && m.tables.Heard(addr, m.kernelTime(at)) == nil {
+		h.heard = at
+		m.hosts[addr] = h
+	}
+	return h
+}
+
+// compare lets either side know what the other has seen, and removes what nothing is known of.
+func (m *mirror) compare() {
+	e := m.engine
+	now := e.now()
+	stale := int64(e.table.Options().TTL) / 8
+	var strays, young []varp.Key
+	err := m.tables.MACs(func(x fastpath.MAC) {
+		k := varp.Key{Vnet: x.Vnet, MAC: x.MAC}
+		m.writing.Lock()
+		at, known := m.put[k]
+		m.writing.Unlock()
+		if !known || at != x.Addr {
+			strays = append(strays, k)
+			return
+		}
+		entry, ok := e.table.Entry(k, now)
+		if !ok || entry.Addr != at {
+			m.mark(k)
+			return
+		}
+		seen, last := m.engineTime(x.Seen), now-int64(entry.Age)
+		switch {
+		case seen > last:
+			e.table.Touch(k, at, seen)
+		case last-seen > stale:
+			young = append(young, k)
+		}
+	})
+	if err != nil {
+		e.log.Debug("what the kernel has seen is not known", "err", err)
+		return
+	}
+	m.writing.Lock()
+	for _, k := range strays {
+		if _, known := m.put[k]; !known {
+			m.tables.Delete(k.Vnet, k.MAC)
+		}
+	}
+	for _, k := range young {
+		if entry, ok := e.table.Entry(k, now); ok && entry.Damped <= 0 {
+			if at, known := m.put[k]; known && at == entry.Addr {
+				m.writeLocked(k, at, now-int64(entry.Age))
+			}
+		}
+	}
+	var idle []netip.Addr
+	if now >= m.adopting {
+		for addr := range m.hosts {
+			if m.behind[addr] == 0 {
+				idle = append(idle, addr)
+			}
+		}
+	}
+	m.writing.Unlock()
+	for _, addr := range idle {
+		m.removeHost(addr)
+	}
+}
+
+// removeHost takes a host out of the kernel, and keeps what was counted.
+func (m *mirror) removeHost(addr netip.Addr) {
+	m.counting.Lock()
+	c, ok := m.tables.HostCounters(addr)
+	m.tables.RemoveHost(addr)
+	if rec := m.engine.hosts.Find(addr); ok && rec != nil {
+		rec.Tx.Add(int(c.TxFrames), int(onWire(c.TxFrames, c.TxBytes)))
+		rec.Rx.Add(int(c.RxFrames), int(onWire(c.RxFrames, c.RxBytes)))
+	}
+	m.counting.Unlock()
+	delete(m.hosts, addr)
+}
+
+// onWire is how many bytes frames have with our headers, without IP and UDP.
+func onWire(frames, bytes uint64) uint64 { return bytes + frames*uint64(len(openVnet.header)) }
+
+// addVnet lets the kernel carry a vnet.
+func (m *mirror) addVnet(id vnet.ID, vnif, mtu int) error {
+	m.writing.Lock()
+	if _, barred := m.barred[id]; barred {
+		m.writing.Unlock()
+		return nil // of which the view does not know yet
+	}
+	err := m.tables.AddVnet(id, vnif, mtu)
+	_, known := m.vnets[id]
+	if err == nil {
+		m.vnets[id] = struct{}{}
+	}
+	m.writing.Unlock()
+	if err != nil {
+		return err
+	}
+	if !known {
+		m.mu.Lock()
+		m.whole = true
+		m.mu.Unlock()
+	}
+	return nil
+}
+
+// bar takes a vnet out of the kernel before its packets must be sealed or it is carried no more, until unbar.
+func (m *mirror) bar(id vnet.ID) {
+	m.writing.Lock()
+	m.barred[id] = struct{}{}
+	m.writing.Unlock()
+	m.removeVnet(id)
+}
+
+// unbar lets the kernel carry a vnet again.
+func (m *mirror) unbar(id vnet.ID) {
+	m.writing.Lock()
+	delete(m.barred, id)
+	m.writing.Unlock()
+}
+
+// forgetBars forgets the bars of vnets that a view does not have: it is not older than they are.
+func (m *mirror) forgetBars(v *view) {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	for id := range m.barred {
+		if _, there := v.vnets[id]; !there {
+			delete(m.barred, id)
+		}
+	}
+}
+
+// removeVnet takes a vnet out of the kernel, and keeps what was counted.
+func (m *mirror) removeVnet(id vnet.ID) {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	if _, known := m.vnets[id]; !known || m.tables == nil {
+		return
+	}
+	m.counting.Lock()
+	if c, ok := m.tables.VnetCounters(id); ok {
+		if _, there := m.engine.view.Load().vnets[id]; there {
+			m.counted[id] = sum(m.counted[id], c)
+		} else {
+			delete(m.counted, id)
+		}
+	}
+	m.tables.RemoveVnet(id)
+	m.counting.Unlock()
+	delete(m.vnets, id)
+	for k, at := range m.put {
+		if k.Vnet == id {
+			delete(m.put, k)
+			m.leaveLocked(at)
+		}
+	}
+}
+
+func sum(a, b fastpath.Counters) fastpath.Counters {
+	return fastpath.Counters{
+		TxFrames: a.TxFrames + b.TxFrames, TxBytes: a.TxBytes + b.TxBytes, RxFrames: a.RxFrames + b.RxFrames, RxBytes: a.RxBytes + b.RxBytes,
+	}
+}
+
+// carriedOf is what the kernel has carried of a vnet.
+func (m *mirror) carriedOf(id vnet.ID) fastpath.Counters {
+	t := m.tablesNow()
+	m.counting.Lock()
+	defer m.counting.Unlock()
+	c := m.counted[id]
+	if t != nil {
+		if now, ok := t.VnetCounters(id); ok {
+			c = sum(c, now)
+		}
+	}
+	return c
+}
+
+// carriedWith is what the kernel has carried to and from a host that it knows.
+func (m *mirror) carriedWith(addr netip.Addr) fastpath.Counters {
+	t := m.tablesNow()
+	m.counting.Lock()
+	defer m.counting.Unlock()
+	if t == nil {
+		return fastpath.Counters{}
+	}
+	c, _ := t.HostCounters(addr)
+	return c
+}
+
+func (m *mirror) tablesNow() kernelTables {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	return m.tables
+}
+
+// left is what the kernel left to user space.
+func (m *mirror) left() fastpath.Left {
+	if t := m.tablesNow(); t != nil {
+		if l, err := t.Left(); err == nil {
+			return l
+		}
+	}
+	return fastpath.Left{}
+}
+
+// vnetsNow are the vnets that the kernel carries.
+func (m *mirror) vnetsNow() []vnet.ID {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	return slices.Collect(maps.Keys(m.vnets))
+}
+
+// run keeps the kernel's tables right until ctx ends.
+func (m *mirror) run(ctx context.Context) error {
+	defer m.stop()
+	tick := time.NewTicker(hearEvery)
+	defer tick.Stop()
+	var compared, verified time.Time
+	for {
+		m.mu.Lock()
+		changed, network := m.changed, m.network
+		m.changed, m.network = false, false
+		m.mu.Unlock()
+		verify := time.Since(verified) > verifyEvery
+		if verify {
+			verified = time.Now()
+		}
+		if changed || verify {
+			m.engine.programs.sync(network, verify)
+		}
+		var due <-chan time.Time // without tables nothing is
+		if m.open.Load() {
+			due = tick.C
+			m.flush()
+			m.hear()
+			if time.Since(compared) > min(compareEvery, m.engine.table.Options().TTL/4) {
+				compared = time.Now()
+				m.compare()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.wake:
+		case <-due:
+		}
+	}
+}
