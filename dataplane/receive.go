@@ -279,7 +279,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 	case !n.takes(a):
 		w.drop(DropSecurity)
 		return false
-	case len(frame) > n.longest(frame):
+	case len(frame) > n.longest(frame) && !offload.Whole(frame):
 		w.drop(DropTooLong)
 		return false
 	case source.Multicast() || source.IsZero():
@@ -492,7 +492,9 @@ func (w *worker) deliver() {
 				}
 				offload.ClampMSS(in.frame, wire.VnetHdr{}, limit)
 			}
-			w.coalesce.Add(in.frame)
+			if longest := t.network.longest(in.frame); len(in.frame) <= longest || !w.coalesce.AddWhole(in.frame, longest) {
+				w.coalesce.Add(in.frame)
+			}
 		}
 		frames := w.coalesce.Flush()
 		sent, err := t.network.sender(w.number).Send(frames)

@@ -68,6 +68,9 @@ func (c *Coalescer) Add(frame []byte) {
 		c.pass(frame)
 		return
 	}
+	if l.partial(frame) {
+		l.complete(frame)
+	}
 	slot, same := c.find(&l, frame)
 	fl := &c.flows[slot]
 	if same && hl == fl.hl && c.join(fl, &l, hl, frame) {

@@ -193,3 +193,25 @@ func FuzzReplies(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWhole: whatever passes for a large send has headers that the kernel takes, and can be cut.
+func FuzzWhole(f *testing.F) {
+	r := rand.New(rand.NewPCG(5, 4))
+	for range 20 {
+		p := tcpPacket(r, 3000)
+		p.flags = tcpACK
+		f.Add(p.build(true), 1514)
+	}
+	f.Fuzz(func(t *testing.T, frame []byte, limit int) {
+		var c Coalescer
+		if !c.AddWhole(frame, limit) {
+			require.Empty(t, c.Flush())
+			return
+		}
+		h := c.Flush()[0].Hdr
+		require.LessOrEqual(t, int(h.HdrLen), len(frame))
+		require.Less(t, int(h.HdrLen), limit)
+		require.LessOrEqual(t, int(h.HdrLen)+int(h.GSOSize), max(limit, 0))
+		require.LessOrEqual(t, int(h.CsumStart)+int(h.CsumOffset)+2, int(h.HdrLen))
+	})
+}
