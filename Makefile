@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build bpf bpf-check test race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
+.PHONY: help build bpf bpf-check test test-user race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile

@@ -199,7 +199,7 @@ func (m *moveLog) tell(now int64, log *slog.Logger) bool {
 	return true
 }
 
-// act acts on a worker's word.
+// act does what a notice asks for.
 func (e *Engine) act(n notice) {
 	e.mu.Lock()
 	e.noticeLocked(n)

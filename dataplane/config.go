@@ -74,7 +74,7 @@ const (
 type NamedHost struct {
 	// Addr is an IP address or, in Config only, a host name.
 	Addr string
-	// Port is the peer's UDP port; 0 means the protocol's.
+	// Port is the host's UDP port; 0 means the protocol's.
 	Port uint16
 }
 

@@ -254,7 +254,7 @@ type destination struct {
 // audience is who gets what is for everybody, by form, those of one uplink together.
 type audience struct {
 	to [forms][]destination
-	// wants are the forms that are needed, be it for VFWD only.
+	// wants are the forms that are needed, if only for VFWD.
 	wants [forms]bool
 }
 

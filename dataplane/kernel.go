@@ -22,7 +22,7 @@ type vnif interface {
 	Close() error
 }
 
-// packets moves packets from and to other hosts, for one thread.
+// carrier moves packets from and to other hosts, for one thread.
 type carrier interface {
 	Recv(*underlay.Socket, *underlay.Batch) (int, error)
 	Send(*underlay.Socket, *underlay.Path, []underlay.Msg) (failed int, err error)

@@ -164,7 +164,7 @@ func (s *speaker) request(n *network, mac wire.MAC) {
 // everybody queues a VARP message to the groups, the replicas and the peers. The care-of address is this
 // host's, of the family that carries the message.
 func (s *speaker) everybody(n *network, m wire.VARP) {
-	// IPv6 first: of a host with both families, the last word is IPv4.
+	// IPv6 first: of a host with both families, what came last counts, and that shall be IPv4.
 	for _, l := range [...]*uplink{s.view.uplinks[underlay.IPv6], s.view.uplinks[underlay.IPv4]} {
 		if l == nil {
 			continue

@@ -70,7 +70,7 @@ func TestMove(t *testing.T) {
 			return false
 		})
 	}
-	// And back, without a word of the guest's: the vif script's announce is enough.
+	// And back, while the guest stays silent: the vif script's announce is enough.
 	require.NoError(t, d1.MoveTo(a.Host, "vif1.0", "vnet97"))
 	require.NoError(t, a.AddVif(idOf(t, "97"), domainMAC(1)))
 	_, err = p.Fresh(soon(t))
@@ -101,7 +101,7 @@ func TestHoldDown(t *testing.T) {
 	require.Equal(t, a.networks[id].devices.VnifIndex, a.kernel.(*memoryKernel).forgotten[0].Port)
 }
 
-// A domain that migrates without a word is reached by its neighbours once the vif script has told of it: the bridge,
+// A domain that migrates silently is reached by its neighbours once the vif script has told of it: the bridge,
 // too, forgets that it was behind the tunnel.
 func TestSilentMove(t *testing.T) {
 	_, _, hosts := newLab(t, 2, testConfig())

@@ -105,7 +105,7 @@ var refusals = [esp.Refusals]Reason{
 	esp.SendersFull: DropSendersFull, esp.KeyRate: DropKeyRate, esp.Own: DropOwn,
 }
 
-// SetKeySource says where the keys of vnets come from. It must be called before Run and Add; without one, vnets with
+// SetKeySource says where the keys of vnets come from. It must be called before Run and Attach; without one, vnets with
 // security are refused.
 func (e *Engine) SetKeySource(source KeySource) { e.keySource = source }
 

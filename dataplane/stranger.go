@@ -158,7 +158,7 @@ func (e *Engine) ofVnetLocked(index int, links map[int]hostnet.Link) bool {
 // maxStack is how many devices may be stacked on each other: MAX_NEST_DEV of linux/netdevice.h.
 const maxStack = 8
 
-// Stranger is where packets came from that were dropped since they came by a device that is no underlay's.
+// Stranger is where packets came from that were dropped because they came by a device that is no underlay's.
 type Stranger struct {
 	// Device is the device's name, Index its number.
 	Device string

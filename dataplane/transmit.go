@@ -110,7 +110,7 @@ const (
 	loopRepeats = 8
 )
 
-// floodOut sends a frame to everybody: to the groups, to the replicas, to the hosts that know neither, and
+// floodOut sends a frame to everybody: to the groups, to the replicas, to the hosts that speak only EtherIP, and
 // by VFWD to the peers (view.everybody).
 func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 	if n.limit != nil && !exempt(frame) {

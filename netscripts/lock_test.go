@@ -91,7 +91,7 @@ func TestForeignLock(t *testing.T) {
 	require.NoError(t, try(time.Minute))
 	require.NoDirExists(t, dir)
 
-	// Made a moment ago, by somebody who has not written his name yet; then long ago.
+	// Made a moment ago, by somebody who has not written its name yet; then long ago.
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	require.ErrorContains(t, try(150*time.Millisecond), "held by somebody who left no name")
 	old := time.Now().Add(-time.Minute)

@@ -15,7 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// networkDummy is the script network-dummy, for hosts whose network is nobody's business.
+// networkDummy is the script network-dummy, for hosts whose network xend is to leave alone.
 func networkDummy(_ context.Context, s *script) error {
 	if !slices.Contains(strings.Split(networkCommands, ", "), s.args.command) {
 		return &commandError{s.args.command, networkCommands}

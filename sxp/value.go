@@ -32,7 +32,7 @@ func Pair(name, value string) Value { return List(Atom(name), Atom(value)) }
 // IsAtom tells whether v is an atom.
 func (v Value) IsAtom() bool { return v.n >= 0 }
 
-// IsList tells whether v is a list, be it empty.
+// IsList tells whether v is a list, also an empty one.
 func (v Value) IsList() bool { return v.n < 0 }
 
 // Text returns the bytes of an atom, and "" for a list.

@@ -237,8 +237,7 @@ func joinVXLAN(ctx context.Context, s *setup) error {
 	return nil
 }
 
-// joinXend does what a user does: a daemon on each host, and vnet 97.
-// joinXend is ours, with a level of security.
+// joinXend does what a user does: a daemon on each host, and vnet 97, at a level of security.
 func joinXend(level vnet.Security) func(ctx context.Context, s *setup) error {
 	return func(ctx context.Context, s *setup) error { return startXend(ctx, s, level) }
 }
@@ -416,7 +415,7 @@ func joinTinc(ctx context.Context, s *setup) error {
 	return nil
 }
 
-// joinVDE lets no frame in before both ends listen: vde_plug ends when its peer refuses a packet.
+// joinVDE lets no frame in before both ends listen: vde_plug ends when its other end refuses a packet.
 func joinVDE(ctx context.Context, s *setup) error {
 	const port = 1800
 	for i, h := range s.hosts {

@@ -165,7 +165,7 @@ var commands = map[string]func(c command, o daemon.Options, stdout io.Writer) er
 	},
 }
 
-// exitStatus ends the program without a word.
+// exitStatus ends the program without a message.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }

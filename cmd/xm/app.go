@@ -144,7 +144,7 @@ func countText(c *cli.Command) string {
 }
 
 // errorText is what stands behind "Error: ". A user without rights can't tell a daemon that does
-// not run from a socket that is closed to him, so he is told what helps in both cases.
+// not run from a socket that is closed to them, so they are told what helps in both cases.
 func errorText(err error) string {
 	var ce *client.ConnectError
 	if errors.As(err, &ce) && ce.Network == "unix" && os.Geteuid() != 0 {

@@ -6,8 +6,8 @@ import (
 	"github.com/xenvnet/xend/internal/cli"
 )
 
-// commands is the table of everything that xm of any release could do. What has no Run waits for
-// its issue.
+// commands is the table of everything that xm of any release could do. What has no Run is not
+// supported.
 func (a *app) commands() *cli.Table {
 	const (
 		vnets   = "Virtual networks"

@@ -112,7 +112,7 @@ func (sa *receiving) open(o *Opener, lane uint8, low uint32, buf []byte, at int,
 	return content, Taken
 }
 
-// inspect looks at what was opened: from here on it is the word of a key holder, who may err.
+// inspect looks at what was opened: from here on it is what a key holder says, who may err.
 func (sa *receiving) inspect(o *Opener, content []byte) (Opened, Refusal) {
 	out := Opened{Vnet: sa.vnet}
 	var err error

@@ -203,7 +203,7 @@ func (w *world) settle() {
 }
 
 // TestModel plays a random attacker against hosts that restart, rekey and run on wrong clocks. What receive and
-// frame require must hold whatever he does: nothing twice, nothing from before, nothing late, no nonce twice.
+// frame require must hold whatever the attacker does: nothing twice, nothing from before, nothing late, no nonce twice.
 func TestModel(t *testing.T) {
 	taken := 0
 	for seed := range uint64(40) {

@@ -8,7 +8,7 @@
 //	bridge ──> vnif egress ── vnet_out ──> underlay device      left: flooding, unknown MACs, tags, what does not fit
 //	bridge <── vnif ingress <── underlay_in ── underlay device  left: the group, VARP, fragments, MACs that moved, hosts not heard lately
 //
-// The host's firewall, which sits behind TC, keeps its word: a host is heard by the kernel only for
+// The host's firewall, which sits behind TC, still decides: a host is heard by the kernel only for
 // HostTTL after a socket took a packet from it, and a packet now and then is left to the socket to renew
 // that. MACs age by themselves: an entry that nothing confirms for MACTTL is left to user space, also when
 // the daemon is dead.
@@ -64,7 +64,7 @@ type Times struct {
 	Renew, RenewEvery time.Duration
 }
 
-// DefaultTimes are those of the wire protocol, and a minute for a firewall's word.
+// DefaultTimes are those of the wire protocol, and a minute for a firewall's decision.
 func DefaultTimes() Times {
 	return Times{MACTTL: 60 * time.Second, HostTTL: 60 * time.Second, Renew: 20 * time.Second, RenewEvery: 100 * time.Millisecond}
 }

@@ -18,7 +18,7 @@ var (
 	ErrChecksum = errors.New("checksum metadata contradicts the frame")
 	// ErrHeaders: a frame that is to be cut, but its headers are missing, truncated or not those of its GSO type.
 	ErrHeaders = errors.New("headers contradict the GSO type")
-	// ErrGSO: a GSO type that we do not know, or a segment size that cuts a frame to dust.
+	// ErrGSO: a GSO type that we do not know, or a segment size that makes more segments of a frame than MaxCuts.
 	ErrGSO = errors.New("GSO type or size not supported")
 )
 

@@ -133,7 +133,7 @@ func shift(h *wire.VnetHdr) {
 // ancillaryLen is CMSG_SPACE of one PACKET_AUXDATA message: struct cmsghdr and struct tpacket_auxdata.
 const ancillaryLen = unix.SizeofCmsghdr + (20+unix.SizeofPtr-1)&^(unix.SizeofPtr-1)
 
-// vlanTag finds the tag in the control data of a message: PACKET_AUXDATA; packet(7).
+// vlanTag finds the tag in the ancillary data of a message: PACKET_AUXDATA; packet(7).
 func vlanTag(ctl []byte) (tpid, tci uint16, tagged bool) {
 	const auxdataLen = 20 // struct tpacket_auxdata: 16 bytes of other things, tp_vlan_tci, tp_vlan_tpid
 	if len(ctl) < unix.SizeofCmsghdr+auxdataLen {

@@ -90,7 +90,7 @@ func (m *Maker) Ensure(s Spec) (Devices, error) {
 	}
 	bridge := w.bridge.Index
 	if s.Bridge == "" {
-		bridge = w.vnif.Master // somebody may have put it on a bridge of his own
+		bridge = w.vnif.Master // somebody may have put it on another bridge
 	}
 	return Devices{
 		VnifIndex: w.vnif.Index, PartnerIndex: w.partner.Index, BridgeIndex: bridge,

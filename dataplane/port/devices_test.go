@@ -364,7 +364,7 @@ func TestEnsureRollsBack(t *testing.T) {
 	}
 }
 
-// A daemon that is killed after any step leaves what the next one completes, or removes, be it told of the vnet or
+// A daemon that is killed after any step leaves what the next one completes, or removes, whether it is told of the vnet or
 // not.
 func TestEnsureAfterDeathAtAnyStep(t *testing.T) {
 	type death struct{}

@@ -112,7 +112,7 @@ var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 // learnable reports whether a MAC can be an interface's.
 func learnable(k *Key) bool { return !k.MAC.Multicast() && !k.MAC.IsZero() }
 
-// AddVif notes the operator's word that k lives here: it is never forgotten, only suspended while
+// AddVif notes that k lives here because an operator or a script says so: it is never forgotten, only suspended while
 // another host has it. The change is Known if it was local already.
 func (t *Table) AddVif(k Key, now int64) Change {
 	if !learnable(&k) {

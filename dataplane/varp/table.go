@@ -49,7 +49,7 @@ type Source uint8
 // The sources.
 const (
 	Frame    Source = iota // the MAC was the source of a frame
-	Announce               // a VARP announce, or for a local MAC the kernel's word
+	Announce               // a VARP announce, or for a local MAC what the kernel reports
 	Hand                   // the operator
 )
 
@@ -218,7 +218,7 @@ func (e *entry) touch(now int64) {
 	}
 }
 
-// hear resets the age for a word of a source.
+// hear resets the age, for news from a source.
 func (e *entry) hear(by Source, now int64) {
 	e.touch(now)
 	if by == Frame && now-e.framed.Load() >= refreshEvery {

@@ -139,7 +139,7 @@ func TestByHand(t *testing.T) {
 	require.Equal(t, varp.Added, tab.LearnLocal(k, 3001*second).Kind, "heard here: announce it again")
 	require.True(t, tab.Local(k, 3001*second))
 
-	// The operator's word is newest information too.
+	// What the operator says is newest information too.
 	tab.LearnRemote(k, host(1), varp.Frame, 4000*second)
 	c := tab.AddVif(k, 4001*second)
 	require.Equal(t, varp.Change{Kind: varp.MovedHere, From: host(1)}, c)

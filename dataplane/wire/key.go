@@ -62,7 +62,7 @@ type Key struct {
 }
 
 // DecodeSecuredHeader reads the start of a message behind the non-ESP marker: the type and the name of the key.
-// The length is checked, too: of the MAC, the last MessageICV bytes, the caller may speak as such then.
+// The length is checked, too, so that the caller may take the last MessageICV bytes for the MAC.
 func DecodeSecuredHeader(b []byte) (t KeyType, kid KID, err error) {
 	if len(b) < AskLen {
 		return 0, kid, ErrShort

@@ -48,7 +48,7 @@ func lockDir(dir string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
 	}
-	// A full disk keeps no vnet from being there again.
+	// On a full disk vnets must come up all the same.
 	if f.Truncate(0) == nil {
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
 	}

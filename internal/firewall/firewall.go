@@ -1,7 +1,7 @@
 // Package firewall deals with a machine's own packet filter as far as it drops what bridges forward: where
 // br_netfilter hands bridged packets to iptables, and its chain FORWARD drops what nobody accepts, as Docker has
 // it, the bridges of vnets and of domains are dead in silence. It finds that out, and puts rules that accept into
-// the chain that drops, since to accept something in a table of one's own overrides nobody's drop.
+// the chain that drops, since accepting in another table does not override a drop.
 //
 // It works in the network namespace of the calling thread. iptables is run as a program: it alone knows whether its
 // rules are in nftables or in the tables of before, and can write both so that others can go on reading them.

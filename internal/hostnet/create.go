@@ -44,7 +44,7 @@ func (h *Host) SetBridge(index int, s BridgeSettings) error {
 }
 
 // PinMTU sets a bridge's MTU so that it stays when ports come and go, also where it is that already: the kernel
-// takes only a change for somebody's wish (BROPT_MTU_SET_BY_USER).
+// takes only a change as made on purpose (BROPT_MTU_SET_BY_USER).
 func (h *Host) PinMTU(index, mtu int) error {
 	l, err := h.LinkByIndex(index)
 	if err == nil && l.MTU == mtu {

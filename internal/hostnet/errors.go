@@ -88,7 +88,7 @@ const (
 	busyFirst = 1 * time.Millisecond // doubled at each try
 )
 
-// retry repeats fn while the kernel is in one of its moods. What an interrupted dump returned must
+// retry repeats fn while the kernel is busy or was interrupted. What an interrupted dump returned must
 // be thrown away, so fn starts afresh each time.
 func retry(fn func() error) error {
 	wait := busyFirst

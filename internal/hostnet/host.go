@@ -1,7 +1,7 @@
 // Package hostnet has idempotent verbs over netlink: ensure a bridge, a pair, an address, a route,
 // and watch them. A Host is bound to the network namespace in which New was called, whatever
 // goroutine or thread uses it afterwards. Devices are named by interface index wherever that is
-// possible, since names move. It is the only package that deals with netlink's moods: interrupted
+// possible, since names move. It is the only package that deals with what netlink does under load: interrupted
 // dumps, busy devices, overflowing subscriptions.
 package hostnet
 

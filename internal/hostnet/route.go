@@ -151,7 +151,7 @@ func (h *Host) RouteDevices(to netip.Addr) ([]int, error) {
 	return devices, nil
 }
 
-// noRouteError is the kernel's word that there is no route, which matches ErrNotFound.
+// noRouteError is the kernel's answer that there is no route, which matches ErrNotFound.
 type noRouteError struct{ error }
 
 func (e noRouteError) Unwrap() error        { return e.error }

@@ -59,7 +59,7 @@ const (
 func (h *Host) Watch(ctx context.Context) (<-chan Event, error) { return h.watch(ctx, watchBuffer) }
 
 // WatchFDB is Watch for the forwarding databases of bridges. Whoever sends frames to a bridge makes such events, as
-// many as he likes: they do not come in the way of others.
+// many as they like: these do not get in the way of others.
 func (h *Host) WatchFDB(ctx context.Context) (<-chan Event, error) {
 	return h.subscribe(ctx, &watcher{buffer: watchBuffer, groups: []uint32{unix.RTNLGRP_NEIGH}, filter: onlyBridges})
 }

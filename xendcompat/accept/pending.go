@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pending tells whether there is something to be read, be it the end, without reading it. It waits for it
+// Pending tells whether there is something to be read, the end included, without reading it. It waits for it
 // for at most that long, and then leaves a read deadline behind.
 func (c *Conn) Pending(wait time.Duration) bool {
 	sc, ok := c.Conn.(syscall.Conn)

@@ -1,8 +1,8 @@
 // Package client is how xm and vn speak with the daemon: [HTTP] over the SXP/HTTP socket, [XMLRPC]
 // over the XML-RPC one, and [Control] over the low-level control socket.
 //
-// A call ends in one of three ways: with a result, with an [Error], which is what the daemon said
-// no with, or with a [ConnectError] or another error if there was no answer. The texts of all are
+// A call ends in one of three ways: with a result, with an [Error], which is why the daemon
+// refused, or with a [ConnectError] or another error if there was no answer. The texts of all are
 // meant for the user as they are.
 package client
 

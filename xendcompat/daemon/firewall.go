@@ -13,7 +13,7 @@ import (
 	"github.com/xenvnet/xend/internal/firewall"
 )
 
-// How often the firewall is looked at: of others' changes of it nobody is told, and Docker may be started at any
+// How often the firewall is looked at: nobody is told when others change it, and Docker may be started at any
 // time. Vnets that come are seen at the next tick.
 const (
 	firewallTick  = time.Second

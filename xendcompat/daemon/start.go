@@ -34,7 +34,7 @@ func Start(o Options, args []string) error {
 	if mistake == nil {
 		control = cfg.ControlSocket
 	}
-	// A mistake is found before anything is changed, be it a lock.
+	// A mistake is found before anything is changed, locks included.
 	running, err := serving(o.Paths.PidFile(), control)
 	if err != nil || running {
 		return err

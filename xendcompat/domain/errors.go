@@ -25,7 +25,7 @@ func (e *UnsupportedError) Error() string {
 	return text
 }
 
-// UncertainError says that a migration ended without a word from the other host: the domain is paused here, and may run
+// UncertainError says that a migration ended without an answer of the other host: the domain is paused here, and may run
 // there.
 type UncertainError struct {
 	Name, Host string

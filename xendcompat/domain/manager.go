@@ -80,7 +80,7 @@ func Open(o Options) (*Manager, error) {
 	return m, nil
 }
 
-// Close gives the state directory free.
+// Close unlocks the state directory.
 func (m *Manager) Close() error {
 	if m.store == nil {
 		return nil

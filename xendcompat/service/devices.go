@@ -11,7 +11,7 @@ import (
 	"github.com/xenvnet/xend/vnet"
 )
 
-// Devices is what the service needs to make and remove devices. Whose a device is, is the survey's word.
+// Devices is what the service needs to make and remove devices. The survey says whose a device is.
 type Devices interface {
 	// Look lists all devices, LookFor those that matter to one vnet.
 	Look() (*port.Survey, error)

@@ -1,4 +1,3 @@
-// Package porttest has fakes of package port, for tests that need no kernel.
 package porttest
 
 import (

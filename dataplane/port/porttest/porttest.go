@@ -1,4 +1,4 @@
-// Package porttest has a vnif without a kernel.
+// Package porttest has fakes of package port, a vnif and devices, for tests that need no kernel.
 package porttest
 
 import (

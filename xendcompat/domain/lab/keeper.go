@@ -108,7 +108,7 @@ func keep() error {
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR, unix.SIGHUP)
-	if err := k.settle(); err != nil {
+	if err := k.isolate(); err != nil {
 		return err
 	}
 	ctl, err := listen(ctlSocket)
@@ -140,8 +140,8 @@ func keep() error {
 	return k.wait(signals)
 }
 
-// settle makes the namespaces the domain's own: its name, its processes, its devices in /sys.
-func (k *keeper) settle() error {
+// isolate makes the namespaces the domain's own: its name, its processes, its devices in /sys.
+func (k *keeper) isolate() error {
 	if err := unix.Sethostname([]byte(k.order.Name)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}

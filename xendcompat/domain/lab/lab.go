@@ -24,7 +24,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/domain"
 )
 
-// Options configure the toolstack. Those without a word on their zero value are required.
+// Options configure the toolstack. Those whose zero value is not described are required.
 type Options struct {
 	// Dir is its directory, below /run: what is there must not survive a reboot.
 	Dir string

@@ -94,7 +94,7 @@ func unmark(dir, name string) error {
 	return err
 }
 
-// readExit tells how a domain ended that has ended. Without a word of the keeper it was killed.
+// readExit tells how a domain ended that has ended. If the keeper left no note, it was killed.
 func readExit(dir string) Exit {
 	var e Exit
 	b, err := os.ReadFile(filepath.Join(dir, exitFile))

@@ -53,7 +53,7 @@ type Relocation struct {
 // DefaultPort is xend's for relocation.
 const DefaultPort = 8002
 
-// minSecret is in bytes. Who pretends to be a server is shown a MAC, at which he may guess.
+// minSecret is in bytes. Who pretends to be a server is shown a MAC, and may guess.
 const minSecret = 16
 
 // secret reads the secret.
@@ -147,7 +147,7 @@ func readMessage(r io.Reader, most int, m *message) error {
 	return json.Unmarshal(b, m)
 }
 
-// ask sends a message and returns the answer, whose error is another host's word.
+// ask sends a message and returns the answer, whose error is what the other host said.
 func (l *link) ask(m message, timeout time.Duration) (message, error) {
 	if err := l.send(m, timeout); err != nil {
 		return message{}, err

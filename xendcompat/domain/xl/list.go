@@ -218,7 +218,7 @@ func (c config) fill(s *domain.Status) {
 	}
 }
 
-// action reads libxl's word for what becomes of a domain, which has underscores.
+// action reads libxl's name for what becomes of a domain, which has underscores.
 func action(text string) domain.Action {
 	a := domain.Action(strings.ReplaceAll(text, "_", "-"))
 	if !a.Valid() {

@@ -42,7 +42,7 @@ func appendValue(b []byte, v any) []byte {
 	case nil:
 		b = append(b, "<nil/>"...)
 	case int64:
-		// What does not fit int would be taken for a lie by old clients; i8 they read.
+		// Old clients refuse an int that does not fit 32 bits; i8 they read.
 		kind := "int"
 		if v < math.MinInt32 || v > math.MaxInt32 {
 			kind = "i8"
