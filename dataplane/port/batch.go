@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/mmsg"
 )
 
 const (
@@ -28,7 +29,7 @@ type Batch struct {
 	frames [BatchSize][]byte
 	hdrs   [BatchSize]wire.VnetHdr
 
-	msgs [BatchSize]mmsghdr
+	msgs [BatchSize]mmsg.Hdr
 	iovs [BatchSize]unix.Iovec // the VnetHdr, the frame
 	ctl  [BatchSize][ancillaryLen]byte
 	bufs []byte
@@ -40,7 +41,7 @@ func NewBatch() *Batch {
 	for i := range b.msgs {
 		b.iovs[i].Base = &b.bufs[i*slot+Headroom-wire.VnetHdrLen]
 		b.iovs[i].SetLen(wire.VnetHdrLen + MaxFrame)
-		h := &b.msgs[i].hdr
+		h := &b.msgs[i].Hdr
 		h.Iov = &b.iovs[i]
 		h.SetIovlen(1)
 		h.Control = &b.ctl[i][0]
@@ -77,7 +78,7 @@ func (b *Batch) Load(frames []wire.Frame) int {
 func (b *Batch) prepare() {
 	b.n = 0
 	for i := range b.msgs {
-		b.msgs[i].hdr.SetControllen(ancillaryLen)
+		b.msgs[i].Hdr.SetControllen(ancillaryLen)
 	}
 }
 
@@ -85,15 +86,15 @@ func (b *Batch) prepare() {
 func (b *Batch) take(n int) (lost int) {
 	for i := range n {
 		m := &b.msgs[i]
-		length := int(m.len) - wire.VnetHdrLen
-		if length < ethernetLen || m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		length := int(m.Len) - wire.VnetHdrLen
+		if length < ethernetLen || m.Hdr.Flags&unix.MSG_TRUNC != 0 {
 			lost++
 			continue
 		}
 		at := i*slot + Headroom
 		h := &b.hdrs[b.n]
 		h.Decode(b.bufs[at-wire.VnetHdrLen : at])
-		if tpid, tci, tagged := vlanTag(b.ctl[i][:min(int(m.hdr.Controllen), ancillaryLen)]); tagged {
+		if tpid, tci, tagged := vlanTag(b.ctl[i][:min(int(m.Hdr.Controllen), ancillaryLen)]); tagged {
 			at = insertTag(b.bufs, at, tpid, tci)
 			length += tagLen
 			shift(h)
@@ -153,10 +154,4 @@ func vlanTag(ctl []byte) (tpid, tci uint16, tagged bool) {
 		tpid = unix.ETH_P_8021Q
 	}
 	return tpid, tci, true
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32 // bytes received or sent
 }

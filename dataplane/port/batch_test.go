@@ -16,9 +16,9 @@ import (
 func receive(b *Batch, i int, frame []byte, h wire.VnetHdr, flags int32) {
 	h.Encode(b.bufs[i*slot+Headroom-wire.VnetHdrLen:])
 	copy(b.bufs[i*slot+Headroom:], frame)
-	b.msgs[i].len = uint32(wire.VnetHdrLen + len(frame))
-	b.msgs[i].hdr.Flags = flags
-	b.msgs[i].hdr.SetControllen(0)
+	b.msgs[i].Len = uint32(wire.VnetHdrLen + len(frame))
+	b.msgs[i].Hdr.Flags = flags
+	b.msgs[i].Hdr.SetControllen(0)
 }
 
 // tag makes the kernel tell of a tag of slot i.
@@ -32,7 +32,7 @@ func tag(b *Batch, i int, status uint32, tci, tpid uint16) {
 	ne.PutUint32(ctl[16:], status)
 	ne.PutUint16(ctl[32:], tci)
 	ne.PutUint16(ctl[34:], tpid)
-	b.msgs[i].hdr.SetControllen(ancillaryLen)
+	b.msgs[i].Hdr.SetControllen(ancillaryLen)
 }
 
 // Frames that are not whole are left out, and the others keep their order.
@@ -44,7 +44,7 @@ func TestTakeSkipsWhatIsNotWhole(t *testing.T) {
 	receive(b, 3, testFrame(3, 60), wire.VnetHdr{Flags: wire.FlagDataValid}, 0)
 	b.prepare()
 	for i := range 4 {
-		b.msgs[i].hdr.SetControllen(0)
+		b.msgs[i].Hdr.SetControllen(0)
 	}
 	require.Equal(t, 2, b.take(4))
 	require.Equal(t, 2, b.Len())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/mmsg"
 )
 
 // Why a port could not receive or send.
@@ -176,7 +177,7 @@ func (p *Port) Recv(b *Batch) (int, error) {
 	var lost error
 	for range BatchSize {
 		b.prepare()
-		n, errno := recvmmsg(p.number, b.msgs[:])
+		n, errno := mmsg.Recv(p.number, b.msgs[:])
 		switch errno {
 		case 0:
 			if b.take(n) > 0 {
@@ -265,10 +266,10 @@ func first(a, b error) error {
 }
 
 // flush sends messages; ended means that no more can be sent now.
-func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
+func (p *Port) flush(msgs []mmsg.Hdr) (sent int, ended bool, err error) {
 	for len(msgs) > 0 {
 		direct := p.direct.Load()
-		n, errno := sendmmsg(p.number, msgs)
+		n, errno := mmsg.Send(p.number, msgs)
 		switch errno {
 		case 0:
 			sent += n
@@ -279,7 +280,7 @@ func (p *Port) flush(msgs []mmsghdr) (sent int, ended bool, err error) {
 		case unix.ENOBUFS:
 			// Either the vnif is down, or segmentation was switched off on the partner. Then the kernel does it
 			// instead, but not for frames that go straight to the device: __dev_direct_xmit.
-			if direct && msgs[0].super() && p.running() && p.bypass(false) {
+			if direct && super(&msgs[0]) && p.running() && p.bypass(false) {
 				continue
 			}
 		}
@@ -326,15 +327,15 @@ func (p *Port) running() bool {
 }
 
 // super reports whether a message made by gather is a super-frame.
-func (m *mmsghdr) super() bool {
+func super(m *mmsg.Hdr) bool {
 	var h wire.VnetHdr
-	h.Decode(unsafe.Slice(m.hdr.Iov.Base, wire.VnetHdrLen))
+	h.Decode(unsafe.Slice(m.Hdr.Iov.Base, wire.VnetHdrLen))
 	return h.GSOType != wire.GSONone
 }
 
 // sender is the scratch memory of one Send.
 type sender struct {
-	msgs [2 * BatchSize]mmsghdr
+	msgs [2 * BatchSize]mmsg.Hdr
 	hdrs [2 * BatchSize][wire.VnetHdrLen]byte
 	iovs [1024]unix.Iovec // UIO_MAXIOV: a single message may use them all
 	used int              // of iovs, by the messages gathered last
@@ -359,8 +360,8 @@ func (s *sender) gather(fs []wire.Frame) int {
 				s.add(b)
 			}
 		}
-		s.msgs[i].hdr.Iov = &s.iovs[start]
-		s.msgs[i].hdr.SetIovlen(s.used - start)
+		s.msgs[i].Hdr.Iov = &s.iovs[start]
+		s.msgs[i].Hdr.SetIovlen(s.used - start)
 	}
 	return len(fs)
 }
@@ -377,18 +378,4 @@ func (s *sender) add(b []byte) {
 func (s *sender) release() {
 	clear(s.iovs[:s.high])
 	s.high = 0
-}
-
-// recvmmsg and sendmmsg do not tell the scheduler of the system call: it does not block, and a worker that
-// lost its processor meanwhile would have to wait for another one.
-func recvmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)),
-		unix.MSG_DONTWAIT, 0, 0)
-	return int(n), errno
-}
-
-func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)),
-		unix.MSG_DONTWAIT, 0, 0)
-	return int(n), errno
 }

@@ -4,9 +4,10 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/internal/mmsg"
 )
 
 const (
@@ -19,17 +20,10 @@ const (
 	ancillaryLen = 96
 )
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-	_   [4]byte
-}
-
 // Batch is the memory that packets are received into. It belongs to one goroutine.
 type Batch struct {
 	packets   [BatchLen]Packet
-	msgs      [BatchLen]mmsghdr
+	msgs      [BatchLen]mmsg.Hdr
 	iovs      [BatchLen]unix.Iovec
 	names     [BatchLen][unix.SizeofSockaddrInet6]byte
 	ancillary [BatchLen][ancillaryLen]byte
@@ -45,7 +39,7 @@ func NewBatch() *Batch {
 		b.bufs[i] = memory[i*stride : (i+1)*stride : (i+1)*stride]
 		b.iovs[i].Base = &b.bufs[i][roomLen]
 		b.iovs[i].SetLen(bufferLen)
-		h := &b.msgs[i].hdr
+		h := &b.msgs[i].Hdr
 		h.Name = &b.names[i][0]
 		h.Iov, h.Iovlen = &b.iovs[i], 1
 		h.Control = &b.ancillary[i][0]
@@ -61,16 +55,16 @@ func (b *Batch) Packet(i int) *Packet { return &b.packets[i] }
 // leave the socket usable.
 func (s *Socket) Recv(b *Batch) (int, error) {
 	for i := range b.msgs {
-		h := &b.msgs[i].hdr
+		h := &b.msgs[i].Hdr
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.SetControllen(ancillaryLen)
 	}
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&b.msgs[0])), BatchLen, unix.MSG_DONTWAIT, 0, 0)
+		n, errno := mmsg.Recv(s.fd, b.msgs[:])
 		switch errno {
 		case 0:
 			k := 0
-			for i := range int(n) {
+			for i := range n {
 				if s.parse(b, i, &b.packets[k]) {
 					k++
 				}
@@ -91,8 +85,8 @@ func (s *Socket) Recv(b *Batch) (int, error) {
 func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 	m := &b.msgs[i]
 	*p = Packet{
-		Data: b.bufs[i][roomLen : roomLen+m.len], Buf: b.bufs[i][:roomLen+m.len], SegSize: int(m.len),
-		Truncated: m.hdr.Flags&unix.MSG_TRUNC != 0,
+		Data: b.bufs[i][roomLen : roomLen+m.Len], Buf: b.bufs[i][:roomLen+m.Len], SegSize: int(m.Len),
+		Truncated: m.Hdr.Flags&unix.MSG_TRUNC != 0,
 	}
 	name := &b.names[i]
 	port := binary.BigEndian.Uint16(name[2:])
@@ -101,7 +95,7 @@ func (s *Socket) parse(b *Batch, i int, p *Packet) bool {
 	} else {
 		p.From = netip.AddrPortFrom(netip.AddrFrom16([16]byte(name[8:24])), port)
 	}
-	readAncillary(b.ancillary[i][:m.hdr.Controllen], p)
+	readAncillary(b.ancillary[i][:m.Hdr.Controllen], p)
 	if s.raw {
 		// raw(7): the IPv4 header comes along.
 		if len(p.Data) < 20 {

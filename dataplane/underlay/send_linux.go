@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/internal/mmsg"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 
 // Sender is the scratch memory to send with. It belongs to one goroutine and serves any Socket.
 type Sender struct {
-	msgs      [sendMsgs]mmsghdr
+	msgs      [sendMsgs]mmsg.Hdr
 	names     [sendMsgs][unix.SizeofSockaddrInet6]byte
 	ancillary [sendMsgs][sendAncillaryLen]byte
 	iovs      [sendIovs]unix.Iovec
@@ -65,7 +67,7 @@ func (x *Sender) load(s *Socket, p *Path, msgs []Msg) int {
 			v.SetLen(len(b))
 			x.niov++
 		}
-		h := &x.msgs[i].hdr
+		h := &x.msgs[i].Hdr
 		h.Name = &x.names[i][0]
 		h.Namelen = putName(&x.names[i], s.family, m.To)
 		h.Iov = &x.iovs[min(first, sendIovs-1)]
@@ -97,10 +99,10 @@ func (x *Sender) flush(s *Socket, p *Path, msgs []Msg) {
 			for end = i + 1; end < x.n && msgs[end].SegSize == 0; end++ {
 			}
 		}
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&x.msgs[i])), uintptr(end-i), unix.MSG_DONTWAIT, 0, 0)
+		n, errno := mmsg.Send(s.fd, x.msgs[i:end])
 		switch {
 		case errno == 0:
-			i += int(n)
+			i += n
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN && !waited:
 			waited = true
@@ -145,7 +147,7 @@ func (s *Socket) waitWritable() {
 // single sends the packets of the i-th message, a train that was refused, one by one.
 func (x *Sender) single(s *Socket, i int, m *Msg) {
 	const maxPieces = 64
-	h := x.msgs[i].hdr
+	h := x.msgs[i].Hdr
 	var piece [maxPieces]unix.Iovec
 	// Without UDP_SEGMENT, which is the last ancillary datum.
 	h.SetControllen(putSourceLen(s.family))
