@@ -124,6 +124,7 @@ type Engine struct {
 	secured      *esp.Table
 	securityKick chan struct{}
 	keySource    KeySource
+	pace         esp.Pace // tests set it before Run
 }
 
 // state is what Run has done.

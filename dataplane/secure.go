@@ -213,7 +213,7 @@ func (e *Engine) protect(c vnet.Config, state state) (*seal, error) {
 		set := e.keys[c.ID]
 		var err error
 		v, err = e.secured.Add(esp.Config{
-			ID: c.ID, Level: c.Security, Keys: set.Secrets, Send: set.Send, Threads: len(e.workers) + 1, Flows: e.secureFlowsLocked(),
+			ID: c.ID, Level: c.Security, Keys: set.Secrets, Send: set.Send, Threads: len(e.workers) + 1, Flows: e.secureFlowsLocked(), Pace: e.pace,
 			NAT: e.config.Security.NAT, Addresses: e.addressesLocked(),
 		}, e.now())
 		if err != nil {

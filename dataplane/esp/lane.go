@@ -111,10 +111,10 @@ func (s *Sending) Unicast(thread, flow int) *Lane {
 // Flooded returns the lane by which a thread seals what is for everybody.
 func (s *Sending) Flooded(thread int) *Lane { return &s.lanes[2*thread+1] }
 
-// spent reports whether a lane has carried so much that another epoch is due.
-func (s *Sending) spent() bool {
+// spent reports whether a lane has carried so much that another epoch is due: so many packets, or volumeBytes.
+func (s *Sending) spent(packets uint64) bool {
 	for i := range s.lanes {
-		if l := &s.lanes[i]; l.next.Load() >= volumePackets || l.bytes.Load() >= volumeBytes {
+		if l := &s.lanes[i]; l.next.Load() >= packets || l.bytes.Load() >= volumeBytes {
 			return true
 		}
 	}

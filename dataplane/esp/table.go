@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
@@ -63,7 +64,36 @@ type Config struct {
 	NAT bool
 	// Addresses are this host's; of NAT nothing is told.
 	Addresses Addresses
+	// Pace is the protocol's where it is zero.
+	Pace Pace
 }
+
+// Pace is how often a vnet takes another sending SA. Zero fields mean the protocol's defaults; tests have no ten minutes.
+type Pace struct {
+	// Epoch is how long an SA is used, give or take 10 %; default 600 s.
+	Epoch time.Duration
+	// Lead is the time from its first announce to its use; default 10 s.
+	Lead time.Duration
+	// Packets is how many a lane carries until another SA is due; default 2³². It is looked at once a second.
+	Packets uint64
+}
+
+// withDefaults fills in what is zero.
+func (p Pace) withDefaults() Pace {
+	if p.Epoch == 0 {
+		p.Epoch = time.Duration(epochLength)
+	}
+	if p.Lead == 0 {
+		p.Lead = time.Duration(lead)
+	}
+	if p.Packets == 0 {
+		p.Packets = volumePackets
+	}
+	return p
+}
+
+// leadStep is how long before an SA is used its i-th announce goes out.
+func (p Pace) leadStep(i int) int64 { return leadSteps[i] / 1e6 * int64(p.Lead) / (lead / 1e6) }
 
 // lanes is the number of lanes.
 func (c Config) lanes() int { return 2*c.Threads + (c.Threads-1)*(max(1, c.Flows)-1) }

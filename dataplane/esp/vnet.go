@@ -31,6 +31,7 @@ type Vnet struct {
 	send    int
 	threads int
 	flows   int
+	pace    Pace
 	nat     bool
 	own     Addresses
 	removed bool
@@ -96,7 +97,7 @@ type delayed struct {
 
 func newVnet(t *Table, c Config, now int64) *Vnet {
 	v := &Vnet{
-		table: t, id: c.ID, level: c.Level, now: now, send: c.Send, threads: c.Threads, flows: c.Flows, nat: c.NAT, own: c.Addresses,
+		table: t, id: c.ID, level: c.Level, now: now, send: c.Send, threads: c.Threads, flows: c.Flows, pace: c.Pace.withDefaults(), nat: c.NAT, own: c.Addresses,
 		senders: map[senderID]*sender{}, sas: map[[16]byte]*receiving{}, confirmed: map[netip.AddrPort]struct{}{},
 		askedNonce: newRates(), askedHost: newRates(), answered: newRates(), askers: newRates(), relayed: newRates(),
 		suspected: math.MinInt64 / 2,
@@ -161,7 +162,7 @@ func (v *Vnet) beginLocked(now int64) {
 	v.started, v.step = now, 0
 	v.helloAt = now + v.jitterLocked(helloEvery)
 	v.sending.Store(v.newSendingLocked(now))
-	v.prepare = now + v.jitterLocked(epochLength) - lead
+	v.prepare = now + v.jitterLocked(int64(v.pace.Epoch)) - int64(v.pace.Lead)
 	v.lookAt = now + second
 }
 
@@ -548,7 +549,7 @@ func (v *Vnet) SetKeys(keys []Secret, send int, now int64) error {
 		v.prepared = nil
 		v.sending.Store(nil)
 		v.sending.Store(v.newSendingLocked(now))
-		v.prepare = now + v.jitterLocked(epochLength) - lead
+		v.prepare = now + v.jitterLocked(int64(v.pace.Epoch)) - int64(v.pace.Lead)
 		v.step, v.started = 0, now
 	case current.key != list[send] && v.prepared == nil:
 		v.prepareLocked(now)
@@ -559,7 +560,7 @@ func (v *Vnet) SetKeys(keys []Secret, send int, now int64) error {
 // prepareLocked makes the SA of the next epoch, to be used when everybody had the time to learn of it.
 func (v *Vnet) prepareLocked(now int64) {
 	v.prepared = v.newSendingLocked(now)
-	v.switchAt, v.leads = now+lead, 0
+	v.switchAt, v.leads = now+int64(v.pace.Lead), 0
 	if v.Sending(now) == nil {
 		v.switchAt = now
 	}
@@ -631,7 +632,7 @@ func (v *Vnet) Tick(now int64, out []Message) []Message {
 func (v *Vnet) epochLocked(now int64, out []Message) []Message {
 	if now >= v.lookAt && v.prepared == nil {
 		v.lookAt = now + second
-		if v.sending.Load().spent() {
+		if v.sending.Load().spent(v.pace.Packets) {
 			v.prepareLocked(now)
 		}
 	}
@@ -642,7 +643,7 @@ func (v *Vnet) epochLocked(now int64, out []Message) []Message {
 		return out
 	}
 	told := false
-	for v.leads < len(leadSteps) && now >= v.switchAt-leadSteps[v.leads] {
+	for v.leads < len(leadSteps) && now >= v.switchAt-v.pace.leadStep(v.leads) {
 		v.leads++
 		told = true
 	}
@@ -652,7 +653,7 @@ func (v *Vnet) epochLocked(now int64, out []Message) []Message {
 	if now >= v.switchAt {
 		v.sending.Store(v.prepared)
 		v.prepared = nil
-		v.prepare = now + v.jitterLocked(epochLength) - lead
+		v.prepare = now + v.jitterLocked(int64(v.pace.Epoch)) - int64(v.pace.Lead)
 	}
 	return out
 }
@@ -692,7 +693,7 @@ func (v *Vnet) Next() int64 {
 	if v.prepared != nil {
 		at(v.switchAt)
 		if v.leads < len(leadSteps) {
-			at(v.switchAt - leadSteps[v.leads])
+			at(v.switchAt - v.pace.leadStep(v.leads))
 		}
 	}
 	for _, d := range v.delayed {
