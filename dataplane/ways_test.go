@@ -4,12 +4,17 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
@@ -49,7 +54,7 @@ func TestSecuredWithoutUDP(t *testing.T) {
 	require.NoError(t, err)
 	b := startEngine(t, h, other)
 	secure(t, vnet.Conf, a, b)
-	esp, err := s.Capture(func(f lab.Frame) bool {
+	sealed, err := s.Capture(func(f lab.Frame) bool {
 		return len(f.Data) > 34 && f.EtherType() == 0x0800 && f.Data[14+9] == wire.ProtocolESP
 	})
 	require.NoError(t, err)
@@ -59,7 +64,7 @@ func TestSecuredWithoutUDP(t *testing.T) {
 	require.NoError(t, err)
 	_, err = lab.Transfer(soon(t), d2.Node, d1.Node, d1.Addr(), 4<<20)
 	require.NoError(t, err)
-	require.NotEmpty(t, esp.Take())
+	require.NotEmpty(t, sealed.Take())
 	_, err = d1.Ping(soon(t), d2.Addr(), lab.PingOptions{Size: 1472, DontFragment: true})
 	require.NoError(t, err)
 }
@@ -377,19 +382,52 @@ func TestSecurityIsReloaded(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// All hosts of a fleet start at once.
+// All 64 hosts of a fleet start at once: they know each other soon, and nothing of that grows without bound.
 func TestSecuredFleet(t *testing.T) {
-	count := 16
+	const count = 64
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
 	cfg := testConfig()
 	cfg.Workers = 1
-	_, _, hosts := newLab(t, count, cfg)
+	var hosts []*testHost
+	for i := range count {
+		h, err := s.Host(fmt.Sprint("h", i))
+		require.NoError(t, err)
+		hosts = append(hosts, startEngine(t, h, cfg))
+		hosts[i].SetKeySource(shared(testKey))
+	}
+	// The hosts share one kernel, which has no more than 1024 neighbours that it learned, of all namespaces together; arp(7),
+	// gc_thresh3.
+	neighbours := filepath.Join(t.TempDir(), "neighbours")
+	var lines strings.Builder
+	for _, h := range hosts {
+		fmt.Fprintf(&lines, "neigh replace %s lladdr %s dev eth0 nud permanent\n", h.Addr(), h.Uplink().MAC)
+	}
+	require.NoError(t, os.WriteFile(neighbours, []byte(lines.String()), 0o600))
+	for _, h := range hosts {
+		_, err := h.Host.Run(t.Context(), "ip", "-batch", neighbours)
+		require.NoError(t, err)
+	}
+	id := idOf(t, "97")
 	start := time.Now()
-	secure(t, vnet.Auth, hosts...)
+	var group errgroup.Group
+	for _, h := range hosts {
+		group.Go(func() error { return attach(h.Engine, securedOf(t, "97", vnet.Auth)) })
+	}
+	require.NoError(t, group.Wait())
 	senders(t, count-1, hosts...)
 	t.Log("all know each other after", time.Since(start))
 	d1 := hosts[0].domain(1, "97")
 	d2 := hosts[count-1].domain(2, "97")
 	ping(t, d1, d2.Addr())
+	for _, h := range hosts {
+		st := h.secured.Vnet(id).Status(h.now())
+		require.Len(t, st.Senders, count-1)
+		for _, r := range []esp.Refusal{esp.KeyMAC, esp.KeyMalformed, esp.KeyUnknown, esp.SendersFull, esp.WrongICV} {
+			require.Zero(t, st.Refused[r], "%s: %s", h.Name, r)
+		}
+	}
 }
 
 // What the paths tell of vnets with security is what fits into a packet that no fragment is made of.

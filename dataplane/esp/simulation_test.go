@@ -428,6 +428,45 @@ func TestFlood(t *testing.T) {
 	require.True(t, b.taken[n])
 }
 
+// TestFleet: 64 hosts that start at once know each other within half a second, with a bounded number of messages, and few go on
+// after that.
+func TestFleet(t *testing.T) {
+	const n = 64
+	w := newWorld(t, 13, vnet.Conf, n)
+	known := func() int {
+		count := 0
+		for _, h := range w.hosts {
+			count += len(h.vnet.senders)
+		}
+		return count
+	}
+	for known() < n*(n-1) {
+		w.pass(10*time.Millisecond, true)
+		require.Less(t, w.now-w.hosts[0].started, int64(500*time.Millisecond))
+	}
+	t.Logf("all know each other after %v and %d messages", time.Duration(w.now-w.hosts[0].started), len(w.tape))
+	w.pass(200*time.Millisecond, true)
+	for _, h := range w.hosts {
+		require.True(t, h.vnet.Open())
+		require.LessOrEqual(t, len(h.vnet.delayed), maxDelayed)
+		require.Len(t, h.vnet.sas, n-1)
+	}
+	// The steps of the start, each with ASK and KEY to all, and a question and its answer for each pair, by step with another
+	// second: at most four of both.
+	w.pass(10*time.Second, true)
+	start := len(w.tape)
+	require.LessOrEqual(t, start, n*2*len(startSteps)+n*(n-1)*4*2)
+	// Then a hello of each host every 20 s, and a question and its answer for each pair a minute.
+	w.pass(2*time.Minute, true)
+	require.LessOrEqual(t, len(w.tape)-start, n*8+n*(n-1)*3*2)
+	t.Logf("%d messages in the first seconds, %d in two minutes more", start, len(w.tape)-start)
+	number, _ := w.hosts[5].frame(0, nil)
+	w.settle()
+	for i, h := range w.hosts {
+		require.Equal(t, i != 5, h.taken[number])
+	}
+}
+
 // TestNAT: a host behind NAT is known by the outer source of a KEY that has proved to be fresh.
 func TestNAT(t *testing.T) {
 	w := newWorld(t, 11, vnet.Conf, 1)
