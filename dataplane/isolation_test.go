@@ -35,6 +35,12 @@ type attack struct {
 
 func newAttack(t *testing.T, rpFilter string) *attack {
 	t.Helper()
+	return newAttackAt(t, rpFilter, vnet.None)
+}
+
+// newAttackAt is newAttack with a level of vnet 98.
+func newAttackAt(t *testing.T, rpFilter string, level vnet.Security) *attack {
+	t.Helper()
 	cfg := testConfig()
 	cfg.Workers = 1 // so that packets to a host stay in order
 	_, s, hosts := newLab(t, 2, cfg)
@@ -45,7 +51,10 @@ func newAttack(t *testing.T, rpFilter string) *attack {
 		require.NoError(t, h.Net.SetSysctl(rpFilter, "net", "ipv4", "conf", "default", "rp_filter"))
 	}
 	add(t, "97", hosts...)
-	add(t, "98", hosts...)
+	for _, h := range hosts {
+		h.SetKeySource(shared(testKey))
+		require.NoError(t, attach(h.Engine, securedOf(t, "98", level)))
+	}
 	x.domain = x.a.domain(1, "97")
 	x.inA, x.inB = capture(t, x.a.domain(11, "98")), capture(t, x.b.domain(12, "98"))
 	var err error
