@@ -180,6 +180,53 @@ func attackSecured(t *testing.T, level vnet.Security) {
 		}
 	}
 
+	// Another vnet's member: it has that vnet's key, which may even be the same, and names this one inside.
+	require.NoError(t, attach(b.Engine, securedOf(t, "98", level)))
+	foreign := startEngine(t, addHost(t, s, "foreign"), testConfig())
+	foreign.SetKeySource(shared(testKey))
+	require.NoError(t, attach(foreign.Engine, securedOf(t, "98", level)))
+	inside := vudp(id, evil)
+	wrongVnet := overheard{netip.AddrPortFrom(foreign.Addr(), wire.Port), group, inside}
+	if !none {
+		eventually(t, "the other vnet's member is known", func() bool { return b.secured.Vnet(idOf(t, "98")).Hosts() == 1 })
+		sealed, ok := foreign.networks[idOf(t, "98")].seal.Seal(make([]byte, esp.Headroom), Lane{Sender: 1, Flow: 1, Now: foreign.now()}, [][]byte{inside})
+		require.True(t, ok)
+		wrongVnet = overheard{netip.AddrPortFrom(foreign.Addr(), 4501), netip.AddrPortFrom(b.Addr(), wire.SecurityPort), sealed[esp.Headroom:]}
+	}
+	attack("another vnet's seal", wrongVnet, DropESPVnet)
+	foreign.stop()
+
+	// Sources and MACs without end fill tables where nothing is asked of a sender.
+	entries, known := len(b.Snapshot().Entries), len(b.Snapshot().Hosts)
+	refused := b.drops(DropSecurity) + b.drops(DropESPUnknownSPI)
+	const many = 2000
+	tag := testKey.KID(id)[0]
+	for i := range many {
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(10 + i>>8), byte(i)}), wire.Port)
+		f := testFrame(broadcastMAC, domainMAC(1000+i), "fill")
+		m.send(b, overheard{from, group, vudp(id, f)})
+		if !none {
+			p := make([]byte, 80)
+			for j := range p {
+				p[j] = byte(rand.Uint32())
+			}
+			p[0] = tag
+			m.send(b, overheard{from, netip.AddrPortFrom(b.Addr(), wire.SecurityPort), p})
+		}
+	}
+	if none {
+		eventually(t, "the tables fill", func() bool { return len(b.Snapshot().Entries) > entries+many/2 })
+		at.Take()
+	} else {
+		eventually(t, "all of it is counted", func() bool { return b.drops(DropSecurity)+b.drops(DropESPUnknownSPI) > refused+many })
+		now := b.Snapshot()
+		require.LessOrEqual(t, len(now.Entries), entries+1)
+		require.LessOrEqual(t, len(now.Hosts), known+1)
+		require.LessOrEqual(t, b.secured.Vnet(id).Hosts(), 1)
+		_, before := genuine(at)
+		require.Empty(t, before)
+	}
+
 	// A host that guessed the id and has another key.
 	stranger := startEngine(t, m.Host, testConfig())
 	stranger.SetKeySource(shared(esp.Secret{9, 9}))

@@ -92,6 +92,14 @@ func newLab(t testing.TB, hosts int, cfg Config) (*lab.Lab, *lab.Switch, []*test
 	return l, s, addHosts(t, s, hosts, cfg)
 }
 
+// addHost makes a host without an engine.
+func addHost(t testing.TB, s *lab.Switch, name string) *lab.Host {
+	t.Helper()
+	h, err := s.Host(name)
+	require.NoError(t, err)
+	return h
+}
+
 func addHosts(t testing.TB, s *lab.Switch, hosts int, cfg Config) (out []*testHost) {
 	t.Helper()
 	for i := range hosts {
