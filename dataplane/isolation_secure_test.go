@@ -81,7 +81,7 @@ func TestDomainDoesNotReachSecuredVnets(t *testing.T) {
 					}
 					frame, packet := sealed()
 					fromUnderlay(to.host, to.at, frame, packet, walls)
-					require.Equal(t, member.Addr(), careOf(to.host, domainMAC(66)), "a message from a domain moves nobody")
+					require.Equal(t, member.Addr(), careOf(to.host.Engine, domainMAC(66)), "a message from a domain moves nobody")
 				}
 			}
 			try("closed bridge", a, b)
