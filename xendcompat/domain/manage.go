@@ -149,7 +149,10 @@ func (m *Manager) Create(ctx context.Context, c Config, o CreateOptions) (Domain
 // begin records that a domain is being started, starts it, and records that it runs. After an error all is as before.
 func (m *Manager) begin(ctx context.Context, r record, start func() (int, error)) error {
 	old, known := m.store.get(r.UUID)
-	r.doing = starting
+	r.doing = arriving
+	if known {
+		r.doing = starting
+	}
 	if err := m.store.put(r); err != nil {
 		return err
 	}
@@ -274,7 +277,10 @@ func (m *Manager) restore(ctx context.Context, file string, o CreateOptions) (uu
 		if err := m.bridges(ctx, &check); err != nil {
 			return err
 		}
-		r = record{Config: c, doing: starting}
+		r = record{Config: c, doing: arriving}
+		if known {
+			r.doing = starting
+		}
 		return m.store.put(r)
 	})
 	m.changed()
@@ -346,8 +352,9 @@ func (m *Manager) leave(t target, d doing, do func() error) error {
 	if err == nil {
 		err = m.step(string(d) + "-done")
 	}
+	var uncertain *UncertainError
 	switch {
-	case !t.mine:
+	case !t.mine, errors.As(err, &uncertain): // then attend goes on, once it is known
 		return err
 	case err == nil && (!r.Managed || d == leaving):
 		return m.store.remove(r.UUID)

@@ -100,8 +100,13 @@ func init() {
 			return badForm("reason must be poweroff, reboot or halt, not %s", clip(strconv.Quote(p["reason"])))
 		}),
 		"pause": running("xl pause", func(m *Manager, ctx context.Context, id int, _ target, _ Params) error { return m.tool.Pause(ctx, id) }),
-		"unpause": running("xl unpause", func(m *Manager, ctx context.Context, id int, _ target, _ Params) error {
-			return m.tool.Unpause(ctx, id)
+		"unpause": running("xl unpause", func(m *Manager, ctx context.Context, id int, t target, _ Params) error {
+			err := m.tool.Unpause(ctx, id)
+			if err == nil && t.mine && t.rec.doing == leaving { // somebody has decided that it is here
+				t.rec.doing = nothing
+				err = m.store.put(t.rec)
+			}
+			return err
 		}),
 		"rename": plain("xl rename", func(m *Manager, ctx context.Context, t target, p Params) error {
 			return m.rename(ctx, t, p["name"])

@@ -20,7 +20,8 @@ type doing string
 
 const (
 	nothing    doing = ""
-	starting   doing = "start"   // made, or received: it counts if it runs
+	starting   doing = "start"   // one that was known is being started: it counts as running if it runs
+	arriving   doing = "arrive"  // made, restored or received: it counts if it runs, and is forgotten if not
 	restarting doing = "restart" // destroyed and made again: it must run
 	ending     doing = "end"     // destroyed: it must not run
 	renaming   doing = "rename"  // in the record it has the new name

@@ -124,7 +124,10 @@ type Status struct {
 	Memory, MaxMem int    // MiB
 	Flags          Flags
 	// Reason is why it has shut down; "" while it runs.
-	Reason  Reason
+	Reason Reason
+	// Leaving says that it may run on another host already, see UncertainError: it is kept paused until that is known, which an
+	// Event tells.
+	Leaving bool
 	CPUTime time.Duration
 	// Started is when, zero if unknown.
 	Started           time.Time

@@ -92,10 +92,14 @@ func (m *Manager) attend(ctx context.Context, uuid string) {
 		return
 	}
 	status, err := m.statusOf(ctx, uuid)
+	if err == nil && r.doing == leaving && status != nil && !status.Leaving { // it has not left
+		r.doing = nothing
+		err = m.store.put(r)
+	}
 	switch {
 	case err != nil:
 		m.o.Log.Error("can't look after a domain", "domain", r.Name, "error", err)
-	case status == nil && r.Managed:
+	case status == nil && r.Managed && r.doing != leaving:
 		// It was ended by somebody else, and can be started again.
 	case status == nil:
 		if err := m.store.remove(uuid); err != nil {
@@ -295,13 +299,15 @@ func (m *Manager) recoverOne(ctx context.Context, uuid string) error {
 	}
 	_, _, replaced := r.doing.successor()
 	switch {
+	case s != nil && s.Leaving:
+		return nil // until attend
 	case replaced:
 		return m.renameRestart(ctx, r, s)
 	case r.doing == restarting && (s == nil || s.Reason != ""):
 		return m.restart(ctx, r, s)
 	case r.doing == ending && s != nil:
 		return m.leave(target{rec: r, mine: true, status: s}, ending, func() error { return m.tool.Destroy(ctx, s.ID) })
-	case s == nil && (!r.Managed || r.doing == leaving):
+	case s == nil && (!r.Managed || r.doing == leaving || r.doing == arriving):
 		return m.store.remove(uuid)
 	case r.doing == renaming && s != nil:
 		if err := m.tool.Rename(ctx, s.ID, r.Name); err != nil {

@@ -81,9 +81,11 @@ type guest struct {
 	mu     sync.Mutex
 	rec    record // changed with turn and mu held
 	paused bool
-	doomed bool  // it is being destroyed
-	exit   *Exit // set when it has ended
-	gone   bool  // its pidfd is closed
+	doomed bool // it is being destroyed
+	// leaving is set from when it may run elsewhere until it is known that it does not; also while it is destroyed because it does.
+	leaving bool
+	exit    *Exit // set when it has ended
+	gone    bool  // its pidfd is closed
 }
 
 // Open takes over the domains that an earlier xend left, and removes what it left half made.
@@ -210,7 +212,8 @@ func (t *Toolstack) find(id int) error {
 		return nil
 	}
 	g.pidfd = fd
-	g.paused = marked(dir, pausedFile) || marked(dir, leavingFile)
+	g.leaving = marked(dir, leavingFile)
+	g.paused = marked(dir, pausedFile) || g.leaving
 	t.add(g)
 	t.done.Go(g.watch)
 	t.o.Log.Info("a domain goes on", "domid", id, "name", rec.Name, "pid", rec.PID)
@@ -221,7 +224,7 @@ func (t *Toolstack) find(id int) error {
 			}
 		}
 	}
-	if marked(dir, leavingFile) {
+	if g.leaving {
 		t.done.Go(func() { t.settleFarewell(g) })
 		return nil
 	}
@@ -378,7 +381,8 @@ func (g *guest) status() domain.Status {
 	defer g.mu.Unlock()
 	r := g.rec
 	s := domain.Status{
-		ID: r.ID, Name: r.Name, UUID: r.UUID, Memory: r.Limits.Memory, MaxMem: max(r.MaxMem, r.Limits.Memory),
+		Leaving: g.leaving,
+		ID:      r.ID, Name: r.Name, UUID: r.UUID, Memory: r.Limits.Memory, MaxMem: max(r.MaxMem, r.Limits.Memory),
 		CPUTime: used, Started: r.Created, CPUWeight: r.Limits.Weight, CPUCap: r.Limits.Cap, Config: domain.Config(r.Config),
 	}
 	running := !g.paused && g.exit == nil && len(r.Kernel) > 0
@@ -502,6 +506,12 @@ func (g *guest) pause() error {
 	return nil
 }
 
+func (g *guest) setLeaving(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaving = on
+}
+
 func (g *guest) setPaused(on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -518,6 +528,7 @@ func (t *Toolstack) Unpause(ctx context.Context, id int) error {
 	if err := unmark(g.dir, leavingFile); err != nil {
 		return err
 	}
+	g.setLeaving(false)
 	if err := g.unpause(ctx); err != nil {
 		return err
 	}

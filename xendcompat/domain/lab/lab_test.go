@@ -42,6 +42,9 @@ type machine struct {
 	host   *xlab.Host
 	bridge hostnet.Link
 	dir    string
+	// mgr keeps its domains between manage and unmanage.
+	mgr      *domain.Manager
+	unmanage func()
 }
 
 func newMachine(t testing.TB, l *xlab.Lab, name string) *machine {
@@ -52,7 +55,7 @@ func newMachine(t testing.TB, l *xlab.Lab, name string) *machine {
 	br, err := h.Net.CreateBridge(hostnet.Bridge{Name: "br0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
 	require.NoError(t, err)
 	require.NoError(t, h.Net.SetUp(br.Index))
-	m := &machine{t: t, host: h, bridge: br, dir: h.Dir}
+	m := &machine{t: t, host: h, bridge: br, dir: h.Dir, unmanage: func() {}}
 	scripts := filepath.Join(h.Dir, "etc", "xen", "scripts")
 	require.NoError(t, os.MkdirAll(scripts, 0o755))
 	exe, err := os.Executable()
@@ -83,6 +86,7 @@ func (m *machine) open(change func(o *Options)) {
 
 // end destroys what a test left.
 func (m *machine) end() {
+	m.unmanage()
 	m.o.Before = func(string) error { return nil }
 	list, _ := m.List(context.Background())
 	for _, s := range list {
@@ -477,12 +481,20 @@ func crash(dir string) int {
 		}
 		return nil
 	}
-	switch op := os.Getenv("LAB_TEST_OP"); op {
-	case "leave", "serve":
-		if err := crashMigrate(dir, op, o.Before, func() { armed = true }); err != nil {
+	arm := func() { armed = true }
+	switch op := os.Getenv("LAB_TEST_OP"); {
+	case op == "leave" || op == "serve":
+		if err := crashMigrate(dir, op, o.Before, arm); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		return 0
+	case os.Getenv(managedEnv) != "":
+		if err := crashManaged(o, dir, op, arm); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		fmt.Println("survived")
 		return 0
 	}
 	t, err := Open(o)

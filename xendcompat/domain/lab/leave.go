@@ -83,6 +83,7 @@ func (t *Toolstack) migrate(ctx context.Context, g *guest, c domain.Config, o do
 	if err := f.write(g.dir); err != nil {
 		return errors.Join(err, g.resume())
 	}
+	g.setLeaving(true)
 	// From here on the other host decides.
 	ctx = context.WithoutCancel(ctx)
 	decision := ""
@@ -133,6 +134,8 @@ func (t *Toolstack) conclude(ctx context.Context, g *guest, decision string) err
 	if err := unmark(g.dir, leavingFile); err != nil {
 		return err
 	}
+	g.setLeaving(false)
+	t.tell(domain.Event{ID: g.id, UUID: g.uuid})
 	g.setPaused(marked(g.dir, pausedFile))
 	if g.paused {
 		return nil

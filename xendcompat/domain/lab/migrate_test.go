@@ -183,9 +183,19 @@ func crashMigrate(dir, op string, before func(string) error, arm func()) error {
 	if err != nil {
 		return err
 	}
+	var m *domain.Manager
+	var r domain.Receiver = receiver{}
+	if os.Getenv(managedEnv) != "" {
+		if m, err = manager(dir, t, before); err != nil {
+			return err
+		}
+		go func() { _ = m.Run(context.Background()) }()
+		<-m.Ready()
+		r = m
+	}
 	arm()
 	if op == "serve" {
-		s, err := NewServer(t, receiver{}, nil)
+		s, err := NewServer(t, r, nil)
 		if err != nil {
 			return err
 		}
@@ -201,17 +211,29 @@ func crashMigrate(dir, op string, before func(string) error, arm func()) error {
 	if err != nil || len(list) != 1 {
 		return fmt.Errorf("%v, %w", list, err)
 	}
+	if m != nil {
+		_, err := m.Op(context.Background(), list[0].Name, "migrate", domain.Params{"destination": addressB})
+		return err
+	}
 	return t.Migrate(context.Background(), list[0].ID, list[0].Config, domain.MigrateOptions{Host: addressB})
 }
 
-// kill -9 at each step, on each side: in the end the domain runs on exactly one host.
+// kill -9 at each step, on each side: in the end the domain runs on exactly one host, and with Managers it is known to one.
 func TestMigrateKilled(t *testing.T) {
+	t.Run("toolstack", func(t *testing.T) { migrateKilled(t, false) })
+	t.Run("managed", func(t *testing.T) { migrateKilled(t, true) })
+}
+
+func migrateKilled(t *testing.T, managed bool) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	// start runs one side as a process of its own.
 	start := func(t *testing.T, m *machine, op string, n int) (cmd *exec.Cmd, out, errs *strings.Builder, in io.Closer) {
 		cmd = m.host.Command(t.Context(), exe)
 		cmd.Env = append(cmd.Env, crashEnv+"="+m.dir, "LAB_TEST_OP="+op, "LAB_TEST_STEP="+strconv.Itoa(n))
+		if managed {
+			cmd.Env = append(cmd.Env, managedEnv+"=1")
+		}
 		out, errs = &strings.Builder{}, &strings.Builder{}
 		cmd.Stderr = errs
 		stdin, err := cmd.StdinPipe()
@@ -234,7 +256,14 @@ func TestMigrateKilled(t *testing.T) {
 			ran := map[string]int{}
 			for n := 1; ; n++ {
 				c := config("vm1", "00:16:3e:00:00:01", "10.1.0.1")
-				p.a.create(c)
+				if managed {
+					p.a.manage()
+					_ = must(p.a.mgr.New(t.Context(), c))
+					_ = must(p.a.mgr.Op(t.Context(), "vm1", "start", nil))
+					p.a.unmanage()
+				} else {
+					p.a.create(c)
+				}
 				require.NoError(t, p.a.Close())
 				require.NoError(t, p.b.Close())
 				stepA, stepB := n, 0
@@ -254,7 +283,7 @@ func TestMigrateKilled(t *testing.T) {
 					go func() { killed <- server.Wait() }()
 					select {
 					case errKilled = <-killed:
-						p.reopenB(t)
+						p.reopenB(t, managed)
 						if err := <-done; err != nil {
 							require.NotContains(t, errs.String(), "may run on", "it was told")
 						}
@@ -263,10 +292,13 @@ func TestMigrateKilled(t *testing.T) {
 							in.Close()
 						}
 						errKilled = <-killed
-						p.reopenB(t)
+						p.reopenB(t, managed)
 					}
 				}
 				p.a.open(func(o *Options) { o.Relocation = secretOf(p.a.dir) })
+				if managed {
+					p.a.manage()
+				}
 				if side == "leave" {
 					// The other side still runs, and is asked.
 					require.Eventually(t, func() bool {
@@ -279,16 +311,26 @@ func TestMigrateKilled(t *testing.T) {
 					}, patience, 10*time.Millisecond)
 					in.Close()
 					require.NoError(t, server.Wait())
-					p.reopenB(t)
+					p.reopenB(t, managed)
 				}
 				here, there := p.running(t, p.a), p.running(t, p.b)
 				require.Equal(t, 1, here+there, "step %d: %d here, %d there; %v %s", n, here, there, errKilled, errs)
 				ran[fmt.Sprint(here, there)]++
+				if managed {
+					// What became of it is told to the Manager a moment later.
+					require.Eventually(t, func() bool { return p.a.records()+" "+p.b.records() == fmt.Sprint(here, there) }, patience, 10*time.Millisecond, "step %d: records %s on A, %s on B; they run: %d, %d", n, p.a.records(), p.b.records(), here, there)
+				}
 				for _, m := range []*machine{p.a, p.b} {
 					for _, s := range must(m.List(t.Context())) {
-						require.NoError(t, m.Destroy(t.Context(), s.ID))
+						if managed {
+							_ = must(m.mgr.Op(t.Context(), s.Name, "destroy", nil))
+							_ = must(m.mgr.Op(t.Context(), s.Name, "delete", nil))
+						} else {
+							require.NoError(t, m.Destroy(t.Context(), s.ID))
+						}
 					}
 					m.empty()
+					m.unmanage()
 				}
 				p.stop()
 				if errKilled == nil {
@@ -301,9 +343,14 @@ func TestMigrateKilled(t *testing.T) {
 	}
 }
 
-func (p *pair) reopenB(t *testing.T) {
+func (p *pair) reopenB(t *testing.T, managed bool) {
 	p.b.open(func(o *Options) { o.Relocation = secretOf(p.b.dir) })
-	p.serve(t, receiver{})
+	var r domain.Receiver = receiver{}
+	if managed {
+		p.b.manage()
+		r = p.b.mgr
+	}
+	p.serve(t, r)
 }
 
 // running counts domains that run; no other may be there.
