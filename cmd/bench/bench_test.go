@@ -2,7 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -53,8 +57,8 @@ func TestFailedRounds(t *testing.T) {
 		}
 		return s
 	}
-	o := &options{rounds: 3, seconds: 1}
-	require.NoError(t, o.choose("fits", "", "tcp-r"))
+	o := &options{rounds: 3, seconds: 1, cores: 2}
+	require.NoError(t, o.choose("fits", "none,vxlan,xend,openvpn,tinc,vde", "tcp-r"))
 	got := map[string]series{
 		"none":    rounds(40, 40, 40),
 		reference: rounds(20, -1, 10),
@@ -70,16 +74,14 @@ func TestFailedRounds(t *testing.T) {
 		lines = append(lines, strings.Join(strings.Fields(line), " "))
 	}
 	require.Equal(t, []string{
-		"", "fits: domains at 1400 on an underlay of 1500", figure,
-		"none 40 [3.00 (2/3)]",
-		"vxlan 15 (2/3)",
-		"xend 8 (2/3) [0.50 (1/3)]",
-		"xend-auth -",
-		"xend-conf -",
-		"openvpn 5 (1/3)",
-		"openvpn-gcm -",
+		"", "fits: domains at 1400 on an underlay of 1500; 2 processors", figure,
+		"none 40 [3.00 (2/3) -]",
+		"vxlan 15 (2/3) [- 0.38 (2/3)]",
+		"xend 8 (2/3) [0.50 (1/3) 0.20 (2/3)]",
+		"openvpn 5 (1/3) [- 0.12 (1/3)]",
 		"tinc -",
 		"vde -",
+		"[ratio to vxlan, ratio to none]: medians of what they were round by round",
 		"(n/3): median of n rounds; the others failed",
 	}, lines)
 
@@ -91,4 +93,53 @@ func TestFailedRounds(t *testing.T) {
 	b.Reset()
 	table(&b, o.scenarios[0], o, got)
 	require.NotContains(t, b.String(), "/3)")
+}
+
+func sample(v ...float64) (list []*float64) {
+	for i := range v {
+		list = append(list, &v[i])
+	}
+	return list
+}
+
+// TestPlot: the picture has the ratios, and is well-formed.
+func TestPlot(t *testing.T) {
+	r := report{Machine: "machine: <test>", Cores: 2, Rounds: 3, Scenarios: map[string]map[string]series{"fits": {
+		reference: {Samples: map[string][]*float64{"tcp Gbit/s": sample(10, 10, 20)}},
+		"xend":    {Samples: map[string][]*float64{"tcp Gbit/s": sample(11, 12, 50)}},
+		"openvpn": {Failed: "not installed"},
+	}}}
+	picture, err := plot(r)
+	require.NoError(t, err)
+	require.NoError(t, xml.Unmarshal([]byte(picture), new(any)))
+	require.Contains(t, picture, "xend, as it comes: 1.20")
+	require.NotContains(t, picture, "OpenVPN")
+	require.NotContains(t, picture, "untuned")
+	_, err = plot(report{})
+	require.Error(t, err)
+
+	picture, err = plotGrowth(growthReport{Growth: map[string][]growthStep{"vnets": {
+		{Size: 1, SetUp: 1, Memory: 20, Gbits: 10, Requests: 1000}, {Size: 100, SetUp: 10, Memory: 22, Gbits: 10, Requests: 1000},
+	}}})
+	require.NoError(t, err)
+	require.NoError(t, xml.Unmarshal([]byte(picture), new(any)))
+	require.Contains(t, picture, "1 to 100 vnets")
+}
+
+// TestDraw: it draws what a run has written, of either kind.
+func TestDraw(t *testing.T) {
+	from, to := filepath.Join(t.TempDir(), "a.json"), filepath.Join(t.TempDir(), "a.svg")
+	require.Error(t, draw(from, to))
+	for want, v := range map[string]any{
+		"Ratios": report{Scenarios: map[string]map[string]series{"fits": {
+			reference: {Samples: map[string][]*float64{"tcp Gbit/s": sample(10)}}, "none": {Samples: map[string][]*float64{"tcp Gbit/s": sample(11)}},
+		}}},
+		"How cost grows": growthReport{Growth: map[string][]growthStep{"hosts": {{Size: 2, SetUp: 1}, {Size: 4, SetUp: 1}}}},
+	} {
+		require.NoError(t, writeJSON(io.Discard, from, v))
+		require.NoError(t, draw(from, to))
+		b, err := os.ReadFile(to)
+		require.NoError(t, err)
+		require.Contains(t, string(b), want)
+	}
 }

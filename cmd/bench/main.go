@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -26,17 +27,29 @@ func main() {
 		}
 		return
 	}
-	var o options
+	o := options{cores: runtime.NumCPU()}
 	flag.IntVar(&o.rounds, "rounds", 7, "interleaved rounds; medians are taken over these")
 	flag.IntVar(&o.seconds, "time", 1, "seconds per measurement")
 	scenarioNames := flag.String("scenarios", "", "comma-separated scenarios (default all): "+names(scenarios))
-	systemNames := flag.String("systems", "", "comma-separated systems (default all): "+names(systems))
+	systemNames := flag.String("systems", "", "comma-separated systems (default: "+names(ordinary())+"): "+names(systems))
 	metricNames := flag.String("metrics", "", "comma-separated metrics (default all): "+names(metrics))
 	flag.StringVar(&o.json, "json", "build/bench.json", "file for all the figures")
+	growthNames := flag.String("growth", "", "instead, how cost grows: comma-separated, or all: "+names(growths))
+	largest := flag.Int("largest", 0, "with -growth: leave larger sizes out")
+	svg := flag.String("svg", "", "instead, draw the figures in the file of -json into this file")
 	flag.StringVar(&o.bin, "bin", "bin", "directory of the programs that `make build` made")
 	flag.Parse()
 	err := o.choose(*scenarioNames, *systemNames, *metricNames)
-	if err == nil {
+	switch {
+	case err != nil:
+	case *svg != "":
+		err = draw(o.json, *svg)
+	case *growthNames != "":
+		var list []growth
+		if list, err = pick(growths, strings.TrimPrefix(*growthNames, "all")); err == nil {
+			err = o.grow(os.Stdout, list, *largest)
+		}
+	default:
 		err = o.run(os.Stdout)
 	}
 	if err != nil {
@@ -49,6 +62,7 @@ type options struct {
 	rounds    int
 	seconds   int
 	json, bin string
+	cores     int
 	scenarios []scenario
 	systems   []system
 	metrics   []metric
@@ -84,6 +98,9 @@ func (o *options) choose(scenarioNames, systemNames, metricNames string) error {
 	var errs [3]error
 	o.scenarios, errs[0] = pick(scenarios, scenarioNames)
 	o.systems, errs[1] = pick(systems, systemNames)
+	if systemNames == "" {
+		o.systems = ordinary()
+	}
 	o.metrics, errs[2] = pick(metrics, metricNames)
 	if o.rounds < 1 || o.seconds <= 0 {
 		return errors.New("-rounds and -time must be positive")
@@ -94,6 +111,7 @@ func (o *options) choose(scenarioNames, systemNames, metricNames string) error {
 // report is the JSON file.
 type report struct {
 	Machine   string                       `json:"machine"`
+	Cores     int                          `json:"cores"`
 	Rounds    int                          `json:"rounds"`
 	Seconds   int                          `json:"seconds"`
 	Scenarios map[string]map[string]series `json:"scenarios"` // by scenario and system
@@ -122,7 +140,7 @@ func (o *options) run(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := report{Machine: machine(), Rounds: o.rounds, Seconds: o.seconds, Scenarios: map[string]map[string]series{}}
+	r := report{Machine: machine(), Cores: runtime.NumCPU(), Rounds: o.rounds, Seconds: o.seconds, Scenarios: map[string]map[string]series{}}
 	fmt.Fprintln(w, r.Machine)
 	for _, sc := range o.scenarios {
 		// One lab per scenario: every system has its own two hosts and two domains in it, and all stay
@@ -164,15 +182,28 @@ func (o *options) run(w io.Writer) error {
 		}
 		table(w, sc, o, r.Scenarios[sc.label])
 	}
-	b, err := json.MarshalIndent(r, "", "  ")
+	return writeJSON(w, o.json, r)
+}
+
+// draw makes a picture of the figures of a run.
+func draw(from, to string) error {
+	b, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(o.json), 0o755); err != nil {
-		return err
+	var run report
+	var growth growthReport
+	if err := errors.Join(json.Unmarshal(b, &run), json.Unmarshal(b, &growth)); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
 	}
-	fmt.Fprintf(w, "\nall figures: %s\n", o.json)
-	return os.WriteFile(o.json, append(b, '\n'), 0o644)
+	picture, err := plot(run)
+	if growth.Growth != nil {
+		picture, err = plotGrowth(growth)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return os.WriteFile(to, []byte(picture), 0o644)
 }
 
 // machine describes where the figures are from.
@@ -189,6 +220,6 @@ func machine() string {
 	}
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	cpus, _ := os.ReadFile("/sys/devices/system/cpu/online")
-	return fmt.Sprintf("machine: %s, processors %s, Linux %s", first("/proc/cpuinfo", "model name"),
-		strings.TrimSpace(string(cpus)), strings.TrimSpace(string(release)))
+	return fmt.Sprintf("machine: %s, %d processors (%s), Linux %s", first("/proc/cpuinfo", "model name"),
+		runtime.NumCPU(), strings.TrimSpace(string(cpus)), strings.TrimSpace(string(release)))
 }

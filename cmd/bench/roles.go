@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/mdlayher/packet"
 	"golang.org/x/net/ipv4"
 )
 
@@ -31,6 +33,7 @@ const (
 type rrResult struct {
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_us"`
+	P90       float64 `json:"p90_us"`
 	P99       float64 `json:"p99_us"`
 	Lost      int     `json:"lost"`
 }
@@ -65,6 +68,9 @@ func runRole(args []string) error {
 		result, err = roleCount(seconds(0))
 	case "send":
 		result, err = roleSend(arg(0), seconds(1))
+	case "macs":
+		n, _ := strconv.Atoi(arg(0))
+		result, err = roleMACs(n)
 	case "rr":
 		result, err = roleRR(arg(0), arg(1), seconds(2))
 	default:
@@ -185,6 +191,34 @@ func roleSend(to string, d time.Duration) (countResult, error) {
 	return r, nil
 }
 
+// roleMACs says something to everybody from so many MACs, at most 5,000 a second.
+func roleMACs(n int) (countResult, error) {
+	ifi, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return countResult{}, err
+	}
+	const protocol = 0x88b5 // for experiments: IEEE 802
+	c, err := packet.Listen(ifi, packet.Raw, protocol, nil)
+	if err != nil {
+		return countResult{}, err
+	}
+	defer c.Close()
+	frame := make([]byte, 60)
+	copy(frame, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0xbe})
+	binary.BigEndian.PutUint16(frame[12:], protocol)
+	start := time.Now()
+	for i := range n {
+		binary.BigEndian.PutUint32(frame[8:], uint32(i))
+		if _, err := c.WriteTo(frame, &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])}); err != nil {
+			return countResult{}, err
+		}
+		if ahead := time.Duration(i)*time.Second/5000 - time.Since(start); ahead > 10*time.Millisecond {
+			time.Sleep(ahead)
+		}
+	}
+	return countResult{Packets: n, PerSecond: float64(n) / time.Since(start).Seconds()}, nil
+}
+
 // roleRR sends requests one after the other and takes each one's time.
 func roleRR(network, to string, d time.Duration) (rrResult, error) {
 	c, err := net.DialTimeout(network+"4", net.JoinHostPort(to, strconv.Itoa(echoPort)), 5*time.Second)
@@ -219,7 +253,7 @@ func roleRR(network, to string, d time.Duration) (rrResult, error) {
 		micros := func(q float64) float64 {
 			return float64(took[int(q*float64(len(took)-1))].Nanoseconds()) / 1e3
 		}
-		r.P50, r.P99 = micros(0.5), micros(0.99)
+		r.P50, r.P90, r.P99 = micros(0.5), micros(0.9), micros(0.99)
 	}
 	return r, nil
 }

@@ -7,8 +7,8 @@ import (
 	"text/tabwriter"
 )
 
-// reference is the system that the ratios refer to.
-const reference = "vxlan"
+// The systems that the ratios refer to: what is to be beaten, and what no tunnel can beat.
+const reference, limitSystem = "vxlan", "none"
 
 // median of at least one value.
 func median(v []float64) float64 {
@@ -39,10 +39,10 @@ func ratios(a, b []*float64) (q []float64) {
 	return q
 }
 
-// table prints one scenario: a line per system, medians and, in brackets, the ratio to kernel VXLAN; behind a
-// median of fewer rounds than all, of how many.
+// table prints one scenario: a line per system, medians and, in brackets, the ratios to kernel VXLAN and to no tunnel;
+// behind a median of fewer rounds than all, of how many.
 func table(w io.Writer, sc scenario, o *options, got map[string]series) {
-	fmt.Fprintf(w, "\n%s: %s\n", sc.label, sc.about)
+	fmt.Fprintf(w, "\n%s: %s; %d processors\n", sc.label, sc.about, o.cores)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(tw, "\t")
 	for _, m := range o.metrics {
@@ -70,8 +70,15 @@ func table(w io.Writer, sc scenario, o *options, got map[string]series) {
 					continue
 				}
 				fmt.Fprintf(tw, "%.4g%s", median(v), of(v))
-				if q := ratios(s.Samples[f], got[reference].Samples[f]); len(q) > 0 && sys.label != reference {
-					fmt.Fprintf(tw, " [%.2f%s]", median(q), of(q))
+				text := func(to string) string {
+					q := ratios(s.Samples[f], got[to].Samples[f])
+					if len(q) == 0 || sys.label == to {
+						return "-"
+					}
+					return fmt.Sprintf("%.2f%s", median(q), of(q))
+				}
+				if a, b := text(reference), text(limitSystem); a != "-" || b != "-" {
+					fmt.Fprintf(tw, " [%s %s]", a, b)
 				}
 				fmt.Fprint(tw, "\t")
 			}
@@ -79,6 +86,7 @@ func table(w io.Writer, sc scenario, o *options, got map[string]series) {
 		fmt.Fprintln(tw)
 	}
 	_ = tw.Flush()
+	fmt.Fprintf(w, "[ratio to %s, ratio to %s]: medians of what they were round by round\n", reference, limitSystem)
 	if failed {
 		fmt.Fprintf(w, "(n/%d): median of n rounds; the others failed\n", o.rounds)
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,22 +47,32 @@ var scenarios = []scenario{
 
 // A system joins the bridges of two hosts.
 type system struct {
-	label string
-	join  func(ctx context.Context, s *setup) error
+	label, about string
+	join         func(ctx context.Context, s *setup) error
+	// extra systems are measured only if they are named.
+	extra bool
 }
 
 func (s system) name() string { return s.label }
 
 var systems = []system{
-	{"none", joinNone},
-	{reference, joinVXLAN},
-	{"xend", joinXend(vnet.None)},
-	{"xend-auth", joinXend(vnet.Auth)},
-	{"xend-conf", joinXend(vnet.Conf)},
-	{"openvpn", joinOpenVPN},
-	{"openvpn-gcm", joinOpenVPNGCM},
-	{"tinc", joinTinc},
-	{"vde", joinVDE},
+	{limitSystem, "no tunnel", joinNone, false},
+	{reference, "kernel VXLAN", joinVXLAN, false},
+	{"xend", "xend, as it comes", joinXend(vnet.None, ""), false},
+	{"xend-vnif", "xend, fast path at the vnif", joinXend(vnet.None, "fastpath = \"on\"\nbypass = \"off\"\n"), false},
+	{"xend-bypass", "xend, fast path past the bridge", joinXend(vnet.None, "fastpath = \"on\"\nbypass = \"auto\"\n"), false},
+	{"xend-user", "xend, user space", joinXend(vnet.None, "fastpath = \"off\"\n"), false},
+	{"openvpn", "OpenVPN, tap, no cipher", joinOpenVPN, false},
+	{"xend-auth", "xend, security auth", joinXend(vnet.Auth, ""), true},
+	{"xend-conf", "xend, security conf", joinXend(vnet.Conf, ""), true},
+	{"openvpn-gcm", "OpenVPN, tap, AES-256-GCM", joinOpenVPNGCM, true},
+	{"tinc", "tinc, no cipher", joinTinc, true},
+	{"vde", "VDE", joinVDE, true},
+}
+
+// ordinary are the systems that are measured if none are named.
+func ordinary() []system {
+	return slices.DeleteFunc(slices.Clone(systems), func(s system) bool { return s.extra })
 }
 
 // setup is a system that is up: two hosts with a cable between them and a domain on each.
@@ -121,6 +132,11 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 				return nil, err
 			}
 		}
+		// A card has a queue for each processor. A veth takes an XDP program only if its receive queues are as many as
+		// the other end's transmit queues, so these come last.
+		if err := s.queues(ctx, i, runtime.NumCPU(), 1); err != nil {
+			return nil, err
+		}
 		if !strings.HasPrefix(sys.label, "xend") { // which makes its own
 			if err := s.ip(ctx, i, "link", "add", bridge, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"); err != nil {
 				return nil, err
@@ -128,6 +144,11 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 			if err := s.ip(ctx, i, "link", "set", bridge, "up"); err != nil {
 				return nil, err
 			}
+		}
+	}
+	for i := range s.hosts {
+		if err := s.queues(ctx, i, runtime.NumCPU(), runtime.NumCPU()); err != nil {
+			return nil, err
 		}
 	}
 	if err := sys.join(ctx, s); err != nil {
@@ -156,22 +177,31 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 	if _, err := s.one.Ping(settle, s.two.Addr(), lab.PingOptions{}); err != nil {
 		return nil, fmt.Errorf("the domains do not reach each other: %w", err)
 	}
-	if err := s.start(s.two.Node, "iperf3", "-s"); err != nil {
-		return nil, err
+	return s, s.serve(ctx, processes)
+}
+
+// serve starts the servers in the second domain, so many of them iperf3.
+func (s *setup) serve(ctx context.Context, n int) error {
+	ports := []int{echoPort}
+	for i := range n {
+		if err := s.start(s.two.Node, "iperf3", "-s", "-p", strconv.Itoa(iperfPort+i)); err != nil {
+			return err
+		}
+		ports = append(ports, iperfPort+i)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.start(s.two.Node, self, "role", "echo"); err != nil {
-		return nil, err
+		return err
 	}
-	for _, port := range []int{5201, echoPort} { // iperf3(1)
+	for _, port := range ports {
 		if err := listening(ctx, s.two.Node, "tcp", port); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // listening returns when somebody listens on a port of the node, for TCP or UDP.
@@ -192,6 +222,28 @@ func listening(ctx context.Context, n *lab.Node, network string, port int) error
 // ip runs ip(8) on host i.
 func (s *setup) ip(ctx context.Context, i int, args ...string) error {
 	_, err := s.hosts[i].Run(ctx, "ip", args...)
+	return err
+}
+
+// queues sets how many queues the cable of host i has.
+func (s *setup) queues(ctx context.Context, i, receive, transmit int) error {
+	d, err := s.hosts[i].Run(ctx, "ethtool", "-l", cable)
+	if err != nil {
+		return err
+	}
+	var rx, tx []string // preset maximums, then what is now: ethtool(8)
+	for line := range strings.Lines(d) {
+		if v, ok := strings.CutPrefix(line, "RX:"); ok {
+			rx = append(rx, strings.TrimSpace(v))
+		}
+		if v, ok := strings.CutPrefix(line, "TX:"); ok {
+			tx = append(tx, strings.TrimSpace(v))
+		}
+	}
+	if want := []string{strconv.Itoa(receive), strconv.Itoa(transmit)}; len(rx) == 2 && len(tx) == 2 && rx[1] == want[0] && tx[1] == want[1] {
+		return nil
+	}
+	_, err = s.hosts[i].Run(ctx, "ethtool", "-L", cable, "rx", strconv.Itoa(receive), "tx", strconv.Itoa(transmit))
 	return err
 }
 
@@ -237,28 +289,16 @@ func joinVXLAN(ctx context.Context, s *setup) error {
 	return nil
 }
 
-// joinXend does what a user does: a daemon on each host, and vnet 97, at a level of security.
-func joinXend(level vnet.Security) func(ctx context.Context, s *setup) error {
-	return func(ctx context.Context, s *setup) error { return startXend(ctx, s, level) }
+// joinXend does what a user does: a daemon on each host, and vnet 97 with a level of security; settings are lines for
+// [dataplane].
+func joinXend(level vnet.Security, settings string) func(ctx context.Context, s *setup) error {
+	return func(ctx context.Context, s *setup) error { return startXend(ctx, s, level, settings) }
 }
 
-func startXend(ctx context.Context, s *setup, level vnet.Security) error {
+func startXend(ctx context.Context, s *setup, level vnet.Security, settings string) error {
 	for i, h := range s.hosts {
-		etc := filepath.Join(h.Dir, "etc", "xen")
-		if err := os.MkdirAll(etc, 0o755); err != nil {
-			return err
-		}
-		config := fmt.Sprintf("[dataplane]\nmtu = %d\n", max(s.sc.inner, 1500))
-		if err := os.WriteFile(filepath.Join(etc, "vnet.toml"), []byte(config), 0o644); err != nil {
-			return err
-		}
-		file := filepath.Join(h.Dir, "vnet97.sxp")
-		text := "(vnet (id 97) (bridge " + bridge + ") (vnetif " + overlay + ") (security " + level.String() + "))\n"
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			return err
-		}
 		if level != vnet.None && i == 0 {
-			if _, err := keys.Generate(filepath.Join(etc, "vnet-keys"), nil); err != nil {
+			if _, err := keys.Generate(filepath.Join(h.Dir, "etc", "xen", "vnet-keys"), nil); err != nil {
 				return err
 			}
 		} else if level != vnet.None {
@@ -266,14 +306,33 @@ func startXend(ctx context.Context, s *setup, level vnet.Security) error {
 				return err
 			}
 		}
-		if _, err := h.Run(ctx, filepath.Join(s.bin, "xend"), "start"); err != nil {
-			return err
-		}
-		if _, err := h.Run(ctx, filepath.Join(s.bin, "xm"), "vnet-create", file); err != nil {
+		if err := startDaemon(ctx, h, s.bin, level, settings, max(s.sc.inner, 1500)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// startDaemon starts a host's daemon and makes vnet 97.
+func startDaemon(ctx context.Context, h *lab.Host, bin string, level vnet.Security, settings string, mtu int) error {
+	etc := filepath.Join(h.Dir, "etc", "xen")
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return err
+	}
+	config := fmt.Sprintf("[dataplane]\nmtu = %d\n%s", mtu, settings)
+	if err := os.WriteFile(filepath.Join(etc, "vnet.toml"), []byte(config), 0o644); err != nil {
+		return err
+	}
+	file := filepath.Join(h.Dir, "vnet97.sxp")
+	text := "(vnet (id 97) (bridge " + bridge + ") (vnetif " + overlay + ") (security " + level.String() + "))\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		return err
+	}
+	if _, err := h.Run(ctx, filepath.Join(bin, "xend"), "start"); err != nil {
+		return err
+	}
+	_, err := h.Run(ctx, filepath.Join(bin, "xm"), "vnet-create", file)
+	return err
 }
 
 // tap makes the device of an overlay on host i.
@@ -292,7 +351,7 @@ func (s *setup) plugTap(ctx context.Context, i int) error {
 // copyKey gives one host's key to the other, for root only.
 func copyKey(from, to string) error {
 	name := filepath.Join("etc", "xen", "vnet-keys")
-	if err := os.Mkdir(filepath.Join(to, name), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(to, name), 0o700); err != nil {
 		return err
 	}
 	key, err := os.ReadFile(filepath.Join(from, name, keys.DefaultName))

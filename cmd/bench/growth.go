@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"html"
+	"io"
+	"math"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// How cost grows: the same two domains, while there are more and more hosts, vnets or MACs around them.
+
+// growthStep is what one size cost.
+type growthStep struct {
+	Size int `json:"size"`
+	// SetUp is from the first command to the moment at which the domains reach each other, in seconds: of hosts and
+	// vnets, their daemons and commands; of MACs, until the other host knows all.
+	SetUp float64 `json:"set_up_s"`
+	// Memory is the resident size of the first host's daemon, in MiB.
+	Memory float64 `json:"memory_mib"`
+	// Gbits is one process of TCP between the two domains, in Gbit/s.
+	Gbits float64 `json:"tcp_gbits"`
+	// Requests are per second, one at a time, over UDP.
+	Requests float64 `json:"udp_rr"`
+}
+
+// growthReport is the JSON file of a run with -growth.
+type growthReport struct {
+	Machine string                  `json:"machine"`
+	Cores   int                     `json:"cores"`
+	Seconds int                     `json:"seconds"`
+	Growth  map[string][]growthStep `json:"growth"` // by what grows
+}
+
+// growths are what can grow, and how.
+var growths = []growth{
+	{"hosts", "hosts", []int{2, 4, 8, 16, 32, 64}, growHosts},
+	{"vnets", "vnets", []int{1, 10, 100, 1000}, growVnets},
+	{"macs", "MACs", []int{10, 100, 1000, 10000, 100000}, growMACs},
+}
+
+type growth struct {
+	label, unit string
+	sizes       []int
+	measure     func(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error)
+}
+
+func (g growth) name() string { return g.label }
+
+// grow measures growths and prints a table of each. limit bounds the sizes; 0: all.
+func (o *options) grow(w io.Writer, list []growth, limit int) error {
+	r := growthReport{Machine: machine(), Cores: o.cores, Seconds: o.seconds, Growth: map[string][]growthStep{}}
+	fmt.Fprintln(w, r.Machine)
+	for _, g := range list {
+		fmt.Fprintf(w, "\nmore and more %s; %d processors\n", g.unit, o.cores)
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(tw, "%s\tset-up s\tdaemon MiB\ttcp Gbit/s\tudp rr/s\t\n", g.unit)
+		for _, size := range g.sizes {
+			if limit > 0 && size > limit {
+				break
+			}
+			err := lab.Run(lab.Options{}, func(ctx context.Context, l *lab.Lab) error {
+				s, err := g.measure(ctx, l, o, size)
+				if err != nil {
+					return err
+				}
+				s.Size = size
+				r.Growth[g.label] = append(r.Growth[g.label], s)
+				fmt.Fprintf(tw, "%d\t%.2f\t%.1f\t%.2f\t%.0f\t\n", size, s.SetUp, s.Memory, s.Gbits, s.Requests)
+				return nil
+			})
+			if err != nil {
+				return fmt.Errorf("%d %s: %w", size, g.unit, err)
+			}
+		}
+		_ = tw.Flush()
+	}
+	return writeJSON(w, o.json, r)
+}
+
+func writeJSON(w io.Writer, name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nall figures: %s\n", name)
+	return os.WriteFile(name, append(b, '\n'), 0o644)
+}
+
+// growScenario is that of all growths.
+var growScenario = scenario{"growth", "", 1500, 1500, false}
+
+// hostsWith makes n hosts on a switch with a daemon and vnet 97 on each, and a domain on the first and the last.
+func hostsWith(ctx context.Context, l *lab.Lab, o *options, n int, settings string) (*setup, []*lab.Host, error) {
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return nil, nil, err
+	}
+	sw, err := l.Switch("growth", growScenario.underlay)
+	if err != nil {
+		return nil, nil, err
+	}
+	list := make([]*lab.Host, n)
+	for i := range list {
+		if list[i], err = sw.Host(fmt.Sprintf("h%d", i+1)); err != nil {
+			return nil, nil, err
+		}
+	}
+	s := &setup{sc: growScenario, bin: bin, hosts: [2]*lab.Host{list[0], list[n-1]}}
+	for _, h := range list {
+		if err := startDaemon(ctx, h, bin, vnet.None, settings, 1500); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s, list, nil
+}
+
+// meet puts a domain on both hosts of a setup and waits until they reach each other.
+func (s *setup) meet(ctx context.Context) error {
+	for i, d := range []**lab.Domain{&s.one, &s.two} {
+		var err error
+		*d, err = s.hosts[i].Domain(lab.DomainSpec{
+			Name: fmt.Sprintf("d%d", i+1), Vif: "vif1.0", Bridge: bridge, MTU: s.sc.inner,
+			Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}), subnet.Bits())},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	settle, cancel := context.WithTimeout(ctx, settling)
+	defer cancel()
+	if _, err := s.one.Ping(settle, s.two.Addr(), lab.PingOptions{}); err != nil {
+		return fmt.Errorf("the domains do not reach each other: %w", err)
+	}
+	return nil
+}
+
+// cost measures what the two domains of a setup get, and what the first host's daemon takes.
+func (s *setup) cost(ctx context.Context, o *options, step growthStep) (growthStep, error) {
+	if err := s.serve(ctx, 1); err != nil {
+		return step, err
+	}
+	got, err := tcp("tcp", "", 1)(ctx, s, o.seconds)
+	if err != nil {
+		return step, err
+	}
+	step.Gbits = got["tcp"]
+	if got, err = rr("udp")(ctx, s, o.seconds); err != nil {
+		return step, err
+	}
+	step.Requests = got["udp rr/s"]
+	step.Memory, err = daemonMemory(s.hosts[0])
+	return step, err
+}
+
+// daemonMemory is the resident size of a host's daemon, in MiB.
+func daemonMemory(h *lab.Host) (float64, error) {
+	pid, err := os.ReadFile(filepath.Join(h.Dir, "run", "xend.pid"))
+	if err != nil {
+		return 0, err
+	}
+	status, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("process %s has no VmRSS", pid)
+}
+
+func growHosts(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {
+	start := time.Now()
+	s, _, err := hostsWith(ctx, l, o, size, "")
+	if err != nil {
+		return growthStep{}, err
+	}
+	if err := s.meet(ctx); err != nil {
+		return growthStep{}, err
+	}
+	return s.cost(ctx, o, growthStep{SetUp: time.Since(start).Seconds()})
+}
+
+func growVnets(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {
+	s, list, err := hostsWith(ctx, l, o, 2, "")
+	if err != nil {
+		return growthStep{}, err
+	}
+	start := time.Now()
+	for _, h := range list {
+		for i := range size - 1 {
+			file := filepath.Join(h.Dir, "more.sxp")
+			text := fmt.Sprintf("(vnet (id %x) (bridge more%d) (vnetif mv%d))\n", 0x1000+i, i, i)
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				return growthStep{}, err
+			}
+			if _, err := h.Run(ctx, filepath.Join(s.bin, "xm"), "vnet-create", file); err != nil {
+				return growthStep{}, err
+			}
+		}
+	}
+	if err := s.meet(ctx); err != nil {
+		return growthStep{}, err
+	}
+	return s.cost(ctx, o, growthStep{SetUp: time.Since(start).Seconds()})
+}
+
+// growMACs has the second domain speak with so many MACs; the first host's daemon is to know all of them.
+func growMACs(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {
+	s, list, err := hostsWith(ctx, l, o, 2, fmt.Sprintf("max_macs = %d\n", size+1000))
+	if err != nil {
+		return growthStep{}, err
+	}
+	if err := s.meet(ctx); err != nil {
+		return growthStep{}, err
+	}
+	start := time.Now()
+	self, err := os.Executable()
+	if err != nil {
+		return growthStep{}, err
+	}
+	if _, err := s.two.Run(ctx, self, "role", "macs", strconv.Itoa(size)); err != nil {
+		return growthStep{}, err
+	}
+	for {
+		out, err := list[0].Run(ctx, filepath.Join(s.bin, "vn"), "varp")
+		if err != nil {
+			return growthStep{}, err
+		}
+		known := strings.Count(out, "(ventry")
+		if known >= size {
+			break
+		}
+		if time.Since(start) > 5*time.Minute {
+			return growthStep{}, fmt.Errorf("after 5 minutes %d MACs are known", known)
+		}
+	}
+	return s.cost(ctx, o, growthStep{SetUp: time.Since(start).Seconds()})
+}
+
+// plotGrowth draws what each size cost, as a multiple of what the smallest cost, against the size; both logarithmic.
+func plotGrowth(r growthReport) (string, error) {
+	const left, top, width, height, gap = 60, 60, 260, 200, 60
+	var list []growth
+	for _, g := range growths {
+		if len(r.Growth[g.label]) > 1 {
+			list = append(list, g)
+		}
+	}
+	if len(list) == 0 {
+		return "", fmt.Errorf("nothing to draw: no growth has two sizes")
+	}
+	w, h := left+len(list)*(width+gap), top+height+70
+	var b strings.Builder
+	text := func(x, y float64, anchor, class, s string) {
+		fmt.Fprintf(&b, `<text x="%.0f" y="%.0f" text-anchor="%s" class="%s">%s</text>`+"\n", x, y, anchor, class, html.EscapeString(s))
+	}
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img">`+"\n", w, h, w, h)
+	fmt.Fprintf(&b, "<title>How cost grows, %d processors</title>\n", r.Cores)
+	b.WriteString("<style>text{font-family:sans-serif;fill:#222}.s{font-size:10px}.m{font-size:12px}.t{font-size:14px;font-weight:bold}</style>\n")
+	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`+"\n", w, h)
+	text(8, 18, "start", "t", fmt.Sprintf("How cost grows: multiples of what the smallest size has, %d processors", r.Cores))
+	text(8, 34, "start", "s", strings.TrimPrefix(r.Machine, "machine: "))
+	lines := []struct {
+		title, color string
+		of           func(growthStep) float64
+	}{
+		{"set-up time", "#e6550d", func(s growthStep) float64 { return s.SetUp }},
+		{"daemon's memory", "#31a354", func(s growthStep) float64 { return s.Memory }},
+		{"TCP", "#1f6fb4", func(s growthStep) float64 { return s.Gbits }},
+		{"requests/s", "#756bb1", func(s growthStep) float64 { return s.Requests }},
+	}
+	for i, g := range list {
+		steps := r.Growth[g.label]
+		x0, y0 := float64(left+i*(width+gap)), float64(top)
+		most := math.Log10(float64(steps[len(steps)-1].Size) / float64(steps[0].Size)) // linear growth is the diagonal
+		place := func(s growthStep, v float64) (x, y float64) {
+			x = x0 + math.Log10(float64(s.Size)/float64(steps[0].Size))/most*width
+			y = y0 + height*0.8 - math.Log10(max(v, 1e-9))/most*height*0.8
+			return x, min(y0+height, max(y0, y))
+		}
+		fmt.Fprintf(&b, `<rect x="%.0f" y="%.0f" width="%d" height="%d" fill="#f7f7f7"/>`+"\n", x0, y0, width, height)
+		fmt.Fprintf(&b, `<line x1="%.0f" y1="%.0f" x2="%.0f" y2="%.0f" stroke="#999" stroke-dasharray="3 2"/>`+"\n", x0, y0+height*0.8, x0+width, y0)
+		text(x0+width/2, y0-8, "middle", "m", fmt.Sprintf("%d to %d %s (dashed: linear)", steps[0].Size, steps[len(steps)-1].Size, g.unit))
+		for _, s := range steps {
+			x, _ := place(s, 1)
+			text(x, y0+height+14, "middle", "s", strconv.Itoa(s.Size))
+		}
+		for _, line := range lines {
+			var points []string
+			for _, s := range steps {
+				x, y := place(s, line.of(s)/line.of(steps[0]))
+				points = append(points, fmt.Sprintf("%.1f,%.1f", x, y))
+			}
+			fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), line.color)
+		}
+	}
+	x := 8.0
+	for _, line := range lines {
+		fmt.Fprintf(&b, `<rect x="%.0f" y="%d" width="10" height="10" fill="%s"/>`+"\n", x, h-19, line.color)
+		text(x+14, float64(h-10), "start", "s", line.title)
+		x += 24 + 6*float64(len(line.title))
+	}
+	b.WriteString("</svg>\n")
+	return b.String(), nil
+}
