@@ -70,6 +70,17 @@ const (
 	FastPathOff FastPath = "off"
 )
 
+// Bypass says whether frames of domains may pass their bridge by.
+type Bypass string
+
+// The values of Bypass.
+const (
+	// BypassAuto: where the bridge has no policy that they would miss.
+	BypassAuto Bypass = "auto"
+	// BypassOff: never.
+	BypassOff Bypass = "off"
+)
+
 // NamedHost names another host.
 type NamedHost struct {
 	// Addr is an IP address or, in Config only, a host name.
@@ -106,6 +117,8 @@ type Config struct {
 	ClampMSS bool
 	// FastPath says whether the kernel carries known unicast of vnets without security past user space.
 	FastPath FastPath
+	// Bypass says whether what the kernel carries may pass the vnets' bridges by.
+	Bypass Bypass
 	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
 	// EtherIPHosts says whether EtherIP without UDP is received, and sent to hosts that know nothing else.
@@ -154,6 +167,7 @@ func DefaultConfig() Config {
 		MTUMode:         MTUFragment,
 		ClampMSS:        true,
 		FastPath:        FastPathOff,
+		Bypass:          BypassAuto,
 		Encapsulation:   EtherIPInUDP,
 		EtherIPHosts:    EtherIPAuto,
 		ResolveInterval: 60 * time.Second,
@@ -190,6 +204,7 @@ func (c Config) Validate() error {
 	check(c.MTUMode == MTUFragment || c.MTUMode == MTUPath, "mtu_mode %q is neither %q nor %q", c.MTUMode, MTUFragment, MTUPath)
 	check(c.FastPath == FastPathAuto || c.FastPath == FastPathOn || c.FastPath == FastPathOff,
 		"fastpath %q is neither %q nor %q nor %q", c.FastPath, FastPathAuto, FastPathOn, FastPathOff)
+	check(c.Bypass == BypassAuto || c.Bypass == BypassOff, "bypass %q is neither %q nor %q", c.Bypass, BypassAuto, BypassOff)
 	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
 		"encapsulation %q is neither %q nor %q", c.Encapsulation, EtherIPInUDP, EtherIP)
 	check(c.EtherIPHosts == EtherIPAuto || c.EtherIPHosts == EtherIPOff,

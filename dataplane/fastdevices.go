@@ -49,6 +49,8 @@ type programs struct {
 	load func(t fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error)
 	// forbids says why packets to other hosts must pass the host's own output; "": they need not.
 	forbids func(l hostnet.Link, from netip.Addr, port uint16) string
+	// shortcuts are nil for a host that is none.
+	shortcuts *shortcuts
 
 	// What follows is the mirror's goroutine's own.
 	loaded   [2]*ebpf.Program // at ingress, at egress
@@ -110,7 +112,7 @@ func newPrograms(e *Engine, h *hostnet.Host) *programs {
 		forbids: func(hostnet.Link, netip.Addr, uint16) string { return "" },
 	}
 	if h != nil {
-		k.host = h
+		k.host, k.shortcuts = h, newShortcuts(e, h)
 	}
 	return k
 }
@@ -156,6 +158,9 @@ func (k *programs) sync(network, verify bool) {
 		k.syncUnderlay(v, underlay.Family(fam), wanted, network || verify)
 	}
 	k.syncVnets(v, wanted, verify)
+	if k.shortcuts != nil {
+		k.syncShortcuts(v, wanted, network || verify)
+	}
 	adopting := k.engine.now() < k.mirror.adopting
 	for h := range k.attached {
 		if _, ok := wanted[h]; !ok && !adopting {
@@ -163,6 +168,33 @@ func (k *programs) sync(network, verify bool) {
 		}
 	}
 	k.mirror.judgeAll()
+}
+
+// syncShortcuts has the shortcuts fit the programs that are attached, before those go that are wanted no more.
+func (k *programs) syncShortcuts(v *view, wanted map[hook]struct{}, verify bool) {
+	cards := map[int]struct{}{}
+	for h := range wanted {
+		if _, placed := k.placed[h]; placed && !h.egress {
+			cards[h.index] = struct{}{}
+		}
+	}
+	k.shortcuts.ingress(k.mirror.tables, cards, verify)
+	k.shortcuts.pass(k.mirror.tables, v, k.mirror.vnetsNow())
+	for fam := range k.looked {
+		way, why := k.shortcuts.wayOf(k.looked[fam].hooks)
+		k.mu.Lock()
+		u := &k.underlays[fam]
+		changed := way != "" && (u.Way != way || u.Why != why)
+		if changed {
+			u.Way, u.Why = way, why
+		}
+		state := *u
+		k.mu.Unlock()
+		k.looked[fam].state.Way, k.looked[fam].state.Why = state.Way, state.Why
+		if changed {
+			k.engine.log.Info("way in of the kernel fast path", "family", underlay.Family(fam), "device", state.Device, "way", way, "why", why)
+		}
+	}
 }
 
 // timesOf are the ages of the configuration.
@@ -244,6 +276,7 @@ func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID) {
 
 // close takes the programs away: user space carries all.
 func (k *programs) close() {
+	k.shortcuts.close()
 	k.retry()
 	if !k.mirror.open.Load() {
 		if len(k.attached) == 0 {
@@ -403,6 +436,11 @@ func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
 	if len(at.hooks) > 0 {
 		why = ""
 	}
+	if k.shortcuts != nil {
+		if way, reason := k.shortcuts.wayOf(at.hooks); way != "" {
+			at.state.Way, at.state.Why = way, reason
+		}
+	}
 	at.state.Receive, at.state.Send = why, k.forbids(l, at.u.Addr, v.port)
 	at.u.Receive, at.u.Send = why == "", at.state.Send == ""
 }
@@ -557,8 +595,9 @@ func (k *programs) reaches(addr netip.Addr) bool {
 type FastUnderlay struct {
 	// Family is "ipv4" or "ipv6", Device the underlay device.
 	Family, Device string
-	// Way is how the kernel's program is attached: "tc"; "" where there is none.
-	Way string
+	// Way is how packets come in: "tc"; "xdp", where the outer headers of TCP go before that; "" where there is no
+	// program. Why says why, if that was a choice.
+	Way, Why string
 	// Send and Receive say why user space sends or receives; "": the kernel does what it can.
 	Send, Receive string
 }
@@ -573,6 +612,8 @@ type FastPathState struct {
 	Underlays [2]FastUnderlay
 	// Vnets are those that are up, and why user space carries them; "": the kernel does.
 	Vnets map[vnet.ID]string
+	// Ports are those of the vnets' bridges, if they may be passed by, in order of their names.
+	Ports []fastpath.BypassedPort
 	// Left are the packets that the kernel left to user space.
 	Left fastpath.Left
 }
@@ -582,7 +623,8 @@ func (k *programs) state(mode FastPath) FastPathState {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return FastPathState{
-		Mode: mode, On: k.mirror.open.Load(), Problem: k.failed, Underlays: k.underlays, Vnets: maps.Clone(k.vnets), Left: k.mirror.left(),
+		Mode: mode, On: k.mirror.open.Load(), Problem: k.failed, Underlays: k.underlays, Vnets: maps.Clone(k.vnets),
+		Ports: k.shortcuts.ports(), Left: k.mirror.left(),
 	}
 }
 
@@ -595,5 +637,6 @@ func RemoveFastPath(h *hostnet.Host) error {
 	for at := range attached {
 		errs = append(errs, h.DetachClassifier(at.classifier()))
 	}
+	errs = append(errs, fastpath.RemoveBypass(h))
 	return errors.Join(errs...)
 }

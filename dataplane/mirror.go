@@ -668,6 +668,7 @@ func (m *mirror) vnetsNow() []vnet.ID {
 // run keeps the kernel's tables right until ctx ends.
 func (m *mirror) run(ctx context.Context) error {
 	defer m.stop()
+	defer m.engine.programs.shortcuts.close()
 	tick := time.NewTicker(hearEvery)
 	defer tick.Stop()
 	var compared, verified time.Time

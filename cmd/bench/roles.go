@@ -202,7 +202,7 @@ func roleMACs(n int) (countResult, error) {
 	if err != nil {
 		return countResult{}, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	frame := make([]byte, 60)
 	copy(frame, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0xbe})
 	binary.BigEndian.PutUint16(frame[12:], protocol)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/sxp"
@@ -71,8 +72,19 @@ func (a *app) fastPath(f sxp.Value) {
 		fmt.Fprintln(a.stdout, "  "+problem)
 	}
 	for _, u := range f.Children("underlay") {
+		way := u.ChildValue("way", "")
+		if why := u.ChildValue("why", ""); why != "" {
+			way += " (" + why + ")"
+		}
 		fmt.Fprintf(a.stdout, "  %s, %s, %s: sends: %s; receives: %s\n", u.ChildValue("family", ""), u.ChildValue("device", ""),
-			u.ChildValue("way", ""), u.ChildValue("send", ""), u.ChildValue("receive", ""))
+			way, u.ChildValue("send", ""), u.ChildValue("receive", ""))
+	}
+	for i, p := range f.Children("port") {
+		if i == 0 {
+			fmt.Fprintf(a.stdout, "\n%-39s  %-15s %-7s %s\n", "Vnet", "Domain's device", "Way", "Why the bridge")
+		}
+		fmt.Fprintln(a.stdout, strings.TrimRight(fmt.Sprintf("%-39s  %-15s %-7s %s", p.ChildValue("vnet", ""), p.ChildValue("device", ""),
+			p.ChildValue("way", ""), p.ChildValue("why", "")), " "))
 	}
 	for i, v := range f.Children("vnet") {
 		if i == 0 {

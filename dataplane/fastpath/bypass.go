@@ -345,7 +345,7 @@ func (b *Bypass) lookAt(l *look, id vnet.ID, slot uint32, s BridgeState, vnif in
 		l.ports[p.Index] = BypassedPort{Vnet: id, Name: p.Name, Index: p.Index, Way: way, Reason: why}
 		if way == WayBridge {
 			if !b.swept && isVif(p.Link) {
-				_ = b.host.DetachClassifier(b.classifier(p.Index))
+				_ = b.host.DetachClassifier(bypassClassifier(p.Index))
 			}
 			continue
 		}
@@ -421,7 +421,22 @@ func (b *Bypass) apply(l look, now uint64) error {
 	return err
 }
 
-func (b *Bypass) classifier(index int) hostnet.Classifier {
+// RemoveBypass takes the filters of a daemon that has ended off the vifs of a namespace. They do nothing any more.
+func RemoveBypass(h *hostnet.Host) error {
+	links, err := h.Links()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range links {
+		if isVif(l) && l.Master != 0 {
+			errs = append(errs, h.DetachClassifier(bypassClassifier(l.Index)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func bypassClassifier(index int) hostnet.Classifier {
 	return hostnet.Classifier{Index: index, Priority: bypassPriority, Name: bypassName}
 }
 
@@ -430,12 +445,12 @@ func (b *Bypass) attach(p BypassedPort, fresh bool) error {
 	if err := b.tables.letVif(p.Vnet, p.Index); err != nil || !fresh {
 		return err
 	}
-	return b.host.AttachClassifier(b.classifier(p.Index), b.tables.bpf.VifIn)
+	return b.host.AttachClassifier(bypassClassifier(p.Index), b.tables.bpf.VifIn)
 }
 
 func (b *Bypass) detach(index int) {
 	_ = b.tables.bpf.VnetOfVnif.Delete(uint32(index))
-	_ = b.host.DetachClassifier(b.classifier(index)) // its device may be gone
+	_ = b.host.DetachClassifier(bypassClassifier(index)) // its device may be gone
 }
 
 // withdraw has all frames go by their bridges.

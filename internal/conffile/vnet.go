@@ -94,6 +94,7 @@ type Dataplane struct {
 	MTUMode         string   `toml:"mtu_mode"`
 	ClampMSS        bool     `toml:"clamp_mss"`
 	FastPath        string   `toml:"fastpath"`
+	Bypass          string   `toml:"bypass"`
 	Encapsulation   string   `toml:"encapsulation"`
 	EtherIP         string   `toml:"etherip"`
 	Peers           []string `toml:"peers"`

@@ -120,8 +120,8 @@ func writeStats(b *bytes.Buffer, s snapshot) {
 	writeForm(b, sxp.List(items...))
 }
 
-// fastPath is (fastpath (mode M) (state on|off) [(problem TEXT)] (underlay (family F) (device D) (way W) (send C) (receive C))…
-// (vnet (id ID) (carrier C) (tx N) (rx N))… (left (direction out|in) (reason R) (packets N) (help TEXT))…): C is kernel, or why
+// fastPath is (fastpath (mode M) (state on|off) [(problem TEXT)] (underlay (family F) (device D) (way W) (why TEXT) (send C)
+// (receive C))… (port (vnet ID) (device D) (way bridge|peer|egress) (why TEXT))… (vnet (id ID) (carrier C) (tx N) (rx N))… (left (direction out|in) (reason R) (packets N) (help TEXT))…): C is kernel, or why
 // it is user space, tx and rx are the packets that the kernel carried, and left are those that it left to user space.
 func fastPath(s *snapshot) sxp.Value {
 	f := &s.FastPath
@@ -142,8 +142,12 @@ func fastPath(s *snapshot) sxp.Value {
 	for _, u := range f.Underlays {
 		if u.Way != "" {
 			items = append(items, sxp.List(sxp.Atom("underlay"), sxp.Pair("family", u.Family), sxp.Pair("device", u.Device),
-				sxp.Pair("way", u.Way), sxp.Pair("send", carrier(u.Send)), sxp.Pair("receive", carrier(u.Receive))))
+				sxp.Pair("way", u.Way), sxp.Pair("why", u.Why), sxp.Pair("send", carrier(u.Send)), sxp.Pair("receive", carrier(u.Receive))))
 		}
+	}
+	for _, p := range f.Ports {
+		items = append(items, sxp.List(sxp.Atom("port"), sxp.Pair("vnet", p.Vnet.String()), sxp.Pair("device", p.Name),
+			sxp.Pair("way", p.Way.String()), sxp.Pair("why", p.Reason)))
 	}
 	for _, v := range s.Counted {
 		if why, known := f.Vnets[v.ID]; known {

@@ -1,0 +1,225 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// Two shorter ways of the fast path: native XDP at plain cards, before TC, and past the bridge at the domains' vifs. Both
+// come after the programs at TC and go before them.
+
+// shortcuts are those of a host. They are the mirror's goroutine's own.
+type shortcuts struct {
+	engine *Engine
+	host   *hostnet.Host
+
+	strip *fastpath.Stripper
+	cards map[int]*card
+
+	bypass atomic.Pointer[fastpath.Bypass] // anybody reads it
+	own    *hostnet.Host
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// card is a device at whose ingress our TC program is.
+type card struct {
+	seen fastpath.Device // when a way was chosen
+	xdp  *fastpath.Attached
+	why  string // why it is this way
+}
+
+// way names the way in, and says why.
+func (c *card) way() (way, why string) {
+	if c.xdp != nil {
+		return fastpath.IngressXDP.String(), c.why
+	}
+	return fastpath.IngressTC.String(), c.why
+}
+
+func newShortcuts(e *Engine, h *hostnet.Host) *shortcuts {
+	return &shortcuts{engine: e, host: h, cards: map[int]*card{}}
+}
+
+// ingress chooses a way for each device at whose ingress our TC program is; verify looks at those again that have one.
+func (s *shortcuts) ingress(t kernelTables, wanted map[int]struct{}, verify bool) {
+	for index, c := range s.cards {
+		if _, ok := wanted[index]; !ok {
+			s.detach(c)
+			delete(s.cards, index)
+			if s.strip != nil {
+				s.strip.Forget(index)
+			}
+		}
+	}
+	for index := range wanted {
+		if c := s.cards[index]; c == nil || verify {
+			s.choose(t, index)
+		}
+	}
+}
+
+func (s *shortcuts) choose(t kernelTables, index int) {
+	d, err := fastpath.LookAt(s.host, index)
+	if err != nil {
+		return // it is going away
+	}
+	c := s.cards[index]
+	if c == nil {
+		c = &card{}
+		s.cards[index] = c
+	} else {
+		if c.xdp != nil {
+			d.XDP = 0 // ours
+			if err := c.xdp.Check(); err != nil {
+				s.detach(c)
+				c.why = err.Error()
+			} else if n, err := s.strip.Counters(); err == nil && n.NoRoom > 0 && n.Stripped == 0 {
+				s.detach(c)
+				c.why = "its driver has no room for metadata at XDP"
+				c.seen = d
+			}
+		}
+		if d == c.seen {
+			return // an attempt may stop a card for a moment
+		}
+	}
+	way, why := fastpath.ChooseIngress(d)
+	c.seen = d
+	if c.xdp != nil && way == fastpath.IngressXDP {
+		c.why = why
+		return
+	}
+	s.detach(c)
+	c.why = why
+	tables, ok := t.(*fastpath.Tables)
+	if way != fastpath.IngressXDP || !ok {
+		return
+	}
+	if s.strip == nil {
+		if s.strip, err = tables.LoadXDP(); err != nil {
+			c.why = err.Error()
+			return
+		}
+	}
+	if c.xdp, err = s.strip.Attach(s.host, d, ""); err != nil {
+		c.xdp, c.why = nil, err.Error()
+	}
+}
+
+func (s *shortcuts) detach(c *card) {
+	if c.xdp == nil {
+		return
+	}
+	if err := c.xdp.Detach(); err != nil {
+		s.engine.log.Warn("a program of the fast path stays where it should not be", "device", c.seen.Name, "err", err)
+	}
+	c.xdp = nil
+}
+
+// wayOf names the ways in by devices, the first one that is not TC; and says why.
+func (s *shortcuts) wayOf(hooks []hook) (way, why string) {
+	for _, h := range hooks {
+		if c := s.cards[h.index]; c != nil {
+			if way, why = c.way(); c.xdp != nil {
+				return way, why
+			}
+		}
+	}
+	return way, why
+}
+
+// pass lets domains of the vnets that the kernel carries pass their bridges by, if the configuration wants it.
+func (s *shortcuts) pass(t kernelTables, v *view, carried []vnet.ID) {
+	tables, ok := t.(*fastpath.Tables)
+	if !ok || v.config.Bypass == BypassOff {
+		s.endBypass()
+		return
+	}
+	if s.bypass.Load() == nil && !s.startBypass(tables) {
+		return
+	}
+	set := map[vnet.ID]fastpath.BypassVnet{}
+	s.engine.mu.Lock()
+	for _, id := range carried {
+		if a := s.engine.networks[id]; a != nil && a.bridge != 0 {
+			set[id] = fastpath.BypassVnet{Bridge: a.bridge, Vnif: a.devices.VnifIndex}
+		}
+	}
+	s.engine.mu.Unlock()
+	s.bypass.Load().Set(set)
+}
+
+func (s *shortcuts) startBypass(t *fastpath.Tables) bool {
+	err := s.host.Do(func() (err error) {
+		s.own, err = hostnet.New()
+		return err
+	})
+	if err != nil {
+		s.engine.log.Warn("domains cannot pass their bridges by", "err", err)
+		return false
+	}
+	log := s.engine.log
+	b := fastpath.NewBypass(t, s.own)
+	b.Changed = func(p fastpath.BypassedPort) {
+		if p.Way == fastpath.WayBridge {
+			log.Info("a domain's frames go by its bridge", "device", p.Name, "vnet", p.Vnet, "reason", p.Reason)
+		} else {
+			log.Info("a domain's frames pass its bridge by", "device", p.Name, "vnet", p.Vnet, "way", p.Way)
+		}
+	}
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	s.bypass.Store(b)
+	s.done.Go(func() {
+		if err := b.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			log.Warn("domains cannot pass their bridges by", "err", err)
+		}
+	})
+	return true
+}
+
+func (s *shortcuts) endBypass() {
+	if s.bypass.Load() == nil {
+		return
+	}
+	s.stop()
+	s.done.Wait()
+	s.own.Close()
+	s.bypass.Store(nil)
+	s.own = nil
+}
+
+// ports tells what was chosen for the ports of the vnets' bridges. Any goroutine may ask.
+func (s *shortcuts) ports() []fastpath.BypassedPort {
+	if s == nil {
+		return nil
+	}
+	if b := s.bypass.Load(); b != nil {
+		return b.Ports()
+	}
+	return nil
+}
+
+// close ends the shortcuts, before the programs at TC or their tables go.
+func (s *shortcuts) close() {
+	if s == nil {
+		return
+	}
+	s.endBypass()
+	for _, c := range maps.All(s.cards) {
+		s.detach(c)
+	}
+	s.cards = map[int]*card{}
+	if s.strip != nil {
+		s.strip.Close()
+		s.strip = nil
+	}
+}
