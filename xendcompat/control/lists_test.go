@@ -95,7 +95,7 @@ func TestStatsFastPath(t *testing.T) {
 				{Vnet: vnet.ID{15: 0x97}, Name: "vif1.0", Way: fastpath.WayPeer},
 				{Vnet: vnet.ID{15: 0x97}, Name: "vif2.0", Way: fastpath.WayBridge, Reason: "port vif2.0 does not learn"},
 			},
-			Vnets:     map[vnet.ID]string{{15: 0x97}: "", {15: 0x98}: "security conf"},
+			Vnets: map[vnet.ID]string{{15: 0x97}: "", {15: 0x98}: "security conf"},
 		}},
 		Counted: []dataplane.VnetCounters{
 			{ID: vnet.ID{15: 0x97}, KernelTx: dataplane.Traffic{Packets: 3}, KernelRx: dataplane.Traffic{Packets: 4}}, {ID: vnet.ID{15: 0x98}},
