@@ -3,7 +3,6 @@
 package docs
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"flag"
@@ -18,67 +17,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/internal/transcript"
 )
 
 var installed = flag.Bool("installed", false, "test the installed programs of this machine instead of ../bin below a prefix")
-
-// A step is a command of a console block and the lines printed below it. A line "…" stands for any
-// number of lines, "…" within a line for any text.
-type step struct {
-	line    int
-	command string
-	output  []string
-}
-
-// steps reads the console blocks of a Markdown file: "# " begins a command, other lines are output.
-func steps(t *testing.T, file string) []step {
-	t.Helper()
-	b, err := os.ReadFile(file)
-	require.NoError(t, err)
-	var all []step
-	in := false
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for n := 1; sc.Scan(); n++ {
-		line := sc.Text()
-		switch {
-		case line == "```console":
-			in = true
-		case strings.HasPrefix(line, "```"):
-			in = false
-		case !in:
-		case strings.HasPrefix(line, "# "):
-			all = append(all, step{line: n, command: line[2:]})
-		default:
-			require.NotEmpty(t, all, "%s:%d: output before a command", file, n)
-			s := &all[len(all)-1]
-			s.output = append(s.output, line)
-		}
-	}
-	return all
-}
-
-// pattern is the regular expression that the output of a step has to match as a whole.
-func pattern(output []string) *regexp.Regexp {
-	var re strings.Builder
-	re.WriteString(`(?s)\A`)
-	for _, line := range output {
-		if line == "…" {
-			re.WriteString(`.*`)
-			continue
-		}
-		re.WriteString(strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(line, " ")), "…", `[^\n]*`) + ` *\n`)
-	}
-	re.WriteString(`\z`)
-	return regexp.MustCompile(re.String())
-}
-
-func TestPattern(t *testing.T) {
-	require.True(t, pattern([]string{"a … c", "…", "z"}).MatchString("a b c\nd\ne\nz\n"))
-	require.True(t, pattern([]string{"…"}).MatchString(""))
-	require.True(t, pattern(nil).MatchString(""))
-	require.False(t, pattern(nil).MatchString("x\n"))
-	require.False(t, pattern([]string{"a"}).MatchString("b\n"))
-}
 
 func TestTour(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -118,11 +61,13 @@ func TestTour(t *testing.T) {
 	require.NoError(t, err)
 	defer run("xend stop") //nolint:errcheck // a failed tour may have left none running
 
-	for _, s := range steps(t, "../README.md") {
-		out, err := run(s.command)
-		require.Regexp(t, pattern(s.output), out, "README.md:%d: %s", s.line, s.command)
+	steps, err := transcript.Read("../README.md")
+	require.NoError(t, err)
+	for _, s := range steps {
+		out, err := run(s.Command)
+		require.Regexp(t, transcript.Pattern(s.Output), out, "README.md:%d: %s", s.Line, s.Command)
 		if !strings.HasPrefix(out, "Error: ") {
-			require.NoError(t, err, "README.md:%d: %s\n%s", s.line, s.command, out)
+			require.NoError(t, err, "README.md:%d: %s\n%s", s.Line, s.Command, out)
 		}
 	}
 }

@@ -1,0 +1,117 @@
+// Package recipes tests the recipes: their console blocks are run, each recipe on two hosts of a lab that have vnet 97,
+// and print what stands there.
+package recipes
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/transcript"
+)
+
+// patience bounds a command. An emulated machine boots in one.
+const patience = 3 * time.Minute
+
+// machine is a host whose /etc, /run, /var and /sys are its own, as far as processes of the recipe see them.
+type machine struct {
+	*lab.Host
+	t     *testing.T
+	mount string // the process that holds the mounts
+}
+
+// isolate makes the directories a host's own. What is written there is gone with the host.
+const isolate = `set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/netns
+mount -t sysfs sysfs /sys
+[ ! -d /sys/fs/cgroup ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup || true
+for d in etc var root; do
+	mkdir -p /run/over/$d/upper /run/over/$d/work
+	mount -t overlay overlay -o lowerdir=/$d,upperdir=/run/over/$d/upper,workdir=/run/over/$d/work /$d
+done
+echo $$
+exec sleep infinity`
+
+func newMachine(t *testing.T, s *lab.Switch, name string) *machine {
+	t.Helper()
+	h, err := s.Host(name)
+	require.NoError(t, err)
+	m := &machine{Host: h, t: t}
+	cmd := h.Command(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c", isolate)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	var said strings.Builder
+	cmd.Stderr = &said
+	require.NoError(t, h.Start(cmd))
+	t.Cleanup(func() { _ = cmd.Wait() })
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	b := make([]byte, 32)
+	n, err := out.Read(b)
+	require.NoError(t, err, "%s", &said)
+	m.mount = strings.TrimSpace(string(b[:n]))
+	return m
+}
+
+// run runs a command as root of the host would.
+func (m *machine) run(command string) (string, error) {
+	ctx, cancel := context.WithTimeout(m.t.Context(), patience)
+	defer cancel()
+	bin, err := filepath.Abs("../../bin")
+	require.NoError(m.t, err)
+	cmd := m.Command(ctx, "nsenter", "--mount=/proc/"+m.mount+"/ns/mnt", "--wd="+m.Dir, "sh", "-c", command)
+	cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C", "HOME=/root")
+	cmd.WaitDelay = time.Second // what a command leaves running keeps its output
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = m.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	return out.String(), err
+}
+
+func TestRecipes(t *testing.T) {
+	_, err := os.Stat("../../bin/xend")
+	require.NoError(t, err, "make build comes first")
+	pages, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	for _, page := range pages {
+		steps, err := transcript.Read(page)
+		require.NoError(t, err)
+		if len(steps) == 0 {
+			continue
+		}
+		t.Run(strings.TrimSuffix(page, ".md"), func(t *testing.T) {
+			s, err := lab.New(t).Switch("lan", 0)
+			require.NoError(t, err)
+			hosts := map[string]*machine{}
+			for _, name := range []string{"A", "B"} {
+				m := newMachine(t, s, name)
+				for _, command := range []string{"xend start", "echo '(vnet (id 97))' >vnet97.sxp && xm vnet-create vnet97.sxp"} {
+					out, err := m.run(command)
+					require.NoError(t, err, out)
+				}
+				hosts[name] = m
+			}
+			for _, s := range steps {
+				m := hosts[s.Prompt]
+				require.NotNil(t, m, "%s:%d: there is no host %q", page, s.Line, s.Prompt)
+				out, err := m.run(s.Command)
+				require.NoError(t, err, "%s:%d: %s\n%s", page, s.Line, s.Command, out)
+				require.Regexp(t, transcript.Pattern(s.Output), out, "%s:%d: %s", page, s.Line, s.Command)
+			}
+		})
+	}
+}
