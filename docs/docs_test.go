@@ -76,6 +76,9 @@ func TestTour(t *testing.T) {
 func TestLinks(t *testing.T) {
 	pages, err := filepath.Glob("*.md")
 	require.NoError(t, err)
+	recipes, err := filepath.Glob("recipes/*.md")
+	require.NoError(t, err)
+	pages = append(pages, recipes...)
 	link := regexp.MustCompile(`\]\(([^)#:]+\.md)(#[^)]*)?\)`)
 	for _, page := range append(pages, "../README.md") {
 		b, err := os.ReadFile(page)
