@@ -25,6 +25,7 @@ type notice struct {
 	index   int
 	nonce   [16]byte
 	err     error
+	payload []byte
 }
 
 type noticeKind uint8
@@ -41,6 +42,7 @@ const (
 	noticeGroupWanted
 	noticeStranger
 	noticeMember
+	noticeWhole
 )
 
 const (
@@ -139,7 +141,7 @@ func (e *Engine) tickLocked() {
 // tellDoubledLocked tells of MACs that a script put on this host, and has not taken off it, while another host has
 // had them for longer than a migration takes. Their own domain may be silent, so that nothing moves to and fro.
 func (e *Engine) tellDoubledLocked(now int64) {
-	for _, d := range e.table.RemoteIf(now, func(x *varp.Entry) bool { return x.ByHand && x.HoldDown <= 0 }) {
+	for _, d := range e.table.RemoteIf(now, (&Filter{Doubled: true}).fits) {
 		a := e.networks[d.Vnet]
 		if a == nil || !e.tellLocked("doubled "+d.Vnet.String()+d.MAC.String()) {
 			continue
@@ -201,6 +203,10 @@ func (m *moveLog) tell(now int64, log *slog.Logger) bool {
 
 // act does what a notice asks for.
 func (e *Engine) act(n notice) {
+	if n.kind == noticeWhole { // not under the lock; one that is too long for the device is not missed
+		_ = e.sendWhole(n.other, netip.AddrPortFrom(n.addr, e.view.Load().port), n.payload)
+		return
+	}
 	e.mu.Lock()
 	e.noticeLocked(n)
 	e.mu.Unlock()
@@ -255,6 +261,9 @@ func (e *Engine) noticeLocked(n notice) {
 		}
 	case noticeGroupWanted:
 		e.groupWantedLocked(n.addr)
+		for _, f := range e.underlays {
+			e.obligeLocked(f, e.now())
+		}
 	case noticeCrossed:
 		if e.tellLocked("crossed") {
 			e.log.Warn("more than one host forwards for one segment: let one host of each segment have peers, and delete those of the others",

@@ -75,6 +75,11 @@ type Engine struct {
 	answers       *answerer
 	// nonce is that of this host's last probe; nil before the first.
 	nonce atomic.Pointer[[16]byte]
+	// inquiring is what is being asked of all hosts, nil: nothing; turn is held by who asks.
+	inquiring atomic.Pointer[inquiry]
+	turn      chan struct{}
+	// sendWhole sends a packet that nobody on the way may fragment.
+	sendWhole func(from netip.Addr, to netip.AddrPort, payload []byte) error
 	// question is what the hosts of a vnet with security are asked; asking has room for one. memberAnswers bounds
 	// the answers to those of others.
 	question      atomic.Pointer[question]
@@ -148,6 +153,7 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 		kick:     make(chan struct{}, 1),
 		closing:  make(chan struct{}, closers),
 		lookup:   lookup,
+		turn:     make(chan struct{}, 1),
 		started:  time.Now().Add(-time.Hour), // so that no time is 0
 		table:    varp.New(tableOptions(cfg)),
 		recent:   dedup.New(),
@@ -163,6 +169,9 @@ func New(cfg Config, h *hostnet.Host, log *slog.Logger) (*Engine, error) {
 	e.memberAnswers = newBucket(memberAnswers, memberAnswers)
 	e.keys, e.secured, e.securityKick = map[vnet.ID]KeySet{}, esp.NewTable(nil), make(chan struct{}, 1)
 	e.mouth = newSpeaker(e, 0, cfg.workers())
+	e.sendWhole = func(from netip.Addr, to netip.AddrPort, payload []byte) error {
+		return e.host.Do(func() error { return underlay.SendWhole(from, to, payload) })
+	}
 	e.learner = newLearner(e)
 	e.mirror = newMirror(e)
 	e.programs = newPrograms(e, h)

@@ -65,7 +65,8 @@ func (a *answerer) may(asker netip.Addr, now int64) bool {
 
 // probe handles a VARP message that is a probe.
 func (w *worker) probe(b []byte, a arrival) {
-	if wire.IsAnswer(b) && !w.engine.asks(b) {
+	inquiry := w.engine.inquiring.Load()
+	if wire.IsAnswer(b) && !w.engine.asks(b) && !inquiry.asks(b) {
 		w.drop(DropAnswer)
 		return
 	}
@@ -74,9 +75,16 @@ func (w *worker) probe(b []byte, a arrival) {
 		w.refuse(err)
 		return
 	}
+	if p.Answer && inquiry.asks(b) {
+		inquiry.tell(heardAnswer{probe: p, from: a.from, size: len(b), at: time.Now()})
+		return
+	}
 	if p.Answer {
 		w.engine.notify(notice{kind: noticeAnswer, addr: a.from})
 		return
+	}
+	if a.by == dedup.Group {
+		inquiry.spoke(a.from)
 	}
 	if p.WantsGroup && a.by == dedup.Group {
 		w.engine.notify(notice{kind: noticeGroupWanted, addr: a.from})
@@ -91,7 +99,7 @@ func (w *worker) probe(b []byte, a arrival) {
 	}
 	answer := wire.Probe{
 		Answer: true, Nonce: p.Nonce, CareOf: l.path.Source, Received: len(b), Group: a.by != dedup.Unicast,
-		Version: "xend " + version.Version, Replicates: len(w.view.replicas) > 0,
+		Version: "xend " + version.Version, Clock: time.Now().UnixNano(), Replicates: len(w.view.replicas) > 0,
 		HearsGroup: l.heard.group.Load() > 0 && w.now-l.heard.group.Load() <= w.view.groupSilence,
 	}
 	for _, l := range w.view.uplinks {
@@ -106,6 +114,11 @@ func (w *worker) probe(b []byte, a arrival) {
 				answer.Vnets = append(answer.Vnets, id)
 			}
 		}
+	}
+	if p.Whole {
+		answer.Whole = true
+		w.engine.notify(notice{kind: noticeWhole, addr: a.from, other: l.path.Source, payload: answer.Append(nil)})
+		return
 	}
 	at := len(w.arena)
 	w.arena = answer.Append(w.arena)

@@ -93,10 +93,14 @@ type Filter struct {
 	Addr netip.Addr
 	// Damped: only those that moved to and fro and are held where they are.
 	Damped bool
+	// Doubled: only those that a script put on this host and did not take off it, though another host has had them for
+	// longer than a migration takes.
+	Doubled bool
 }
 
 func (f *Filter) fits(e *varp.Entry) bool {
-	return (f.Vnet == vnet.ID{} || f.Vnet == e.Vnet) && (!f.Addr.IsValid() || f.Addr == e.Addr) && (!f.Damped || e.Damped > 0)
+	return (f.Vnet == vnet.ID{} || f.Vnet == e.Vnet) && (!f.Addr.IsValid() || f.Addr == e.Addr) && (!f.Damped || e.Damped > 0) &&
+		(!f.Doubled || e.ByHand && e.HoldDown <= 0)
 }
 
 // Vnet is the state of one vnet.

@@ -14,7 +14,8 @@ import (
 //
 //	43  4   XVP1
 //	47  1   1: question, 2: answer
-//	48  1   flags of a question: 1 say something by the group, 2 no answer is wanted
+//	48  1   flags of a question: 1 say something by the group, 2 no answer is wanted, 4 answer as long as the question and
+//	        not to be fragmented
 //	49  2   0
 //	51  16  nonce; an answer has that of its question
 //	question: zeros up to the wanted size
@@ -40,6 +41,9 @@ type Probe struct {
 
 	// WantsGroup asks who gets a question by the group to say something there, too, NoAnswer not to answer.
 	WantsGroup, NoAnswer bool
+	// Whole asks for an answer as long as the question, which nobody on the way may fragment; of an answer, it is as long
+	// as its question, to within 2 bytes.
+	Whole bool
 
 	// The rest is of answers.
 
@@ -54,6 +58,8 @@ type Probe struct {
 	VnetCount int
 	// HearsGroup: something came from the group lately. Replicates: the host sends by unicast what is for everybody.
 	HearsGroup, Replicates bool
+	// Clock is the answering host's, in nanoseconds since 1970; 0: it does not tell.
+	Clock int64
 
 	// The rest is of answers inside of ESP.
 
@@ -87,9 +93,11 @@ const (
 	fieldMACs32  = 8 // their number
 	fieldLevel   = 9
 	fieldKeys    = 10
+	fieldClock   = 11
+	fieldPadding = 12
 
-	flagWants, flagNoAnswer   = 1, 2 // of questions
-	flagHears, flagReplicates = 1, 2 // of answers
+	flagWants, flagNoAnswer, flagWhole = 1, 2, 4 // of questions
+	flagHears, flagReplicates          = 1, 2    // of answers
 )
 
 // IsProbe reports whether a VARP message is a probe.
@@ -130,6 +138,9 @@ func (p Probe) Append(dst []byte) []byte {
 	}
 	if p.NoAnswer {
 		flags |= flagNoAnswer
+	}
+	if p.Whole && !p.Answer {
+		flags |= flagWhole
 	}
 	dst = append(dst, kind, flags, 0, 0)
 	dst = append(dst, p.Nonce[:]...)
@@ -179,6 +190,9 @@ func (p Probe) Append(dst []byte) []byte {
 			field(fieldIPv6, a.AsSlice())
 		}
 	}
+	if p.Clock != 0 {
+		field(fieldClock, binary.BigEndian.AppendUint64(nil, uint64(p.Clock)))
+	}
 	field(fieldVersion, []byte(p.Version[:min(len(p.Version), 64)]))
 	var ids, macs []byte
 	for _, id := range p.Vnets {
@@ -195,6 +209,9 @@ func (p Probe) Append(dst []byte) []byte {
 		macs = append(macs, mac[:]...)
 	}
 	field(fieldMACs, macs)
+	if p.Whole {
+		field(fieldPadding, make([]byte, max(0, limit-len(dst)-3)))
+	}
 	return dst
 }
 
@@ -228,6 +245,7 @@ func decodeProbe(b []byte, p Probe) (Probe, error) {
 	switch b[47] {
 	case 1:
 		p.Size, p.WantsGroup, p.NoAnswer = len(b), b[48]&flagWants != 0, b[48]&flagNoAnswer != 0
+		p.Whole = b[48]&flagWhole != 0
 		return p, nil
 	case 2:
 		p.Answer = true
@@ -261,6 +279,10 @@ func decodeProbe(b []byte, p Probe) (Probe, error) {
 			}
 		case kind == fieldCount && n == 4:
 			p.VnetCount = int(binary.BigEndian.Uint32(value))
+		case kind == fieldClock && n == 8:
+			p.Clock = int64(binary.BigEndian.Uint64(value))
+		case kind == fieldPadding:
+			p.Whole = true
 		case kind == fieldFlags && n >= 1:
 			p.HearsGroup, p.Replicates = value[0]&flagHears != 0, value[0]&flagReplicates != 0
 		case p.Vnet == (vnet.ID{}):

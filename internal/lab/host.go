@@ -265,3 +265,6 @@ func (n *Node) Capture(device string, filter func(Frame) bool) (*Capture, error)
 	}
 	return capture(n, l.Index, n.Name+": "+device, filter)
 }
+
+// SetPathMTU makes the cable's other end drop, without a word, what is longer: IP packets of more than mtu bytes.
+func (u *Uplink) SetPathMTU(mtu int) error { return u.Switch.lab.fabric.Net.SetMTU(u.port, mtu) }

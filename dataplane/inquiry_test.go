@@ -1,0 +1,110 @@
+package dataplane
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/dedup"
+	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/vnet"
+)
+
+// find returns what was found out about a host.
+func (q *Inquiry) find(t *testing.T, addr netip.Addr) Inquired {
+	t.Helper()
+	for _, h := range q.Hosts {
+		if h.Addr == addr {
+			return h
+		}
+	}
+	require.Fail(t, "not asked", "%s: %+v", addr, q.Hosts)
+	return Inquired{}
+}
+
+// Hosts that are known and those that answer are asked; what fits on the way is found to the byte.
+func TestInquire(t *testing.T) {
+	_, _, hosts := newLab(t, 3, testConfig())
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	add(t, "97", hosts...)
+	add(t, "98", c)
+	require.NoError(t, a.AddPeer(t.Context(), netip.MustParseAddr("10.9.0.99"), 0)) // nobody
+	require.NoError(t, c.Uplink().SetPathMTU(1400))
+	q, err := a.Inquire(t.Context(), netip.Addr{})
+	require.NoError(t, err)
+	require.Less(t, q.Took, 30*time.Second)
+	for _, h := range []*testHost{b, c} {
+		x := q.find(t, h.Addr())
+		require.True(t, x.ByGroup && x.ByUnicast && x.HeardByGroup, "%+v", x)
+		require.Positive(t, x.RTT)
+		require.True(t, x.ClockKnown)
+		require.Less(t, x.Clock.Abs(), x.RTT+time.Second)
+		require.Contains(t, x.Answer.Version, "xend")
+		require.Contains(t, x.Answer.Vnets, idOf(t, "97"))
+		require.Equal(t, 1500, x.DeviceMTU)
+	}
+	x := q.find(t, b.Addr())
+	require.Equal(t, []int{1500, 1500}, []int{x.MTUTo, x.MTUFrom})
+	require.True(t, x.FragmentsAsked && x.Fragments)
+	x = q.find(t, c.Addr())
+	// A port of a bridge leaves room for a VLAN tag.
+	require.Equal(t, []int{1404, 1404}, []int{x.MTUTo, x.MTUFrom})
+	require.False(t, x.Fragments, "its fragments are as long as the device allows")
+	require.Contains(t, x.Answer.Vnets, idOf(t, "98"))
+	gone := q.find(t, netip.MustParseAddr("10.9.0.99"))
+	require.False(t, gone.Answers())
+	require.Equal(t, askTries, gone.Tries)
+
+	one, err := a.Inquire(t.Context(), b.Addr())
+	require.NoError(t, err)
+	require.Len(t, one.Hosts, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = a.Inquire(ctx, netip.Addr{})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// Only answers to what was asked are taken, once.
+func TestInquiryIsNotFooled(t *testing.T) {
+	m, w, _ := handDriven(t, testConfig())
+	e, other := m.hosts[0], netip.MustParseAddr("10.9.1.2")
+	from := arrival{uplink: w.view.uplinks[underlay.IPv4], from: other, outer: other, to: e.addr, by: dedup.Unicast}
+	q := newInquiry()
+	e.inquiring.Store(q)
+	nonce, answers, done := q.newQuestion(1)
+	tell := func(nonce [16]byte) {
+		w.fromHost(wire.Probe{Answer: true, Nonce: nonce, CareOf: other, Received: 200}.Append(nil), from)
+	}
+	wrong := nonce
+	wrong[0]++
+	tell(wrong)
+	require.EqualValues(t, 1, w.drops[DropAnswer].Load())
+	require.Empty(t, answers)
+	tell(nonce)
+	tell(nonce) // once more: there is no room, and nobody waits for it
+	require.Len(t, answers, 1)
+	done()
+	tell(nonce)
+	require.Len(t, answers, 1)
+}
+
+// An answer that is to be whole is as long as its question, and goes where the kernel fragments nothing.
+func TestWholeAnswer(t *testing.T) {
+	m, w, _ := handDriven(t, testConfig())
+	e, other := m.hosts[0], netip.MustParseAddr("10.9.1.2")
+	from := arrival{uplink: w.view.uplinks[underlay.IPv4], from: other, outer: other, to: e.addr, by: dedup.Unicast}
+	w.fromHost(wire.Probe{Nonce: [16]byte{5}, CareOf: other, Size: 1400, Whole: true}.Append(nil), from)
+	n := <-e.notices
+	require.Equal(t, noticeWhole, n.kind)
+	require.Equal(t, other, n.addr)
+	require.Len(t, n.payload, 1400)
+	p, err := wire.DecodeProbe(n.payload)
+	require.NoError(t, err)
+	require.True(t, p.Whole)
+	require.NotZero(t, p.Clock)
+	require.Equal(t, []vnet.ID{idOf(t, "97")}, p.Vnets)
+}
