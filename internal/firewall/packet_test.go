@@ -1,0 +1,117 @@
+package firewall
+
+import (
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+func packet(change func(*Packet)) Packet {
+	p := Packet{Device: "eth0", Protocol: 17, Port: 1798, From: netip.MustParseAddr("192.0.2.2"), To: netip.MustParseAddr("192.0.2.1")}
+	change(&p)
+	return p
+}
+
+// Rules of iptables, word by word.
+func TestTextRules(t *testing.T) {
+	saved := `*filter
+:INPUT DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:vnets - [0:0]
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m recent --name x -j DROP
+-A INPUT -m comment --comment "our vnets" -j vnets
+-A INPUT -s 198.51.100.0/24 -p udp -m udp --dport 1798 -j ACCEPT
+-A vnets -p udp -m multiport --dports 53,1000:2000 -j RETURN
+-A vnets ! -i eth0 -p esp -j ACCEPT
+-A OUTPUT -d 224.0.0.0/4 -p udp -m udp --dport 1798 -j REJECT --reject-with icmp-port-unreachable
+COMMIT
+*raw
+:PREROUTING DROP [0:0]
+COMMIT
+`
+	chains, policy := map[string][]string{}, map[string]string{}
+	readSaved(saved, "filter", chains, policy)
+	require.Equal(t, map[string]string{"INPUT": "DROP", "OUTPUT": "ACCEPT", "vnets": "-"}, policy)
+	for name, tt := range map[string]struct {
+		packet Packet
+		chain  string
+		want   string
+		unsure int
+	}{
+		"falls through":     {packet(func(*Packet) {}), "INPUT", "", 1},
+		"from a friend":     {packet(func(p *Packet) { p.From = netip.MustParseAddr("198.51.100.7") }), "INPUT", "ACCEPT", 1},
+		"ESP by eth1":       {packet(func(p *Packet) { p.Protocol, p.Device = 50, "eth1" }), "INPUT", "ACCEPT", 1},
+		"ESP by eth0":       {packet(func(p *Packet) { p.Protocol = 50 }), "INPUT", "", 1},
+		"loopback":          {packet(func(p *Packet) { p.Device = "lo" }), "INPUT", "ACCEPT", 0},
+		"to the group":      {packet(func(p *Packet) { p.Out, p.To = true, netip.MustParseAddr("224.10.0.1") }), "OUTPUT", "REJECT", 0},
+		"to another's port": {packet(func(p *Packet) { p.Out, p.To, p.Port = true, netip.MustParseAddr("224.10.0.1"), 1799 }), "OUTPUT", "", 0},
+	} {
+		w := &textWalk{chains: chains, packet: tt.packet}
+		require.Equal(t, tt.want, w.chain(tt.chain, 0), name)
+		require.Equal(t, tt.unsure, w.unsure, name)
+	}
+}
+
+// What the kernel's rules drop is found, with the chain and a cure that helps; what they accept is not.
+func TestDropped(t *testing.T) {
+	h, err := hostnet.Unshare()
+	if err != nil {
+		t.Skip("network namespaces need root")
+	}
+	defer h.Close()
+	nft := func(rules string) {
+		t.Helper()
+		require.NoError(t, h.Do(func() error {
+			cmd := exec.Command("nft", "-f", "-")
+			cmd.Stdin = strings.NewReader("flush ruleset\n" + rules)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, string(out))
+			return nil
+		}))
+	}
+	in := packet(func(*Packet) {})
+	group := packet(func(p *Packet) { p.To = netip.MustParseAddr("224.10.0.1") })
+	out := packet(func(p *Packet) { p.Out = true })
+	esp := packet(func(p *Packet) { p.Protocol, p.Port = 50, 0 })
+	six := packet(func(p *Packet) { p.From, p.To = netip.MustParseAddr("fd00::2"), netip.MustParseAddr("fd00::1") })
+	for _, tt := range []struct {
+		rules  string
+		want   []Packet
+		unsure bool
+	}{
+		{"", nil, false},
+		{"table inet f { chain i { type filter hook input priority 0; policy accept; udp dport 1798 drop; }; }", []Packet{in, group, six}, false},
+		{"table inet f { chain i { type filter hook input priority 0; policy accept; udp dport 1798 ip daddr 224.0.0.0/4 drop; }; }", []Packet{group}, false},
+		{"table inet f { chain i { type filter hook input priority 0; policy drop; ct state established,related accept; udp dport { 53, 1798 } accept; }; }", []Packet{esp}, false},
+		{"table ip f { chain i { type filter hook prerouting priority -300; iifname eth0 jump x; }; chain x { meta l4proto 50 reject; udp dport 1000-1700 drop; return; }; }", []Packet{esp}, false},
+		{"table ip f { chain o { type filter hook output priority 0; oifname \"eth0\" udp dport 1798 counter drop; }; }", []Packet{out}, false},
+		{"table ip f { chain i { type filter hook input priority 0; ip saddr { 192.0.2.0/24, 198.51.100.0/24 } drop; ip ttl 1 drop; }; }", nil, true},
+	} {
+		nft(tt.rules)
+		var got []Dropped
+		var unsure int
+		require.NoError(t, h.Do(func() error {
+			got, unsure = (&Firewall{}).Dropped(in, group, out, esp, six)
+			return nil
+		}))
+		var dropped []Packet
+		for _, d := range got {
+			dropped = append(dropped, d.Packet)
+			require.NoError(t, h.Do(func() error { return exec.Command("sh", "-c", d.Cure).Run() }), d.Cure)
+		}
+		require.ElementsMatch(t, tt.want, dropped, tt.rules)
+		require.Equal(t, tt.unsure, unsure > 0, tt.rules)
+		require.NoError(t, h.Do(func() error {
+			got, _ = (&Firewall{}).Dropped(in, group, out, esp, six)
+			return nil
+		}))
+		require.Empty(t, got, "the cures help: %s", tt.rules)
+	}
+}
