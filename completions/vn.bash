@@ -96,6 +96,9 @@ _vn()
     stats)
         options='-a --all -l --long'
         ;;
+    check)
+        options='-v --verbose --json'
+        ;;
     events)
         options='-f --follow -w --warnings -g --grep -n --lines --json'
         ;;
@@ -139,7 +142,7 @@ _vn()
         COMPREPLY=($(compgen -f -- "$cur"))
         return ;;
     command)
-        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats events topology key-generate key-status key-rotate mtu insmod help' ;;
+        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats check events topology key-generate key-status key-rotate mtu insmod help' ;;
     vnet)
         candidates=$(_vn_vnet "${program[@]}" 2>/dev/null) ;;
     device)

@@ -41,7 +41,7 @@ type Inquired struct {
 	// RTT is the shortest time until an answer came, 0 if none did; Tries is how often it was asked by unicast.
 	RTT   time.Duration
 	Tries int
-	// HeardByGroup: something came from it by the group lately, or as it was asked to say something.
+	// HeardByGroup: something came from it by the group since it was asked to say something there.
 	HeardByGroup bool
 	// MTUTo and MTUFrom are how long an IP packet may be, in bytes, that nobody on the way fragments, at most DeviceMTU;
 	// 0: not found out. Fragments says whether a packet of more than DeviceMTU arrives in fragments; FragmentsAsked that
@@ -70,7 +70,9 @@ const (
 	groupWait = 250 * time.Millisecond
 	// spokenWait is how long hosts may take to say something by the group, which is every second at most, and spokenSoon
 	// that where some were heard already.
-	spokenWait, spokenSoon = 3 * time.Second, 1500 * time.Millisecond
+	spokenWait, spokenSoon = 3 * time.Second, 2 * time.Second
+	// listenPause is the time between two looks at who spoke, and every listenRounds of them they are asked again.
+	listenPause, listenRounds = 50 * time.Millisecond, 6
 	// answerPause keeps within what a host answers to one asker (askerRate).
 	answerPause = 110 * time.Millisecond
 	// sizeTries is how often a packet is sent before it is held to be too long.
@@ -165,7 +167,7 @@ func (e *Engine) Inquire(ctx context.Context, only netip.Addr) (*Inquiry, error)
 	}
 	start := time.Now()
 	q := newInquiry()
-	r := &inquirer{Engine: e, inquiry: q, found: map[netip.Addr]*Inquired{}}
+	r := &inquirer{Engine: e, inquiry: q, began: e.now(), found: map[netip.Addr]*Inquired{}}
 	e.inquiring.Store(q)
 	defer e.inquiring.Store(nil)
 	if err := r.know(only); err != nil {
@@ -193,6 +195,7 @@ func (e *Engine) Inquire(ctx context.Context, only netip.Addr) (*Inquiry, error)
 type inquirer struct {
 	*Engine
 	*inquiry
+	began int64
 	more  int
 	found map[netip.Addr]*Inquired
 }
@@ -478,26 +481,28 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// listen finds out which hosts are heard by the group. Those that answered get the time that they need to say something.
+// listen finds out which hosts are heard by the group. Those that answered are asked again to say something there, and get
+// the time that they need: each obliges once a second at most.
 func (r *inquirer) listen(ctx context.Context) {
-	since := time.Now()
-	for {
+	since, nonce := time.Now(), [16]byte{}
+	for round := 0; ; round++ {
 		missing, heard := false, false
+		now := r.now()
 		known := map[netip.Addr]hosts.Info{}
-		for _, i := range r.hosts.List(r.now()) {
+		for _, i := range r.hosts.List(now) {
 			known[i.Addr] = i
 		}
 		r.inquiry.mu.Lock()
 		spoke := map[netip.Addr]struct{}{}
 		for addr := range r.byGroup {
-			spoke[r.hosts.Canonical(addr, r.now())] = struct{}{}
+			spoke[r.hosts.Canonical(addr, now)] = struct{}{}
 		}
 		r.inquiry.mu.Unlock()
 		for addr, h := range r.found {
 			_, h.HeardByGroup = spoke[addr]
 			if i, ok := known[addr]; ok {
 				h.Info.Group, h.Info.Unicast = i.Group, i.Unicast
-				h.HeardByGroup = h.HeardByGroup || i.Group >= 0 && i.Group <= groupFresh
+				h.HeardByGroup = h.HeardByGroup || i.Group >= 0 && i.Group <= time.Duration(now-r.began)
 			}
 			heard = heard || h.HeardByGroup
 			missing = missing || h.ByGroup && !h.HeardByGroup
@@ -509,9 +514,15 @@ func (r *inquirer) listen(ctx context.Context) {
 		if !missing || time.Since(since) > wait || ctx.Err() != nil {
 			return
 		}
-		pause(ctx, 50*time.Millisecond)
+		if round%listenRounds == 0 {
+			r.say(func(s *speaker) {
+				for _, u := range s.view.uplinks {
+					if u != nil {
+						s.probe(wire.Probe{Nonce: nonce, Size: wire.MinProbe, WantsGroup: true, NoAnswer: true}, u, u.group.Addr())
+					}
+				}
+			})
+		}
+		pause(ctx, listenPause)
 	}
 }
-
-// groupFresh is for how long what was heard by the group counts as heard.
-const groupFresh = time.Minute

@@ -75,6 +75,11 @@ func (w *worker) probe(b []byte, a arrival) {
 		w.refuse(err)
 		return
 	}
+	if p.Answer { // nobody else knows the nonce: the host is there
+		if h := w.engine.hosts.See(a.from, w.now); h != nil {
+			h.HeardByUnicast(w.now)
+		}
+	}
 	if p.Answer && inquiry.asks(b) {
 		inquiry.tell(heardAnswer{probe: p, from: a.from, size: len(b), at: time.Now()})
 		return
@@ -213,10 +218,10 @@ func (e *Engine) obligeLocked(f *family, now int64) {
 	if f.uplink == nil || !f.watch.wanted.IsValid() {
 		return
 	}
-	f.watch.wanted = netip.Addr{}
 	if f.watch.said > 0 && now-f.watch.said < min(int64(time.Second), int64(e.config.GroupSilence)/10) {
-		return
+		return // the next look at the clock obliges
 	}
+	f.watch.wanted = netip.Addr{}
 	f.watch.said = now
 	e.sayLocked(func(s *speaker) {
 		s.probe(wire.Probe{Size: wire.MinProbe, NoAnswer: true}, f.uplink, f.uplink.group.Addr())

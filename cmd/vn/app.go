@@ -39,12 +39,21 @@ func newApp(stdout, stderr io.Writer) *app {
 // run does what args ask for and returns the exit status.
 func (a *app) run(ctx context.Context, args []string) int {
 	err := cli.Flush(a.stdout, a.do(ctx, args))
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
 	if err != nil {
 		fmt.Fprintf(a.stderr, "vn: %s\n", errorText(err))
 		return 1
 	}
 	return 0
 }
+
+// exitStatus ends the program without a word.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // do finds the command and runs it.
 func (a *app) do(ctx context.Context, args []string) error {

@@ -109,6 +109,18 @@ func (a *app) commands() *cli.Table {
 				},
 			},
 			{
+				Name: "check", Group: host, Run: a.check,
+				Summary: "ask all other hosts, look at this one, and say what is wrong and how to mend it",
+				Details: []string{
+					"It asks every host that is known, and every one that answers, by UDP 1798 itself, by the group and by unicast; it takes some seconds.",
+					"The exit status is 0 where all is well, 1 with warnings, and 2 where something is cut off. Each finding's name is explained on the page docs/troubleshooting.md. A check that could not be made says why.",
+				},
+				Options: []cli.Option{
+					{Short: 'v', Long: "verbose", Help: "also what is well, and what each host answered"},
+					asJSON,
+				},
+			},
+			{
 				Name: "events", Group: host, Run: a.events,
 				Summary: "print what an operator must know, the newest last",
 				Details: []string{"These are the lines of the daemon's log from INFO on, in its words: the last 1024, and of those that ask for something the last 512, since the daemon was started."},

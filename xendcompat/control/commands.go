@@ -35,9 +35,13 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"vn.mtu":    prints([]part{state}, writeMTU),
 	"vn.keys":   prints([]part{state}, writeKeys),
 
+	"vn.check":    answers((*Server).checkAll),
 	"vn.events":   answers((*Server).events),
 	"vn.topology": answers(func(s *Server, ctx context.Context, _ sxp.Value) (any, error) { return s.svc.Topology(ctx), nil }),
 }
+
+// slow are the commands that others don't wait for.
+var slow = map[string]bool{"vn.check": true}
 
 // silent makes a command of something that prints nothing.
 func silent(f func(*Server, context.Context, sxp.Value) error) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {

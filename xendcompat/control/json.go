@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -43,4 +44,12 @@ func (s *Server) events(_ context.Context, command sxp.Value) (any, error) {
 		return nil, err
 	}
 	return s.svc.Events(since, int(limit)), nil
+}
+
+// checkAll does (vn.check): all that is wrong, as finding.Report. It takes some seconds.
+func (s *Server) checkAll(ctx context.Context, _ sxp.Value) (any, error) {
+	if s.check == nil {
+		return nil, errors.New("vn.check: there is nothing to check with")
+	}
+	return s.check(ctx)
 }

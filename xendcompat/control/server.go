@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/accept"
+	"github.com/xenvnet/xend/xendcompat/finding"
 )
 
 // Timeouts and bounds.
@@ -45,6 +46,8 @@ type Options struct {
 	Log *slog.Logger
 	// UIDs are users who may connect, besides root and the daemon's own user.
 	UIDs []int
+	// Check does (vn.check); nil: there is nothing to check with.
+	Check func(ctx context.Context) (finding.Report, error)
 }
 
 // Server does commands.
@@ -53,6 +56,8 @@ type Server struct {
 	log  *slog.Logger
 	loop accept.Loop
 
+	check func(ctx context.Context) (finding.Report, error)
+
 	order               order
 	answers             atomic.Int64 // bytes of answers that are being made or sent
 	maxOne, maxTogether int64        // maxAnswer and maxAnswers
@@ -60,7 +65,7 @@ type Server struct {
 
 // New returns a server of svc.
 func New(svc Operations, o Options) *Server {
-	s := &Server{svc: svc, log: o.Log, maxOne: maxAnswer, maxTogether: maxAnswers}
+	s := &Server{svc: svc, log: o.Log, check: o.Check, maxOne: maxAnswer, maxTogether: maxAnswers}
 	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Arrive: s.arrive, Refuse: s.refuse}
 	return s
 }
@@ -111,6 +116,9 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn, p *place) {
 			c.Enter(accept.Working)
 			if !p.enter(ctx) {
 				return // the daemon ends
+			}
+			if slow[command.Name()] {
+				p.leave() // nobody waits for what takes seconds and changes nothing
 			}
 			var n int64
 			n, err = s.print(ctx, command, &answer)

@@ -22,6 +22,7 @@ import (
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/check"
 	"github.com/xenvnet/xend/xendcompat/config"
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/domain/lab"
@@ -62,6 +63,8 @@ type Daemon struct {
 	lab      *lab.Toolstack // nil but where it runs the domains
 	svc      *service.Service
 	firewall *firewallWatch
+	querier  *check.Querier
+	checker  *check.Checker
 	registry *registry.Registry
 	status   *status.Status
 	access   *status.Access // to the status page's own listener; nil without one
@@ -208,6 +211,14 @@ func (d *Daemon) build() error {
 			return err
 		}
 	}
+	d.querier = check.NewQuerier(host, d.log)
+	options := check.Options{
+		Service: d.svc, Host: host, Querier: d.querier, StateDir: d.cfg.StateDir, SecurityPort: d.cfg.Dataplane.Security.Port,
+	}
+	if d.engine != nil {
+		options.Engine = d.engine
+	}
+	d.checker = check.New(options)
 	d.firewall = &firewallWatch{
 		bridges: d.svc.Bridges, do: host.Do, accept: d.cfg.AcceptBridges, off: d.cfg.BridgeNetfilterOff,
 		proc: "/proc", log: d.log, ready: make(chan struct{}),
@@ -298,7 +309,7 @@ func (d *Daemon) serve(ctx context.Context, signals *signals) error {
 			if err := d.ready(); err != nil {
 				cancel(err)
 			}
-		}, carriers, []task{d.svc}, []task{d.domains, d.status}, append(fronts, signals, d.firewall))
+		}, carriers, []task{d.svc}, []task{d.domains, d.status}, append(fronts, signals, d.firewall, d.querier))
 	}()
 	select {
 	case err = <-done:

@@ -28,6 +28,8 @@ func (s Severity) String() string { return [...]string{"well", "degraded", "brok
 
 // Trouble is something that an operator should know of, and do something about.
 type Trouble struct {
+	// Name is the trouble's own, by which package finding and docs/troubleshooting.md know it: "vnet-down".
+	Name     string
 	Severity Severity
 	Of       string // what has it: "vnet 97", "underlay", "group 224.10.0.1"
 	Text     string // what is wrong, with its evidence
@@ -101,8 +103,8 @@ type findings struct {
 
 func (f *findings) health() Health {
 	h := Health{Off: f.off, Underlays: f.snapshot.Underlays}
-	add := func(s Severity, of, cure, format string, args ...any) {
-		h.Troubles = append(h.Troubles, Trouble{s, of, fmt.Sprintf(format, args...), cure})
+	add := func(name string, s Severity, of, cure, format string, args ...any) {
+		h.Troubles = append(h.Troubles, Trouble{name, s, of, fmt.Sprintf(format, args...), cure})
 	}
 	f.underlays(add)
 	carried := map[vnet.ID]dataplane.Vnet{}
@@ -127,7 +129,7 @@ func (f *findings) health() Health {
 			}
 		}
 		if reason != "" {
-			down = append(down, Trouble{Degraded, "vnet " + v.IDText, "down: " + reason, "grep 'vnet=" + v.IDText + " ' in the log"})
+			down = append(down, Trouble{"vnet-down", Degraded, "vnet " + v.IDText, "down: " + reason, "grep 'vnet=" + v.IDText + " ' in the log"})
 		}
 	}
 	if len(down) > 0 && len(down) == len(f.wanted) {
@@ -137,19 +139,19 @@ func (f *findings) health() Health {
 	}
 	h.Troubles = append(h.Troubles, down...)
 	for _, name := range f.corrupt {
-		add(Degraded, "file "+name, "it is in the state directory; the log says why", "cannot be read and was set aside")
+		add("file-set-aside", Degraded, "file "+name, "it is in the state directory; the log says why", "cannot be read and was set aside")
 	}
 	for _, b := range f.blocked {
-		add(Degraded, "bridge "+b.Bridge, b.Advice(), "%s", b)
+		add("bridge-filtered", Degraded, "bridge "+b.Bridge, b.Advice(), "%s", b)
 	}
 	for _, r := range f.snapshot.Replicate {
 		if r.Problem != "" {
-			add(Degraded, "replica "+r.Name, "", "gets nothing: %s", r.Problem)
+			add("host-unresolved", Degraded, "replica "+r.Name, "", "gets nothing: %s", r.Problem)
 		}
 	}
 	for _, e := range f.damped {
 		if e.Damped > 0 {
-			add(Degraded, "MAC "+e.MAC.String(), "look for a second domain with this MAC, or a loop",
+			add("doubled-mac", Degraded, "MAC "+e.MAC.String(), "look for a second domain with this MAC, or a loop",
 				"moves to and fro in vnet %s; it stays behind %s for %s", e.Vnet, e.Addr, e.Damped.Round(time.Second))
 		}
 	}
@@ -158,7 +160,7 @@ func (f *findings) health() Health {
 }
 
 // underlays judges the ways to other hosts. A host that has only one address family is well.
-func (f *findings) underlays(add func(s Severity, of, cure, format string, args ...any)) {
+func (f *findings) underlays(add func(name string, s Severity, of, cure, format string, args ...any)) {
 	var problems []string
 	up := false
 	for _, u := range f.snapshot.Underlays {
@@ -167,15 +169,15 @@ func (f *findings) underlays(add func(s Severity, of, cure, format string, args 
 			problems = append(problems, u.Problem)
 		}
 		if u.Silent {
-			add(Degraded, "group "+u.Group.String(), "IGMP snooping without a querier? docs/troubleshooting.md, Hosts don't see each other",
+			add("dead-group", Degraded, "group "+u.Group.String(), "IGMP snooping without a querier? docs/troubleshooting.md, Hosts don't see each other",
 				"nothing comes from it by %s although other hosts are there: broadcasts and new MACs do not arrive", u.Device)
 		}
 	}
 	if f.surveyErr != nil {
-		add(Degraded, "devices", "", "they can't be listed: %v", f.surveyErr)
+		add("vnet-down", Degraded, "devices", "", "they can't be listed: %v", f.surveyErr)
 	}
 	if len(problems) > 0 && !up {
-		add(Broken, "underlay", "vn varp", "vnets are cut off from other hosts: %s", strings.Join(problems, "; "))
+		add("no-underlay", Broken, "underlay", "vn varp", "vnets are cut off from other hosts: %s", strings.Join(problems, "; "))
 	}
 }
 

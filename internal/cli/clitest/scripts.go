@@ -27,16 +27,9 @@ func Scripts(t *testing.T, dir string) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../xend", "../xm", "../vn", "../netscript")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	require.NoError(t, os.Symlink("netscript", filepath.Join(bin, "vif-bridge")))
+	bin := Build(t)
 	completions, err := filepath.Abs("../../completions")
 	require.NoError(t, err)
-	// Others than root run them, too.
-	require.NoError(t, os.Chmod(bin, 0o755))
 
 	testscript.RunT(hostT{t}, testscript.Params{
 		Dir:           dir,
@@ -122,3 +115,17 @@ func (hostT) Parallel() {}
 
 // Verbose implements testscript.T.
 func (hostT) Verbose() bool { return testing.Verbose() }
+
+// Build builds the programs xend, xm, vn, and the script vif-bridge, and returns their directory.
+func Build(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../xend", "../xm", "../vn", "../netscript")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, os.Symlink("netscript", filepath.Join(bin, "vif-bridge")))
+	// Others than root run them, too.
+	require.NoError(t, os.Chmod(bin, 0o755))
+	return bin
+}

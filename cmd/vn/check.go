@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/xenvnet/xend/internal/cli"
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/xendcompat/client"
+	"github.com/xenvnet/xend/xendcompat/finding"
+)
+
+// check says what is wrong.
+func (a *app) check(ctx context.Context, in cli.Invocation) error {
+	var r finding.Report
+	err := a.patiently(ctx, "asking other hosts and looking at this one", command("vn.check"), &r)
+	var gone *client.ConnectError
+	switch {
+	case errors.As(err, &gone) && os.Geteuid() == 0:
+		name, _ := os.Hostname()
+		r = finding.Report{Name: name, Time: time.Now(), Hosts: []finding.Host{}}
+		r.Add(finding.Finding{Name: "xend-down", Level: finding.Fail, Of: "local", Cure: "xend start",
+			Text: "no daemon answers on this host: " + client.Reason(gone)})
+	case err != nil:
+		return err
+	}
+	if in.Has("json") {
+		err = r.WriteJSON(a.stdout)
+	} else {
+		r.WriteText(a.stdout, in.Has("verbose"))
+		err = nil
+	}
+	if err == nil && r.ExitStatus() != 0 {
+		err = exitStatus(r.ExitStatus())
+	}
+	return err
+}
+
+// patiently asks for what may take seconds, and tells a person who waits at a terminal that it does.
+func (a *app) patiently(ctx context.Context, what string, c sxp.Value, v any) error {
+	done := make(chan error, 1)
+	go func() { done <- a.control.JSON(ctx, c, v) }()
+	f, ok := a.stderr.(*os.File)
+	if ok {
+		info, err := f.Stat()
+		ok = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	if !ok {
+		return <-done
+	}
+	start := time.Now()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for shown := false; ; shown = true {
+		select {
+		case err := <-done:
+			if shown {
+				fmt.Fprint(f, "\r\x1b[K")
+			}
+			return err
+		case <-ticker.C:
+			fmt.Fprintf(f, "\r\x1b[K%s: %d s", what, int(time.Since(start).Seconds()))
+		}
+	}
+}

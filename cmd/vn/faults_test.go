@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/cli/clitest"
+	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/nettest"
+	"github.com/xenvnet/xend/xendcompat/finding"
+)
+
+// fault is something that goes wrong, how it is made, and by what name vn check, called on host A, finds it.
+type fault struct {
+	What  string // as the manual's table has it
+	Finds string
+	make  func(f *faultLab)
+	undo  func(f *faultLab) // what it takes beyond deleting nft's table faults
+}
+
+// nft is a fault that a packet filter of a host makes.
+func nft(host int, rules string) func(*faultLab) {
+	return func(f *faultLab) { f.sh(host, "nft -f - <<'END'\ntable inet faults { "+rules+" }\nEND") }
+}
+
+const (
+	a, b, c = 0, 1, 2
+	input   = "chain i { type filter hook input priority -300; policy accept; %s; }; "
+	output  = "chain o { type filter hook output priority -300; policy accept; %s; }; "
+)
+
+// faults are made one after the other on three hosts, of which A and B have vnet 97 and all have vnets 98 and 99.
+var faults = []fault{
+	{"A host's firewall drops UDP 1798, but for the group", "blocked-unicast",
+		nft(b, fmt.Sprintf(input, "udp dport 1798 ip daddr != 224.0.0.0/4 drop")), nil},
+	{"The group does not get to a host", "dead-group",
+		nft(b, fmt.Sprintf(input, "udp dport 1798 ip daddr 224.0.0.0/4 drop")), nil},
+	{"What a host sends to the group gets nowhere", "dead-group",
+		nft(b, fmt.Sprintf(output, "udp dport 1798 ip daddr 224.0.0.0/4 drop")), nil},
+	{"A host has the vnet under another id", "wrong-id",
+		func(f *faultLab) { f.sh(b, "xm vnet-delete 97; vn vnet-create 79") },
+		func(f *faultLab) { f.sh(b, "vn vnet-delete 79; xm vnet-create $XEND_PREFIX/vnet97.sxp") }},
+	{"An id was taken for a decimal number", "wrong-id",
+		func(f *faultLab) { f.sh(b, "xm vnet-delete 97; vn vnet-create 61") },
+		func(f *faultLab) { f.sh(b, "vn vnet-delete 61; xm vnet-create $XEND_PREFIX/vnet97.sxp") }},
+	{"A vnet was forgotten on all other hosts", "one-sided",
+		func(f *faultLab) { f.sh(b, "xm vnet-delete 97") },
+		func(f *faultLab) { f.sh(b, "xm vnet-create $XEND_PREFIX/vnet97.sxp") }},
+	{"The path to a host carries 1400 bytes, and says nothing", "path-mtu",
+		func(f *faultLab) { require.NoError(f.t, f.hosts[b].Uplink().SetPathMTU(1396)) },
+		func(f *faultLab) { require.NoError(f.t, f.hosts[b].Uplink().SetPathMTU(1500)) }},
+	{"A firewall drops fragments", "no-fragments",
+		nft(b, "chain p { type filter hook prerouting priority -500; policy accept; ip frag-off & 0x3fff != 0 drop; };"), nil},
+	{"A domain's MAC was given to another host's domain, too", "doubled-mac",
+		func(f *faultLab) {
+			f.sh(a, "vn vif-add 97 00:16:3e:00:00:77")
+			f.sh(b, "vn vif-add 97 00:16:3e:00:00:77")
+			f.eventually("A hears of the other", func() bool { return strings.Contains(f.sh(a, "vn varp"), "00:16:3e:00:00:77") })
+		},
+		func(f *faultLab) {
+			f.sh(a, "vn vif-delete 97 00:16:3e:00:00:77; true")
+			f.sh(b, "vn vif-delete 97 00:16:3e:00:00:77; vn varp-flush")
+			f.sh(a, "vn varp-flush")
+		}},
+	{"This host's firewall (nftables) drops UDP 1798", "port-filtered",
+		nft(a, fmt.Sprintf(input, "udp dport 1000-2000 drop")), nil},
+	{"This host's firewall (iptables) lets nothing new in", "port-filtered",
+		func(f *faultLab) {
+			f.sh(a, "iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT && iptables -P INPUT DROP")
+		},
+		func(f *faultLab) { f.sh(a, "iptables -P INPUT ACCEPT && iptables -F INPUT") }},
+	{"br_netfilter is on, and a firewall drops what is forwarded", "bridge-filtered",
+		func(f *faultLab) {
+			f.sh(a, "sysctl -qw net.bridge.bridge-nf-call-iptables=1 && iptables -P FORWARD DROP")
+		},
+		func(f *faultLab) {
+			f.sh(a, "iptables -P FORWARD ACCEPT; sysctl -qw net.bridge.bridge-nf-call-iptables=0")
+		}},
+	{"The underlay device is down", "no-underlay",
+		func(f *faultLab) {
+			require.NoError(f.t, f.hosts[a].Uplink().Down())
+			f.eventually("xend sees it", func() bool { return strings.Contains(f.sh(a, "xend status; true"), "BROKEN") })
+		},
+		func(f *faultLab) {
+			require.NoError(f.t, f.hosts[a].Uplink().Up())
+			f.eventually("xend sees it", func() bool { return !strings.Contains(f.sh(a, "xend status; true"), "BROKEN") })
+		}},
+	{"A vnet's interface is down", "vnet-down",
+		func(f *faultLab) { f.sh(a, "ip link set vnif97 down") },
+		func(f *faultLab) { f.sh(a, "ip link set vnif97 up") }},
+	{"A configured peer is not there", "host-gone",
+		func(f *faultLab) { f.sh(a, "vn peer-add 10.9.0.99") },
+		func(f *faultLab) { f.sh(a, "vn peer-delete 10.9.0.99") }},
+	{"Hosts have a vnet with security, and each its own key", "key-mismatch",
+		func(f *faultLab) {
+			f.sh(a, "vn key-generate 9a && vn vnet-create -s auth 9a")
+			f.sh(b, "vn key-generate 9a && vn vnet-create -s auth 9a")
+		},
+		func(f *faultLab) { f.sh(a, "vn vnet-delete 9a"); f.sh(b, "vn vnet-delete 9a") }},
+	{"A host has the vnet without the security that this one has", "level-mismatch",
+		func(f *faultLab) {
+			f.sh(a, "vn key-generate 9b && vn vnet-create -s auth 9b")
+			f.sh(b, "vn vnet-create -b vnet9b 9b && vn vif-add 9b 00:16:3e:00:00:78")
+		},
+		func(f *faultLab) { f.sh(a, "vn vnet-delete 9b"); f.sh(b, "vn vnet-delete -b 9b") }},
+	{"Strict reverse path filtering, and a host is routed by another device", "rp-filter",
+		func(f *faultLab) {
+			f.sh(a, "ip link add other type veth peer name other1 && ip link set other up && ip link set other1 up && sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
+			f.sh(a, fmt.Sprintf("ip route add %s/32 dev other", f.hosts[b].Addr()))
+		},
+		func(f *faultLab) { f.sh(a, "ip link del other; sysctl -qw net.ipv4.conf.eth0.rp_filter=0") }},
+	{"A file of the state directory is damaged", "file-set-aside",
+		func(f *faultLab) {
+			path := filepath.Join(f.hosts[a].Dir, "var/lib/xend/vnets/0000-0000-0000-0000-0000-0000-0000-0055.sxp")
+			require.NoError(f.t, os.WriteFile(path, []byte("(vnet (id"), 0o600))
+			f.sh(a, "xend restart")
+		},
+		func(f *faultLab) {
+			f.sh(a, "xend stop; rm $XEND_PREFIX/var/lib/xend/vnets/*.corrupt; xend start; xm vnet-create $XEND_PREFIX/vnet97.sxp; vn vnet-create 98; vn vnet-create 99")
+		}},
+	{"The daemon does not run", "xend-down",
+		func(f *faultLab) { f.sh(a, "xend stop") },
+		func(f *faultLab) {
+			f.sh(a, "xend start; xm vnet-create $XEND_PREFIX/vnet97.sxp; vn vnet-create 98; vn vnet-create 99")
+		}},
+}
+
+// faultLab is where faults are made.
+type faultLab struct {
+	t     *testing.T
+	bin   string
+	hosts []*lab.Host
+}
+
+// sh runs a shell's command on a host.
+func (f *faultLab) sh(host int, command string) string {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+	defer cancel()
+	out, err := f.hosts[host].Run(ctx, "sh", "-c", "PATH="+f.bin+":$PATH; "+command)
+	require.NoError(f.t, err)
+	return out
+}
+
+func (f *faultLab) eventually(what string, ok func() bool) {
+	f.t.Helper()
+	nettest.Eventually(f.t, what, ok)
+}
+
+// check runs vn check on host A.
+func (f *faultLab) check() finding.Report {
+	f.t.Helper()
+	out := f.sh(a, "vn check --json; true")
+	var r finding.Report
+	require.NoError(f.t, json.Unmarshal([]byte(out), &r), out)
+	return r
+}
+
+// Every fault is found by its name, and what is well is not called ill.
+func TestFaults(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	f := &faultLab{t: t, bin: clitest.Build(t)}
+	l := lab.New(t)
+	s, err := l.Switch("lan", 1500)
+	require.NoError(t, err)
+	for _, name := range []string{"A", "B", "C"} {
+		h, err := s.Host(name)
+		require.NoError(t, err)
+		f.hosts = append(f.hosts, h)
+		require.NoError(t, os.MkdirAll(filepath.Join(h.Dir, "etc/xen"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "etc/xen/vnet.toml"), []byte("[dataplane]\nhold_down = \"0s\"\n"), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet97.sxp"), []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))"), 0o644))
+		f.sh(len(f.hosts)-1, "xend start && vn vnet-create 98 && vn vnet-create 99")
+		t.Cleanup(func() { _, _ = h.Run(context.Background(), filepath.Join(f.bin, "xend"), "stop") })
+	}
+	f.sh(a, "xm vnet-create $XEND_PREFIX/vnet97.sxp")
+	f.sh(b, "xm vnet-create $XEND_PREFIX/vnet97.sxp")
+	well := f.check()
+	for _, x := range well.Findings {
+		require.NotContains(t, []finding.Level{finding.Fail, finding.Warn}, x.Level, "%+v", x)
+	}
+	require.Len(t, well.Hosts, 2)
+	require.Zero(t, well.ExitStatus())
+	for _, x := range faults {
+		t.Run(x.What, func(t *testing.T) {
+			f := &faultLab{t: t, bin: f.bin, hosts: f.hosts}
+			x.make(f)
+			defer func() {
+				f.sh(a, "nft delete table inet faults 2>/dev/null; true")
+				f.sh(b, "nft delete table inet faults 2>/dev/null; true")
+				if x.undo != nil {
+					x.undo(f)
+				}
+			}()
+			r := f.check()
+			var text strings.Builder
+			r.WriteText(&text, false)
+			require.True(t, r.Has(x.Finds), "%s", text.String())
+			require.Positive(t, r.ExitStatus())
+			t.Log(text.String())
+		})
+	}
+	after := f.check()
+	for _, x := range after.Findings {
+		if x.Level == finding.Fail {
+			require.Contains(t, []string{"level-mismatch", "doubled-mac"}, x.Name, "%+v", x) // told for ten minutes
+		}
+	}
+}
