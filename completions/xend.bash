@@ -5,7 +5,7 @@ _xend()
     case $previous in
     --prefix) COMPREPLY=($(compgen -d -- "$cur")) ;;
     --config) COMPREPLY=($(compgen -f -- "$cur")) ;;
-    *) COMPREPLY=($(compgen -W 'start stop restart reload status help --check --json --prefix --config --foreground --version --help' -- "$cur")) ;;
+    *) COMPREPLY=($(compgen -W 'start stop restart reload status check help --check --json -v --prefix --config --foreground --version --help' -- "$cur")) ;;
     esac
 }
 complete -F _xend xend

@@ -133,6 +133,27 @@ var faults = []fault{
 		}},
 }
 
+// The manual has the table.
+func TestFaultsAreInTheManual(t *testing.T) {
+	table := "| What is wrong | What `vn check` says |\n|---|---|\n"
+	for _, x := range faults {
+		_, ok := finding.Of(x.Finds)
+		require.True(t, ok, x.Finds)
+		table += fmt.Sprintf("| %s | [%s](#%s) |\n", x.What, x.Finds, x.Finds)
+	}
+	clitest.Part(t, "../../docs/troubleshooting.md", "faults", table)
+}
+
+// The manual has all that can be found.
+func TestFindingsAreInTheManual(t *testing.T) {
+	table := "| Name | What it means | What to do |\n|---|---|---|\n"
+	for _, k := range finding.Catalogue {
+		cell := strings.NewReplacer("|", "\\|").Replace
+		table += fmt.Sprintf("| <a id=\"%s\"></a>%s | %s | %s |\n", k.Name, k.Name, cell(k.What), cell(k.Cure))
+	}
+	clitest.Part(t, "../../docs/troubleshooting.md", "findings", table)
+}
+
 // faultLab is where faults are made.
 type faultLab struct {
 	t     *testing.T

@@ -28,8 +28,9 @@ func main() {
 // notRunning is the exit status of status for a daemon that does not run, as init scripts have it.
 const notRunning = 3
 
-const usage = `usage: xend [--prefix DIR] [--config FILE] start|stop|restart|reload|status|help
+const usage = `usage: xend [--prefix DIR] [--config FILE] start|stop|restart|reload|status|check|help
        xend [--prefix DIR] [--config FILE] status [--check] [--json]
+       xend [--prefix DIR] [--config FILE] check [-v] [--json]
        xend [--prefix DIR] [--config FILE] --foreground
 `
 
@@ -40,7 +41,8 @@ type command struct {
 	prefix     string
 	config     string // absolute, or empty
 	check      bool   // status: the exit status is for monitoring
-	json       bool   // status: as JSON
+	json       bool   // status, check: as JSON
+	verbose    bool   // check: also what is well
 }
 
 // parse reads the command line. Flags may stand before and after the command.
@@ -54,6 +56,7 @@ func parse(args []string) (command, error) {
 	f.BoolVar(&c.foreground, "foreground", false, "")
 	f.BoolVar(&c.check, "check", false, "")
 	f.BoolVar(&c.json, "json", false, "")
+	f.BoolVar(&c.verbose, "v", false, "")
 	f.BoolVar(&showVersion, "version", false, "")
 	for first := true; first || len(args) > 0; first = false {
 		if err := f.Parse(args); err != nil {
@@ -69,8 +72,13 @@ func parse(args []string) (command, error) {
 	if showVersion {
 		c.name = "version"
 	}
-	if (c.check || c.json) && c.name != "status" {
-		return c, errors.New("--check and --json belong to status")
+	switch {
+	case c.check && c.name != "status":
+		return c, errors.New("--check belongs to status")
+	case c.json && c.name != "status" && c.name != "check":
+		return c, errors.New("--json belongs to status and check")
+	case c.verbose && c.name != "check":
+		return c, errors.New("-v belongs to check")
 	}
 	if c.config == "" {
 		return c, absolute("XEND_CONFIG")
@@ -160,6 +168,7 @@ var commands = map[string]func(c command, o daemon.Options, stdout io.Writer) er
 	"stop":   func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Stop(o) },
 	"reload": func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Reload(o) },
 	"status": status,
+	"check":  check,
 	"restart": func(c command, o daemon.Options, _ io.Writer) error {
 		return daemon.Restart(o, c.foregroundArgs(o))
 	},
@@ -189,6 +198,25 @@ func status(c command, o daemon.Options, stdout io.Writer) error {
 		return exitStatus(r.Level())
 	case !c.check && r.PID == 0:
 		return exitStatus(notRunning)
+	}
+	return nil
+}
+
+// check prints what is wrong: the exit status is 0 where all is well, 1 with warnings, 2 with failures.
+func check(c command, o daemon.Options, stdout io.Writer) error {
+	r, err := daemon.Check(context.Background(), o)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		if err := r.WriteJSON(stdout); err != nil {
+			return err
+		}
+	} else {
+		r.WriteText(stdout, c.verbose)
+	}
+	if status := r.ExitStatus(); status != 0 {
+		return exitStatus(status)
 	}
 	return nil
 }

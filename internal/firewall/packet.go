@@ -121,7 +121,7 @@ func droppedByNFT(base []*nftables.Chain, rules map[chainKey][]*nftables.Rule, p
 			continue
 		}
 		w := &walk{rules: rules, packet: p}
-		how := ""
+		var how string
 		switch w.chain(keyOf(c), 0) {
 		case expr.VerdictDrop:
 			how = "a rule"

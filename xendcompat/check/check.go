@@ -475,13 +475,12 @@ func (j *judge) vnets() {
 	for _, id := range lonely {
 		name := "vnet " + id.Short()
 		host, other := j.counterpart(complete, mine, elsewhere)
-		switch {
-		case host == nil:
+		if host == nil {
 			j.add("one-sided", finding.Warn, name, "there: xm vnet-list; xm vnet-create", "is on none of the %d hosts that answered", len(complete))
-		default:
-			j.add("wrong-id", finding.Warn, name, "there: xm vnet-list -l "+other.Short()+"; here: xm vnet-list -l "+id.Short(),
-				"is not on %s, which alone has vnet %s: one vnet under two ids?%s", host.Addr, other.Short(), hexHint(id, other))
+			continue
 		}
+		j.add("wrong-id", finding.Warn, name, "there: xm vnet-list -l "+other.Short()+"; here: xm vnet-list -l "+id.Short(),
+			"is not on %s, which alone has vnet %s: one vnet under two ids?%s", host.Addr, other.Short(), hexHint(id, other))
 	}
 	if len(lonely) == 0 {
 		j.add("one-sided", finding.OK, "vnets", "", "each vnet without security is on another host that answered, too")

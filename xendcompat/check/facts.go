@@ -238,7 +238,7 @@ func (c *Checker) ping(ctx context.Context, addr netip.Addr) bool {
 	}); err != nil {
 		return false
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	if conn.SetDeadline(time.Now().Add(pingWait)) != nil {
 		return false

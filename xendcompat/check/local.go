@@ -202,5 +202,41 @@ func (j *judge) resources() {
 	default:
 		j.add("clock", finding.OK, "local", "", "the clock is kept right")
 	}
-	j.add("fast-path", finding.Skip, "local", "", "not looked at: user space carries all")
+	j.fastPath()
+}
+
+// fastPath says what the kernel carries.
+func (j *judge) fastPath() {
+	f := j.status.FastPath
+	var how []string
+	for _, u := range f.Underlays {
+		if u.Way == "" {
+			continue
+		}
+		text := u.Way + " on " + u.Device
+		for _, why := range [][2]string{{"not sending: ", u.Send}, {"not receiving: ", u.Receive}} {
+			if why[1] != "" {
+				text += ", " + why[0] + why[1]
+			}
+		}
+		how = append(how, text)
+	}
+	left := 0
+	for _, why := range f.Vnets {
+		if why != "" {
+			left++
+		}
+	}
+	switch {
+	case f.Problem != "":
+		level := finding.OK
+		if f.Mode == dataplane.FastPathOn {
+			level = finding.Warn
+		}
+		j.add("fast-path", level, "local", "fastpath = \"off\" in vnet.toml, if that is as it should be", "user space carries all: %s", f.Problem)
+	case f.On:
+		j.add("fast-path", finding.OK, "local", "", "the kernel carries known unicast: %s; user space carries %d of %d vnets", strings.Join(how, "; "), left, len(f.Vnets))
+	default:
+		j.add("fast-path", finding.OK, "local", "", "user space carries all, as fastpath = \"%s\" has it", f.Mode)
+	}
 }

@@ -1,0 +1,68 @@
+package finding
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Trouble first; what is well is a line; hostile texts obey nobody.
+func TestText(t *testing.T) {
+	r := Report{Name: "host1\x1b[2J", Version: "xend 1", Summary: "eth0", Hosts: []Host{
+		{Address: "192.0.2.2", Version: "xend 1", Unicast: true, RTT: 0.314, MTUTo: 1500, MTUFrom: 1400, Vnets: []string{"97", "98"}},
+		{Address: "192.0.2.3", NotAsked: "it sleeps"},
+	}}
+	r.Add(Finding{Name: "gro-off", Level: OK, Of: "eth0", Text: "fine", Detail: true})
+	r.Add(Finding{Name: "dead-group", Level: OK, Of: "hosts", Text: "1 of 1 answered"})
+	r.Add(Finding{Name: "path-mtu", Level: Warn, Of: "192.0.2.2", Text: "path MTU 1400", Cure: "raise it"})
+	r.Add(Finding{Name: "vnet-down", Level: Skip, Of: "x", Text: "not asked", Detail: true})
+	require.Equal(t, 1, r.ExitStatus())
+	r.Add(Finding{Name: "blocked-unicast", Level: Fail, Of: "192.0.2.9", Text: "no"})
+	r.Sort()
+	require.Equal(t, 2, r.ExitStatus())
+	require.True(t, r.Has("path-mtu"))
+	require.False(t, r.Has("gro-off"))
+	var b bytes.Buffer
+	r.WriteText(&b, false)
+	require.Equal(t, `host1[2J  xend 1  eth0
+
+FAIL  192.0.2.9          no
+      troubleshooting: blocked-unicast
+WARN  192.0.2.2          path MTU 1400
+      → raise it
+      troubleshooting: path-mtu
+ok    hosts              1 of 1 answered
+ok                       2 more checks found nothing, or could not be made; -v lists them
+
+1 failure, 1 warning
+`, b.String())
+	b.Reset()
+	r.WriteText(&b, true)
+	require.Contains(t, b.String(), "192.0.2.2                xend 1              yes       no       no    0.31 ms    1500    1400  97 98\n")
+	require.Contains(t, b.String(), "192.0.2.3                not asked: it sleeps\n")
+	require.Contains(t, b.String(), "skip  x                  not asked\n")
+	b.Reset()
+	require.NoError(t, r.WriteJSON(&b))
+	var again Report
+	require.NoError(t, json.Unmarshal(b.Bytes(), &again))
+	require.Equal(t, r, again)
+	well := Report{}
+	require.Zero(t, well.ExitStatus())
+	b.Reset()
+	well.WriteText(&b, false)
+	require.Contains(t, b.String(), "All is well.")
+}
+
+func TestCatalogue(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range Catalogue {
+		require.False(t, seen[k.Name], k.Name)
+		seen[k.Name] = true
+		require.NotEmpty(t, k.What)
+		require.NotEmpty(t, k.Cure)
+	}
+	_, ok := Of("nothing")
+	require.False(t, ok)
+}
