@@ -6,7 +6,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/vnet"
 )
 
 // fastConfig has the kernel's fast path.
@@ -115,4 +118,71 @@ func TestMixed(t *testing.T) {
 	require.Zero(t, hosts[1].drops(DropPort))
 	tx, rx := hosts[1].carried()
 	require.Zero(t, tx.Packets+rx.Packets)
+}
+
+// inKernel are the MACs of a vnet that the kernel of a host knows.
+func (h *testHost) inKernel(id vnet.ID) (macs []wire.MAC) {
+	h.t.Helper()
+	h.mirror.writing.Lock()
+	defer h.mirror.writing.Unlock()
+	require.NoError(h.t, h.mirror.tables.MACs(func(m fastpath.MAC) {
+		if m.Vnet == id {
+			macs = append(macs, m.MAC)
+		}
+	}))
+	return macs
+}
+
+// TestSecuredStaysOutOfTheKernel: nothing of a vnet with security gets into the kernel's tables, though another vnet's traffic is
+// carried there; and what was carried is taken out before a vnet is secured, so that no frame of it leaves in the clear after.
+func TestSecuredStaysOutOfTheKernel(t *testing.T) {
+	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
+		t.Run(level.String(), func(t *testing.T) {
+			_, s, hosts := newLab(t, 2, fastConfig())
+			id97, id98 := idOf(t, "97"), idOf(t, "98")
+			add(t, "97", hosts...)
+			for _, h := range hosts {
+				h.SetKeySource(shared(testKey))
+				require.NoError(t, attach(h.Engine, securedOf(t, "98", level)))
+			}
+			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			three, four := hosts[0].domain(3, "98"), hosts[1].domain(4, "98")
+			awaitFast(t, one, two, hosts...)
+			clear, err := s.Capture(func(f lab.Frame) bool {
+				d, ok := datagramIn(f.Data)
+				id, _, err := wire.DecodeVUDP(d.payload)
+				return ok && err == nil && (id == id97 || id == id98)
+			})
+			require.NoError(t, err)
+			ping(t, three, four.Addr())
+			_, err = lab.Transfer(soon(t), three.Node, four.Node, four.Addr(), 8<<20)
+			require.NoError(t, err)
+			ping(t, one, two.Addr())
+			for _, h := range hosts {
+				require.NotEmpty(t, h.inKernel(id97), "what has no security is there: the test can fail")
+				require.Empty(t, h.inKernel(id98))
+				require.NotContains(t, h.mirror.tables.Vnets(), id98)
+				require.NotEmpty(t, h.Entries(Filter{Vnet: id98}))
+			}
+			for _, f := range clear.Take() {
+				d, _ := datagramIn(f.Data)
+				id, _, _ := wire.DecodeVUDP(d.payload)
+				require.Equal(t, id97, id)
+			}
+
+			for _, h := range hosts {
+				require.NoError(t, attach(h.Engine, securedOf(t, "97", level)))
+				require.Empty(t, h.inKernel(id97))
+			}
+			clear.Take()
+			ping(t, one, two.Addr())
+			_, err = lab.Transfer(soon(t), one.Node, two.Node, two.Addr(), 8<<20)
+			require.NoError(t, err)
+			require.Empty(t, clear.Take())
+			for _, h := range hosts {
+				require.Empty(t, h.inKernel(id97))
+				require.NotEmpty(t, h.Entries(Filter{Vnet: id97}))
+			}
+		})
+	}
 }
