@@ -37,6 +37,7 @@ var metrics = []metric{
 	{"pps", []string{"64-byte pps"}, pps},
 	{"tcp-rr", []string{"tcp rr/s", "tcp p50 us", "tcp p90 us", "tcp p99 us"}, rr("tcp")},
 	{"udp-rr", []string{"udp rr/s", "udp p50 us", "udp p90 us", "udp p99 us"}, rr("udp")},
+	{"restart", []string{restartIn, restartOut}, restart},
 }
 
 // grace is what a measurement may take beyond its time.
