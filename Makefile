@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build bpf bpf-check test test-user race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
+.PHONY: help build bpf bpf-check test test-user recipes race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ bpf-check: need-go ## compare the committed eBPF objects with their sources
 	@scripts/bpf --check
 
 test: need-root build ## run all tests, installing what they need
-	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish ifup:ifupdown /lib/systemd/systemd-networkd:systemd
+	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish
 	$(GO) test $(TESTFLAGS) ./...
 
 test-user: need-go ## run the tests of data plane and service without root; says what is skipped, and why
@@ -69,6 +69,12 @@ install: build ## install below DESTDIR and PREFIX (default /usr); overwrites no
 
 uninstall: ## remove what install put there; vnets and configuration stay
 	@scripts/install-tree --remove "$(DESTDIR)" "$(PREFIX)"
+
+recipes: need-root build ## run the recipes of docs/recipes, with all that they need
+	@scripts/need ip:iproute2 ping:iputils-ping nft:nftables ifup:ifupdown /lib/systemd/systemd-networkd:systemd \
+		systemd-nspawn:systemd-container lxc-execute:lxc /usr/lib/cni/bridge:containernetworking-plugins \
+		/bin/busybox:busybox-static qemu-system-x86_64:qemu-system-x86 cpio:cpio
+	XEND_RECIPES=all KERNEL=$$(scripts/debian-kernel) $(GO) test $(TESTFLAGS) -count=1 ./docs/recipes
 
 deb: build ## a Debian package in build/
 	@scripts/need dpkg-deb:dpkg gzip:gzip
