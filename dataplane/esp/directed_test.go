@@ -315,6 +315,51 @@ func TestNIST(t *testing.T) {
 	}
 }
 
+// TestPublished: whole ESP packets that others made. Those of conf are the cases of AES-256 with extended sequence numbers in
+// draft-mcgrew-gcm-test-01 (RFC 4106); it has none for AES-256-GMAC, and that of auth (RFC 4543) was made of the first with
+// OpenSSL by Python's cryptography 48, which reproduces that one, too.
+func TestPublished(t *testing.T) {
+	const key, salt = "abbccddef00112233445566778899aababbccddef00112233445566778899aab", "73616c74"
+	const sequence = 0x156f3126dd0db99b
+	x := func(s string) []byte {
+		b, err := hex.DecodeString(s)
+		require.NoError(t, err)
+		return b
+	}
+	for _, c := range []struct {
+		level           vnet.Security
+		packet, content string
+	}{
+		{vnet.Conf, "17405e67dd0db99b616e640169766563f2d69ecdbd5a0d5b8d5ef38bad4da58d1f278fde98ef67549d524a3018d9a57f" +
+			"f4d3a31ce673119e451626c2415771e3b7eebca614c89b35",
+			"45080028732c00004006e9f90a0106120a01038f06b88023dd6bafbecb71260250101f646d540001"},
+		{vnet.Conf, "17405e67dd0db99b616e640169766563d4b7ed86a1777f2ea13d6973d324c69e7b43f826fb56831226508bebd2dceb18" +
+			"d0a6df10e5487df074113e14c641024e3e6773d91a62ee429b043a10e3efe6b012a49363412364f8c0cac587f249e56b11e24f30e44ccc76",
+			"636973636f0172756c657301746865016e6574776501646566696e6501746865746563686e6f6c6f6769657301746861" +
+				"7477696c6c01646566696e65746f6d6f72726f7701020201"},
+		{vnet.Auth, "17405e67dd0db99b616e64016976656345080028732c00004006e9f90a0106120a01038f06b88023dd6bafbecb712602" +
+			"50101f646d540001abade6838f3e3ae57d8d13e4e393a1b6",
+			"45080028732c00004006e9f90a0106120a01038f06b88023dd6bafbecb71260250101f646d540001"},
+	} {
+		for _, room := range []int{0, Headroom} {
+			sa := &receiving{vnet: &Vnet{level: c.level}, spi: 0x17405e00, lanes: make([]receivingLane, 0x68)}
+			lane := &sa.lanes[0x67]
+			lane.key = laneKey{aead: laneKeyOf(x(key)), salt: [4]byte(x(salt))}
+			lane.window = newWindow(sequence)
+			buf := append(make([]byte, room), x(c.packet)...)
+			spi, low, err := wire.DecodeESP(buf[room:])
+			require.NoError(t, err)
+			require.EqualValues(t, 0x17405e67, spi)
+			var o Opener
+			content, refusal := sa.open(&o, 0x67, low, slices.Clone(buf), room, false)
+			require.Equal(t, Taken, refusal)
+			require.Equal(t, c.content, hex.EncodeToString(content))
+			_, refusal = sa.open(&o, 0x67, low, buf, room, false)
+			require.Equal(t, Replay, refusal)
+		}
+	}
+}
+
 func TestNothingAllocated(t *testing.T) {
 	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
 		w := newWorld(t, 10, level, 2)
