@@ -16,6 +16,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/firewall"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -32,7 +33,7 @@ type kernelHost interface {
 	RouteTo(to netip.Addr) (hostnet.Route, error)
 	Sysctl(path ...string) (string, error)
 	Filters(index int, egress bool) ([]hostnet.Filter, error)
-	Qdisc(index int) (string, error)
+	RootQdisc(index int) (string, error)
 	AttachClassifier(hostnet.Classifier, *ebpf.Program) error
 	DetachClassifier(hostnet.Classifier) error
 }
@@ -108,13 +109,36 @@ func (h hook) classifier() hostnet.Classifier {
 func newPrograms(e *Engine, h *hostnet.Host) *programs {
 	k := &programs{
 		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]struct{}{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{},
-		load:    loadFastPath,
-		forbids: func(hostnet.Link, netip.Addr, uint16) string { return "" },
+		load: loadFastPath,
 	}
 	if h != nil {
 		k.host, k.shortcuts = h, newShortcuts(e, h)
+		k.forbids = func(l hostnet.Link, from netip.Addr, port uint16) string { return forbids(h, l, from, port) }
 	}
 	return k
+}
+
+// forbids says why packets to other hosts must pass the host's own output, which the kernel's programs would not; "": they
+// need not.
+func forbids(h *hostnet.Host, l hostnet.Link, from netip.Addr, port uint16) (why string) {
+	err := h.Do(func() error {
+		why = new(firewall.Firewall).Changes(firewall.Output{Source: from, Device: l.Name, Index: l.Index, Port: port})
+		return nil
+	})
+	if err != nil {
+		return err.Error()
+	}
+	if why != "" {
+		return why
+	}
+	protected, err := h.Protected(from, port)
+	switch {
+	case err != nil:
+		return err.Error()
+	case protected:
+		return "an IPsec policy protects what is sent"
+	}
+	return ""
 }
 
 func loadFastPath(t fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
@@ -316,7 +340,7 @@ func (k *programs) attach(h hook, verify bool) string {
 		return ""
 	}
 	if h.egress {
-		switch kind, err := k.host.Qdisc(h.index); {
+		switch kind, err := k.host.RootQdisc(h.index); {
 		case err != nil:
 			return err.Error()
 		case kind != "noqueue":

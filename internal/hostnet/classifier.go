@@ -135,22 +135,3 @@ func (h *Host) Filters(index int, egress bool) ([]Filter, error) {
 	slices.SortStableFunc(out, func(a, b Filter) int { return cmp.Compare(a.Priority, b.Priority) })
 	return out, h.wrapDevice("list filters of", index, err)
 }
-
-// Qdisc is the kind of a device's queueing discipline, "noqueue" where nothing waits.
-func (h *Host) Qdisc(index int) (string, error) {
-	kind := "noqueue"
-	err := retry(func() error {
-		kind = "noqueue"
-		if h.handle == nil {
-			return errClosed
-		}
-		list, err := h.handle.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}})
-		for _, q := range list {
-			if q.Attrs().Parent == netlink.HANDLE_ROOT {
-				kind = q.Type()
-			}
-		}
-		return err
-	})
-	return kind, h.wrapDevice("list queueing disciplines of", index, err)
-}
