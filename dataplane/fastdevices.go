@@ -48,6 +48,10 @@ type programs struct {
 	// load makes tables, those of attached programs where it can, and the programs for the egress of vnifs and the ingress of
 	// underlays.
 	load func(t fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error)
+	// base are the times of the kernel's tables, but for those of the configuration, and verifyEvery is how often it is
+	// looked whether the programs are where they should be, and in nobody's way.
+	base        fastpath.Times
+	verifyEvery time.Duration
 	// forbids says why packets to other hosts must pass the host's own output; "": they need not.
 	forbids func(l hostnet.Link, from netip.Addr, port uint16) string
 	// shortcuts are nil for a host that is none.
@@ -88,8 +92,7 @@ type hook struct {
 const (
 	// fastPriority is after all filters of others: those run first, and have the last word on what they decide.
 	fastPriority = 0xff00
-	// verifyEvery is how often it is looked whether the programs are where they should be, and in nobody's way.
-	verifyEvery = 10 * time.Second
+	verifyEvery  = 10 * time.Second
 )
 
 // fastNames are the names of the filters, at ingress and egress.
@@ -109,7 +112,7 @@ func (h hook) classifier() hostnet.Classifier {
 func newPrograms(e *Engine, h *hostnet.Host) *programs {
 	k := &programs{
 		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]struct{}{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{},
-		load: loadFastPath,
+		load: loadFastPath, base: fastpath.DefaultTimes(), verifyEvery: verifyEvery,
 	}
 	if h != nil {
 		k.host, k.shortcuts = h, newShortcuts(e, h)
@@ -223,7 +226,7 @@ func (k *programs) syncShortcuts(v *view, wanted map[hook]struct{}, verify bool)
 
 // timesOf are the ages of the configuration.
 func (k *programs) timesOf(v *view) fastpath.Times {
-	t := fastpath.DefaultTimes()
+	t := k.base
 	t.MACTTL = v.config.EntryTTL
 	return t
 }

@@ -404,9 +404,11 @@ func (m *mirror) judge(addr netip.Addr) mirroredHost {
 	v := e.view.Load()
 	h := mirroredHost{}
 	way, ok := v.encap(openVnet, addr)
-	h.send = ok && way.form == inUDP && e.programs.reaches(addr)
 	_, own := v.own[addr]
 	rec := e.hosts.Find(addr)
+	// The kernel's packets have no outer checksum, which other hosts may refuse over IPv6.
+	taken := addr.Is4() || rec != nil && rec.Unsummed(e.now())
+	h.send = ok && way.form == inUDP && taken && e.programs.reaches(addr)
 	h.receive = !own && (rec == nil || !rec.Replicates(e.now()))
 	return h
 }
@@ -414,17 +416,21 @@ func (m *mirror) judge(addr netip.Addr) mirroredHost {
 // judgeAll judges the hosts that the kernel knows again.
 func (m *mirror) judgeAll() {
 	for addr, before := range m.hosts {
-		h := m.judge(addr)
-		if h.send == before.send && h.receive == before.receive {
-			continue
-		}
-		if err := m.tables.SetHost(addr, h.send, h.receive); err != nil {
-			m.tell(err)
-			continue
-		}
-		h.heard = before.heard
-		m.hosts[addr] = h
+		m.judgeOne(addr, before)
 	}
+}
+
+func (m *mirror) judgeOne(addr netip.Addr, before mirroredHost) {
+	h := m.judge(addr)
+	if h.send == before.send && h.receive == before.receive {
+		return
+	}
+	if err := m.tables.SetHost(addr, h.send, h.receive); err != nil {
+		m.tell(err)
+		return
+	}
+	h.heard = before.heard
+	m.hosts[addr] = h
 }
 
 // hear tells the kernel which hosts sockets have heard.
@@ -434,8 +440,9 @@ func (m *mirror) hear() {
 	var silent []netip.Addr
 	for addr, h := range m.hosts {
 		h = m.hearHost(addr, h)
-		if rec := m.engine.hosts.Find(addr); rec != nil && rec.Replicates(now) == h.receive {
-			m.look()
+		if rec := m.engine.hosts.Find(addr); rec != nil && (rec.Replicates(now) == h.receive || addr.Is6() && rec.Unsummed(now) != h.send) {
+			m.judgeOne(addr, h)
+			h = m.hosts[addr]
 		}
 		if now-h.heard > renewAfter {
 			silent = append(silent, addr)
@@ -677,7 +684,7 @@ func (m *mirror) run(ctx context.Context) error {
 		changed, network := m.changed, m.network
 		m.changed, m.network = false, false
 		m.mu.Unlock()
-		verify := time.Since(verified) > verifyEvery
+		verify := time.Since(verified) > m.engine.programs.verifyEvery
 		if verify {
 			verified = time.Now()
 		}

@@ -78,6 +78,9 @@ func (w *worker) probe(b []byte, a arrival) {
 	if p.Answer { // nobody else knows the nonce: the host is there
 		if h := w.engine.hosts.See(a.from, w.now); h != nil {
 			h.HeardByUnicast(w.now)
+			if p.Unsummed {
+				h.TakesUnsummed(w.now)
+			}
 		}
 	}
 	if p.Answer && inquiry.asks(b) {
@@ -105,6 +108,7 @@ func (w *worker) probe(b []byte, a arrival) {
 	answer := wire.Probe{
 		Answer: true, Nonce: p.Nonce, CareOf: l.path.Source, Received: len(b), Group: a.by != dedup.Unicast,
 		Version: "xend " + version.Version, Clock: time.Now().UnixNano(), Replicates: len(w.view.replicas) > 0,
+		Unsummed:   true, // see underlay.Open
 		HearsGroup: l.heard.group.Load() > 0 && w.now-l.heard.group.Load() <= w.view.groupSilence,
 	}
 	for _, l := range w.view.uplinks {

@@ -15,6 +15,10 @@ var setups = []setup{
 	{name: "8900 on 9000", underlay: 9000, inner: 8900},
 	{name: "1500 on 1500 over IPv6", underlay: 1500, inner: 1500, v6: true},
 	{name: "1500 on 1500 in EtherIP", underlay: 1500, inner: 1500, etherip: true},
+	{name: "1500 on 1500, kernel to kernel", underlay: 1500, inner: 1500, fast: [2]bool{true, true}},
+	{name: "1500 on 9000, kernel to kernel", underlay: 9000, inner: 1500, fast: [2]bool{true, true}},
+	{name: "1500 on 1500 over IPv6, kernel to kernel", underlay: 1500, inner: 1500, v6: true, fast: [2]bool{true, true}},
+	{name: "1500 on 1500, kernel to user space", underlay: 1500, inner: 1500, fast: [2]bool{true, false}},
 }
 
 // TestMatrix sends everything through every world, under all offload settings, both ways at once.

@@ -139,6 +139,8 @@ func (l *layout) addresses(f []byte) (src, dst []byte) {
 	return f[l.l3+12 : l.l3+16], f[l.l3+16 : l.l3+20]
 }
 
+var errUnsummed = errors.New("UDP without checksum on IPv6")
+
 // unfinished reports what is wrong with the lengths and checksums of a frame; nil for a frame that is
 // complete.
 func unfinished(f []byte) error {
@@ -169,7 +171,7 @@ func unfinished(f []byte) error {
 		}
 		if b[6] == 0 && b[7] == 0 {
 			if l.v6 {
-				return errors.New("UDP without checksum on IPv6")
+				return errUnsummed
 			}
 			return nil
 		}

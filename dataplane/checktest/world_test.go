@@ -35,6 +35,8 @@ type setup struct {
 	unclamped bool
 	// both families, head-end replication and VFWD bring flooded frames by several ways.
 	both, replicate, peers bool
+	// fast has the kernel carry what it can on a host.
+	fast [2]bool
 }
 
 // limit is the largest inner frame whose outer packet fits, from the tables of the specification.
@@ -131,6 +133,12 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 	if w.v6 || w.both {
 		w.wire.addHost(h.Addr6())
 	}
+	if w.fast != [2]bool{} {
+		// So that what is sent is cut before the switch, as a network card would.
+		dev, err := h.Uplink().Link()
+		require.NoError(t, err)
+		require.NoError(t, h.Net.SetFeatures(dev.Index, map[string]bool{"tx-udp_tnl-segmentation": false, "tx-udp_tnl-csum-segmentation": false}))
+	}
 	x := &side{host: h, inbox: newInbox()}
 	x.engine = w.startEngine(t, h)
 	devices, err := port.Ensure(h.Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: w.inner})
@@ -174,6 +182,9 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 		cfg.Encapsulation = dataplane.EtherIP
 	}
 	cfg.ClampMSS = !w.unclamped
+	if w.fast[h.Name[0]-'A'] {
+		cfg.FastPath = dataplane.FastPathOn
+	}
 	if w.pmtu {
 		cfg.MTUMode = dataplane.MTUPath
 	}
@@ -368,6 +379,12 @@ func (w *world) exchange(t *testing.T, s *setting, shots [2][]expected) {
 // shoot sends shots from one side to the other, window by window.
 func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []expected) (errs []string) {
 	most := windowFrames
+	if w.fast != [2]bool{} {
+		// The kernel cuts bulk TCP elsewhere than user space, and what goes by the one overtakes what goes by the other.
+		fast := *s
+		fast.elsewhere, fast.shuffled = true, true
+		s = &fast
+	}
 	if w.copies() > 0 {
 		most = windowCopies
 	}

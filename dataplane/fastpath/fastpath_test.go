@@ -131,6 +131,12 @@ func udp4(t *testing.T, n int) []byte {
 	return append(b, make([]byte, n)...)
 }
 
+// part makes an IPv4 packet the first part of one.
+func part(p []byte) []byte {
+	p[6] |= 0x20
+	return p
+}
+
 // ipv6 is an IPv6 packet.
 func ipv6(next byte, src, dst netip.Addr, payload []byte) []byte {
 	b := []byte{0x60, 0, 0, 0, 0, 0, next, 64}
@@ -284,6 +290,8 @@ func TestLeftOut(t *testing.T) {
 		"SYN":                   {LeftSYN, nil, ethernet(remote, local, 0x0800, syn(tcp4(0), 20))},
 		"SYN in IPv6":           {LeftSYN, nil, ethernet(remote, local, 0x86dd, syn(ipv6(6, here6, there6, tcp(0)), 40))},
 		"SCTP":                  {LeftChecksum, nil, ethernet(remote, local, 0x86dd, ipv6(132, here6, there6, make([]byte, 60)))},
+		"fragment":              {LeftForm, nil, ethernet(remote, local, 0x0800, part(udp4(t, 100)))},
+		"fragment in IPv6":      {LeftForm, nil, ethernet(remote, local, 0x86dd, ipv6(44, here6, there6, make([]byte, 60)))},
 		"not IP":                {LeftRoom, nil, ethernet(remote, local, 0x0806, make([]byte, 46))},
 		"destination is old": {LeftMiss, func(p *Tables) error {
 			return p.PutRemote(vnet97, remote, there4, Now()-uint64(61*time.Second))
@@ -343,6 +351,7 @@ func TestLeftIn(t *testing.T) {
 	}{
 		"VARP":                       {LeftForm, nil, patch(message, 0, 1)},
 		"VFWD":                       {LeftForm, nil, patch(message, 0, 3)},
+		"fragment":                   {LeftForm, nil, patch(message+22+14+6, 0x20)},
 		"other EtherIP version":      {LeftForm, nil, patch(message+4, 0x00, 0x30)},
 		"UDP length too small":       {LeftForm, nil, patch(udp+4, 0, 60)},
 		"UDP length too large":       {LeftForm, nil, patch(udp+4, 1, 60)},

@@ -64,11 +64,11 @@ type Host struct {
 	Tx, Rx                   Counter
 	ForwardedTx, ForwardedRx Counter
 
-	group, unicast, replicated, vudp atomic.Int64 // when last; 0: never
-	alias                            atomic.Pointer[alias]
-	etherIP                          atomic.Bool // it speaks only that
-	asked                            atomic.Pointer[question]
-	named                            bool // guarded by the store's lock
+	group, unicast, replicated, vudp, unsummed atomic.Int64 // when last; 0: never
+	alias                                      atomic.Pointer[alias]
+	etherIP                                    atomic.Bool // it speaks only that
+	asked                                      atomic.Pointer[question]
+	named                                      bool // guarded by the store's lock
 }
 
 // alias is another address of a host.
@@ -102,6 +102,15 @@ func (h *Host) HeardByUnicast(now int64) { note(&h.unicast, now) }
 
 // UnicastHeard is when a packet last came from the host by unicast, exact to 100 ms; 0: never.
 func (h *Host) UnicastHeard() int64 { return h.unicast.Load() }
+
+// TakesUnsummed notes that the host told that it takes UDP over IPv6 without a checksum.
+func (h *Host) TakesUnsummed(now int64) { note(&h.unsummed, now) }
+
+// Unsummed reports whether the host has told that lately.
+func (h *Host) Unsummed(now int64) bool {
+	at := h.unsummed.Load()
+	return at > 0 && now-at <= TTL
+}
 
 // Replicates reports whether the host sends by unicast what is for everybody.
 func (h *Host) Replicates(now int64) bool {

@@ -108,6 +108,10 @@ func openUDP(o Options, group netip.Addr, share bool) (*Socket, error) {
 	}
 	reuse := []option{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT", false}}
 	err = setOptions(fd, []option{{unix.SOL_UDP, unix.UDP_GRO, 1, "UDP_GRO", true}})
+	if err == nil && o.Family == IPv6 {
+		// The fast path of other hosts sends so; probes tell that this one takes it.
+		err = setOptions(fd, []option{{unix.SOL_UDP, unix.UDP_NO_CHECK6_RX, 1, "UDP_NO_CHECK6_RX", false}})
+	}
 	if err == nil && share {
 		err = setOptions(fd, reuse)
 	}

@@ -60,6 +60,8 @@ type Probe struct {
 	HearsGroup, Replicates bool
 	// Clock is the answering host's, in nanoseconds since 1970; 0: it does not tell.
 	Clock int64
+	// Unsummed: the host takes UDP over IPv6 without a checksum (RFC 6935).
+	Unsummed bool
 
 	// The rest is of answers inside of ESP.
 
@@ -98,6 +100,7 @@ const (
 
 	flagWants, flagNoAnswer, flagWhole = 1, 2, 4 // of questions
 	flagHears, flagReplicates          = 1, 2    // of answers
+	flagUnsummed                       = 4
 )
 
 // IsProbe reports whether a VARP message is a probe.
@@ -170,6 +173,9 @@ func (p Probe) Append(dst []byte) []byte {
 	}
 	if p.Replicates {
 		flags |= flagReplicates
+	}
+	if p.Unsummed {
+		flags |= flagUnsummed
 	}
 	field(fieldFlags, []byte{flags})
 	if p.Vnet == (vnet.ID{}) {
@@ -285,6 +291,7 @@ func decodeProbe(b []byte, p Probe) (Probe, error) {
 			p.Whole = true
 		case kind == fieldFlags && n >= 1:
 			p.HearsGroup, p.Replicates = value[0]&flagHears != 0, value[0]&flagReplicates != 0
+			p.Unsummed = value[0]&flagUnsummed != 0
 		case p.Vnet == (vnet.ID{}):
 			// The rest is told inside of ESP only.
 		case kind == fieldLevel && n == 1:

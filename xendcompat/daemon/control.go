@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/xendcompat/config"
 )
 
@@ -39,14 +41,28 @@ func Restart(o Options, args []string) error {
 	if done, err := machineUnit(o).handOver("restart", pid); done {
 		return err
 	}
-	if err := Stop(o); err != nil {
+	if err := end(o); err != nil {
 		return err
 	}
 	return Start(o, args)
 }
 
-// Stop ends the daemon and returns when it has ended. None running is no error.
+// Stop ends the daemon and returns when it has ended. None running is no error. What the kernel carries without it, since
+// the next daemon would go on with it, ends as well.
 func Stop(o Options) error {
+	if err := end(o); err != nil {
+		return err
+	}
+	h, err := hostnet.New()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return dataplane.RemoveFastPath(h)
+}
+
+// end ends the daemon, and returns when it has ended.
+func end(o Options) error {
 	p, err := findProcess(o.Paths.PidFile())
 	if err != nil || p == nil {
 		return err

@@ -166,6 +166,8 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif)
 		      BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (opens(skb, 0, in.h_proto))
 		return OUT(LEFT_SYN);
+	if (is_part(skb, 0, in.h_proto))
+		return OUT(LEFT_FORM);
 	if (sums_by_crc(skb, 0, in.h_proto))
 		return OUT(LEFT_CHECKSUM);
 	__u32 gso = skb->gso_size, bytes = skb->len, frames = 1;
@@ -383,6 +385,15 @@ int underlay_in(struct __sk_buff *skb)
 
 	if (opens(skb, start, h.in.h_proto))
 		return IN(LEFT_SYN);
+	__be16 type = h.in.h_proto;
+	__u32 tag = 0;
+	if (type == bpf_htons(ETH_P_8021Q)) {
+		tag = 4;
+		if (bpf_skb_load_bytes(skb, start + ETH_HLEN + 2, &type, sizeof(type)))
+			return IN(LEFT_FORM);
+	}
+	if (is_part(skb, start + tag, type))
+		return IN(LEFT_FORM);
 	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len - start, slot = v->slot, vnif = v->vnif, host_slot = peer->slot;
 	touch(&from->seen, now);
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;

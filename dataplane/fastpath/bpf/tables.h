@@ -318,6 +318,20 @@ static __always_inline int plain_tcp(struct __sk_buff *skb, __u32 off, __be16 pr
 	return 0;
 }
 
+// is_part reports whether an inner packet at off is a fragment: user space has all parts of a packet, in order, since some do
+// not fit the underlay.
+static __always_inline int is_part(struct __sk_buff *skb, __u32 off, __be16 proto)
+{
+	__u8 b[8];
+	if (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6))
+		return 0;
+	if (bpf_skb_load_bytes(skb, off + ETH_HLEN, b, sizeof(b)))
+		return 0;
+	if (proto == bpf_htons(ETH_P_IP))
+		return (b[6] & 0x3f) || b[7];
+	return b[6] == IPPROTO_FRAGMENT;
+}
+
 // sums_by_crc reports whether an inner packet at off is SCTP: its checksum may not be there yet, and a host in user
 // space could not tell.
 static __always_inline int sums_by_crc(struct __sk_buff *skb, __u32 off, __be16 proto)
