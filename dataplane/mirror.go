@@ -440,11 +440,12 @@ func (m *mirror) hear() {
 	var silent []netip.Addr
 	for addr, h := range m.hosts {
 		h = m.hearHost(addr, h)
-		if rec := m.engine.hosts.Find(addr); rec != nil && (rec.Replicates(now) == h.receive || addr.Is6() && rec.Unsummed(now) != h.send) {
+		rec := m.engine.hosts.Find(addr)
+		if rec != nil && (rec.Replicates(now) == h.receive || addr.Is6() && rec.Unsummed(now) != h.send) {
 			m.judgeOne(addr, h)
 			h = m.hosts[addr]
 		}
-		if now-h.heard > renewAfter {
+		if now-h.heard > renewAfter || addr.Is6() && (rec == nil || !rec.Unsummed(now)) {
 			silent = append(silent, addr)
 		}
 	}

@@ -58,6 +58,11 @@ func TestMatrix(t *testing.T) {
 					}
 				})
 			}
+			for i, fast := range s.fast {
+				c := w.sides[i].engine.Counters().Vnets[0]
+				require.Equal(t, fast, c.KernelTx.Packets > 1000, "sent by the kernel of %s: %d", w.sides[i].host.Name, c.KernelTx.Packets)
+				require.Equal(t, fast && s.fast[1-i], c.KernelRx.Packets > 1000, "received: %d", c.KernelRx.Packets)
+			}
 			n := w.wire.counts()
 			t.Logf("on the wire: %v", n)
 			require.NotZero(t, w.sides[0].inbox.count(), "nothing was joined")

@@ -99,6 +99,7 @@ const (
 	bpfMapIngresses     = "ingresses"
 	bpfMapLeft          = "left"
 	bpfMapMacs          = "macs"
+	bpfMapOrdered       = "ordered"
 	bpfMapStripCounters = "strip_counters"
 	bpfMapTimes         = "times"
 	bpfMapUnderlays     = "underlays"
@@ -168,6 +169,7 @@ type bpfMapSpecs struct {
 	Ingresses     *ebpf.MapSpec `ebpf:"ingresses"`
 	Left          *ebpf.MapSpec `ebpf:"left"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	Ordered       *ebpf.MapSpec `ebpf:"ordered"`
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
@@ -209,6 +211,7 @@ type bpfMaps struct {
 	Ingresses     *ebpf.Map `ebpf:"ingresses"`
 	Left          *ebpf.Map `ebpf:"left"`
 	Macs          *ebpf.Map `ebpf:"macs"`
+	Ordered       *ebpf.Map `ebpf:"ordered"`
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
@@ -226,6 +229,7 @@ func (m *bpfMaps) Close() error {
 		m.Ingresses,
 		m.Left,
 		m.Macs,
+		m.Ordered,
 		m.StripCounters,
 		m.Times,
 		m.Underlays,

@@ -35,13 +35,14 @@ const (
 	LeftSYN
 	LeftRoom
 	LeftError
+	LeftOrder
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	LeftFlood: "flood", LeftMiss: "miss", LeftSource: "source", LeftSize: "size", LeftGSO: "gso", LeftTag: "tag",
 	LeftHost: "host", LeftRenew: "renew", LeftForm: "form", LeftChecksum: "checksum", LeftVnet: "vnet", LeftOff: "off",
-	LeftSYN: "syn", LeftRoom: "room", LeftError: "error",
+	LeftSYN: "syn", LeftRoom: "room", LeftError: "error", LeftOrder: "order",
 }
 
 // String is the name of the reason in lists.
@@ -68,6 +69,7 @@ var reasonHelp = [reasons]string{
 	LeftSYN:      "packets that open TCP connections, whose MSS user space clamps",
 	LeftRoom:     "not IP, or without room for our headers",
 	LeftError:    "half done, and dropped",
+	LeftOrder:    "of flows of which user space carried others a moment ago, which they must not overtake",
 }
 
 // Help says what packets were left for the reason.

@@ -96,6 +96,7 @@ func run(t *testing.T, prog *ebpf.Program, packet []byte, gso uint32) result {
 // left asserts that a run left the packet as it was, for one reason.
 func left(t *testing.T, p *Tables, prog *ebpf.Program, packet []byte, gso uint32, why Reason) {
 	t.Helper()
+	forgetOrder(t, p)
 	before, err := p.Left()
 	require.NoError(t, err)
 	r := run(t, prog, packet, gso)
@@ -115,6 +116,17 @@ func left(t *testing.T, p *Tables, prog *ebpf.Program, packet []byte, gso uint32
 		}
 		assert.Equal(t, want, got[reason], "packets left for %q", reason)
 	}
+}
+
+// forgetOrder forgets which flows user space carries for a while.
+func forgetOrder(t *testing.T, p *Tables) {
+	t.Helper()
+	keys := make([]uint32, p.bpf.Ordered.MaxEntries())
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	_, err := p.bpf.Ordered.BatchUpdate(keys, make([]uint64, len(keys)), nil)
+	require.NoError(t, err)
 }
 
 // ethernet is an Ethernet frame.
@@ -599,4 +611,31 @@ func TestOfAnother(t *testing.T) {
 	assert.EqualValues(t, redirect, run(t, p.In(), packet, 0).action)
 	require.NoError(t, p.AddVnet(vnet97, loopback, 28))
 	left(t, p, p.In(), packet, 0, LeftSize)
+}
+
+// TestOrder: what follows a frame that user space carries does not overtake it, either way, and other flows are not held up.
+func TestOrder(t *testing.T) {
+	p := known(t, there4)
+	small, large := ethernet(remote, local, 0x0800, udp4(t, 100)), ethernet(remote, local, 0x0800, udp4(t, 1450))
+	other := ethernet(remote, local, 0x86dd, ipv6(17, here6, there6, make([]byte, 60)))
+	require.EqualValues(t, redirect, run(t, p.Out(), small, 0).action)
+	left(t, p, p.Out(), large, 0, LeftSize)
+	before, err := p.Left()
+	require.NoError(t, err)
+	require.EqualValues(t, pass, run(t, p.Out(), small, 0).action)
+	after, err := p.Left()
+	require.NoError(t, err)
+	assert.Equal(t, before.Out[LeftOrder]+1, after.Out[LeftOrder])
+	require.EqualValues(t, redirect, run(t, p.Out(), other, 0).action)
+	forgetOrder(t, p)
+	require.EqualValues(t, redirect, run(t, p.Out(), small, 0).action)
+
+	in := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, udp4(t, 100)))
+	require.EqualValues(t, redirect, run(t, p.In(), in, 0).action)
+	first := append([]byte{}, in...)
+	part(first[14:])
+	require.EqualValues(t, pass, run(t, p.In(), first, 0).action)
+	require.EqualValues(t, pass, run(t, p.In(), in, 0).action)
+	forgetOrder(t, p)
+	require.EqualValues(t, redirect, run(t, p.In(), in, 0).action)
 }

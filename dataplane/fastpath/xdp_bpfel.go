@@ -31,6 +31,7 @@ const (
 	xdpMapIngresses     = "ingresses"
 	xdpMapLeft          = "left"
 	xdpMapMacs          = "macs"
+	xdpMapOrdered       = "ordered"
 	xdpMapStripCounters = "strip_counters"
 	xdpMapTimes         = "times"
 	xdpMapUnderlays     = "underlays"
@@ -96,6 +97,7 @@ type xdpMapSpecs struct {
 	Ingresses     *ebpf.MapSpec `ebpf:"ingresses"`
 	Left          *ebpf.MapSpec `ebpf:"left"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
+	Ordered       *ebpf.MapSpec `ebpf:"ordered"`
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
@@ -137,6 +139,7 @@ type xdpMaps struct {
 	Ingresses     *ebpf.Map `ebpf:"ingresses"`
 	Left          *ebpf.Map `ebpf:"left"`
 	Macs          *ebpf.Map `ebpf:"macs"`
+	Ordered       *ebpf.Map `ebpf:"ordered"`
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
@@ -154,6 +157,7 @@ func (m *xdpMaps) Close() error {
 		m.Ingresses,
 		m.Left,
 		m.Macs,
+		m.Ordered,
 		m.StripCounters,
 		m.Times,
 		m.Underlays,

@@ -13,7 +13,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
-	"golang.org/x/sys/unix"
 )
 
 // Output is what this host sends: UDP packets from an address to anybody's port, by a device. Which source port they
@@ -83,7 +82,10 @@ type outWalk struct {
 const (
 	// maxOutJumps is how deep chains may call each other: NFT_JUMP_STACK_SIZE of the kernel.
 	maxOutJumps = 16
-	udp      = unix.IPPROTO_UDP
+	udp         = 17
+	// verdictRegister is NFT_REG_VERDICT, and what follows are NFPROTO_IPV4 and NFPROTO_IPV6 of the kernel.
+	verdictRegister      = 0
+	protoIPv4, protoIPv6 = 2, 10
 )
 
 // chain reports whether a rule of a chain, or of those that it leads to, may drop or change a packet.
@@ -152,7 +154,7 @@ func (w *outWalk) rule(t *nftables.Table, exprs []expr.Any, depth int) bool {
 				}
 				set(regs, e.Register, nil)
 			case *expr.Lookup:
-				if e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT {
+				if e.IsDestRegSet && e.DestRegister == verdictRegister {
 					return true // a verdict map
 				}
 				if e.IsDestRegSet {
@@ -200,9 +202,9 @@ func (w *outWalk) meta(key expr.MetaKey) []byte {
 		return []byte{udp}
 	case expr.MetaKeyNFPROTO:
 		if w.Source.Is4() {
-			return []byte{unix.NFPROTO_IPV4}
+			return []byte{protoIPv4}
 		}
-		return []byte{unix.NFPROTO_IPV6}
+		return []byte{protoIPv6}
 	case expr.MetaKeyPROTOCOL:
 		if w.Source.Is4() {
 			return []byte{0x08, 0x00}
@@ -363,14 +365,14 @@ func (o *Output) mayMatch(words []string) bool {
 			break
 		}
 		value, not := words[i+1], i > 0 && words[i-1] == "!"
-		matches, known := true, true
+		var matches bool
+		known := true
 		switch w {
 		case "-p":
 			matches = slices.Contains([]string{"udp", "all", "17", "0"}, value)
 		case "-o":
 			matches = matchesName(value, o.Device)
-		case "-i":
-			matches = false
+		case "-i": // never
 		case "-s":
 			p, err := netip.ParsePrefix(value)
 			matches, known = err == nil && p.Contains(o.Source), err == nil

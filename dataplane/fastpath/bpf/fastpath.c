@@ -170,16 +170,30 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif)
 		return OUT(LEFT_FORM);
 	if (sums_by_crc(skb, 0, in.h_proto))
 		return OUT(LEFT_CHECKSUM);
+	__u64 *place = flow_place(skb, 0, in.h_proto, 0);
+	if (place && !older(*place, ORDER_SPAN, now) && !at_vif) {
+		if (skb->len + overhead > u->mtu && !skb->gso_size)
+			*place = now;
+		return OUT(LEFT_ORDER);
+	}
+	if (place && !older(*place, ORDER_SPAN, now))
+		return TC_ACT_UNSPEC;
 	__u32 gso = skb->gso_size, bytes = skb->len, frames = 1;
 	if (at_vif && !gso && bytes > v->mtu + ETH_HLEN)
 		return TC_ACT_UNSPEC; // the bridge judges what its ports take
 	if (!gso) {
-		if (bytes + overhead > u->mtu)
+		if (bytes + overhead > u->mtu) {
+			if (place)
+				*place = now;
 			return OUT(LEFT_SIZE);
+		}
 	} else {
 		struct l3l4 l;
-		if (plain_tcp(skb, 0, in.h_proto, &l))
+		if (plain_tcp(skb, 0, in.h_proto, &l)) {
+			if (place)
+				*place = now;
 			return OUT(LEFT_GSO);
+		}
 		if (bytes + overhead > 65535)
 			return OUT(LEFT_SIZE); // the outer length field
 		if (gso + l.header + overhead > u->mtu) {
@@ -273,6 +287,26 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	return deliver(skb, &k, m->vnif, from, skb->protocol, now);
 }
 
+// What a packet of a vnet begins with behind IP.
+struct inner_front {
+	struct udphdr udp;
+	__u8 vnet[VNET_HEADER];
+	struct ethhdr in;
+} __attribute__((packed));
+
+// first_part notes the flow of a frame that came in fragments, of which this is the first: the socket gets it later than
+// what comes next.
+static __always_inline void first_part(struct __sk_buff *skb, __u32 udp_at, __u32 family, __u64 now)
+{
+	struct inner_front h;
+	struct underlay *u = bpf_map_lookup_elem(&underlays, &family);
+	if (!u || bpf_skb_load_bytes(skb, udp_at, &h, sizeof(h)) || h.udp.dest != u->port || h.vnet[1] != 2)
+		return;
+	__u64 *place = flow_place(skb, udp_at + sizeof(struct udphdr) + VNET_HEADER, h.in.h_proto, 1);
+	if (place)
+		*place = now;
+}
+
 // underlay_in is at the ingress of an underlay's physical device, and nowhere else: what a vnet's own
 // bridge brings is never decapsulated.
 SEC("tc")
@@ -297,8 +331,13 @@ int underlay_in(struct __sk_buff *skb)
 			return TC_ACT_UNSPEC;
 		if (ip.protocol != IPPROTO_UDP)
 			return TC_ACT_UNSPEC;
-		if (ip.version != 4 || ip.ihl != 5 || (ip.frag_off & bpf_htons(0x3fff)))
+		if (ip.version != 4 || ip.ihl != 5)
+			return TC_ACT_UNSPEC;
+		if (ip.frag_off & bpf_htons(0x3fff)) {
+			if (!(ip.frag_off & bpf_htons(0x1fff)))
+				first_part(skb, ETH_HLEN + sizeof(ip), 0, now);
 			return TC_ACT_UNSPEC; // the kernel puts fragments together for the sockets
+		}
 		family = 0;
 		udp_at = ETH_HLEN + sizeof(ip);
 		((__u32 *)src.id)[2] = ((__u32 *)dst.id)[2] = bpf_htonl(0xffff);
@@ -309,6 +348,13 @@ int underlay_in(struct __sk_buff *skb)
 		struct ipv6hdr ip;
 		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 			return TC_ACT_UNSPEC;
+		if (ip.version == 6 && ip.nexthdr == IPPROTO_FRAGMENT) {
+			__u8 part[4];
+			if (!bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), part, sizeof(part)) && part[0] == IPPROTO_UDP &&
+			    !part[2] && !(part[3] & 0xf8))
+				first_part(skb, ETH_HLEN + sizeof(ip) + 8, 1, now);
+			return TC_ACT_UNSPEC;
+		}
 		if (ip.version != 6 || ip.nexthdr != IPPROTO_UDP)
 			return TC_ACT_UNSPEC;
 		family = 1;
@@ -319,11 +365,7 @@ int underlay_in(struct __sk_buff *skb)
 	} else {
 		return TC_ACT_UNSPEC;
 	}
-	struct {
-		struct udphdr udp;
-		__u8 vnet[VNET_HEADER];
-		struct ethhdr in;
-	} __attribute__((packed)) h;
+	struct inner_front h;
 	if (bpf_skb_load_bytes(skb, udp_at, &h, sizeof(h)))
 		return TC_ACT_UNSPEC;
 	struct underlay *u = bpf_map_lookup_elem(&underlays, &family);
@@ -394,6 +436,9 @@ int underlay_in(struct __sk_buff *skb)
 	}
 	if (is_part(skb, start + tag, type))
 		return IN(LEFT_FORM);
+	__u64 *place = flow_place(skb, start, h.in.h_proto, 1);
+	if (place && !older(*place, ORDER_SPAN, now))
+		return IN(LEFT_ORDER);
 	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len - start, slot = v->slot, vnif = v->vnif, host_slot = peer->slot;
 	touch(&from->seen, now);
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;

@@ -125,6 +125,7 @@ enum reason {
 	LEFT_SYN,        // user space clamps its MSS
 	LEFT_ROOM,       // the kernel could not make room, or take it away
 	LEFT_ERROR,      // half done: dropped
+	LEFT_ORDER,      // its flow had others a moment ago that user space carries
 	LEFT_MAX,
 };
 
@@ -330,6 +331,41 @@ static __always_inline int is_part(struct __sk_buff *skb, __u32 off, __be16 prot
 	if (proto == bpf_htons(ETH_P_IP))
 		return (b[6] & 0x3f) || b[7];
 	return b[6] == IPPROTO_FRAGMENT;
+}
+
+// Flows of which user space carries some frames, those that do not fit: when it last did. For ORDER_SPAN it carries all
+// of such a flow, so that none overtakes another. Flows may share a place.
+#define ORDER_FLOWS 4096
+#define ORDER_SPAN 100000000ULL
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * ORDER_FLOWS); // out, in
+	__type(key, __u32);
+	__type(value, __u64);
+} ordered SEC(".maps");
+
+// flow_place finds the place of the flow of an inner packet at off that is no fragment; IPv4 options count as ports.
+static __always_inline __u64 *flow_place(struct __sk_buff *skb, __u32 off, __be16 proto, __u32 way)
+{
+	__u32 w[10] = {}, ports = 0, l3 = off + ETH_HLEN, h = 0;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, l3 + 12, w, 8))
+			return 0;
+		bpf_skb_load_bytes(skb, l3 + sizeof(struct iphdr), &ports, sizeof(ports));
+	} else if (proto == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, l3 + 8, w, 32))
+			return 0;
+		bpf_skb_load_bytes(skb, l3 + sizeof(struct ipv6hdr), &ports, sizeof(ports));
+	} else {
+		return 0;
+	}
+#pragma unroll
+	for (int i = 0; i < 8; i++)
+		h = (h ^ w[i]) * 0x9e3779b1;
+	h = (h ^ ports) * 0x9e3779b1;
+	__u32 k = way * ORDER_FLOWS + (h >> 20) % ORDER_FLOWS;
+	return bpf_map_lookup_elem(&ordered, &k);
 }
 
 // sums_by_crc reports whether an inner packet at off is SCTP: its checksum may not be there yet, and a host in user
