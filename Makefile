@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build bpf bpf-check test test-user recipes race lint fuzz demo lab bench install uninstall deb test-install test-vm test-xen clean need-go need-root
+.PHONY: help build bpf bpf-check test test-user recipes race lint fuzz demo lab screenshots bench install uninstall deb test-install test-vm test-xen clean need-go need-root
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ bpf-check: need-go ## compare the committed eBPF objects with their sources
 	@scripts/bpf --check
 
 test: need-root build ## run all tests, installing what they need
-	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish
+	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish prometheus:prometheus
 	$(GO) test $(TESTFLAGS) ./...
 
 test-user: need-go ## run the tests of data plane and service without root; says what is skipped, and why
@@ -59,6 +59,10 @@ demo: need-root build ## two hosts on this machine, a vnet between them, a migra
 lab: need-root build ## examples/lab on this machine: three hosts, two vnets, routers, a trunk; its picture
 	@scripts/need ip:iproute2
 	@if [ -t 0 ]; then stay=-stay; fi; $(GO) run ./cmd/demo -lab examples/lab $$stay
+
+screenshots: need-go ## the pictures of the status page in docs/images, with Debian's Chromium
+	@scripts/need chromium:chromium
+	$(GO) run ./test/screenshots
 
 bench: need-root build ## our tunnel against kernel VXLAN and the overlays that Debian has
 	@scripts/need ip:iproute2 iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc vde_plug:vdeplug

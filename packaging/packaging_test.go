@@ -68,6 +68,8 @@ func TestInstall(t *testing.T) {
 		"/usr/share/fish/vendor_completions.d/vn.fish", "/usr/share/fish/vendor_completions.d/sxp.fish",
 		"/usr/share/doc/xend/examples/vnet97.sxp", "/usr/share/doc/xend/troubleshooting.md",
 		"/usr/share/xend/wireshark/xend.lua",
+		"/usr/share/xend/prometheus/xend.rules.yml", "/usr/share/xend/grafana/xend.json",
+		"/usr/share/doc/xend/monitoring.md", "/usr/share/doc/xend/images/status-well.png",
 	})
 	for _, f := range files(t, dest) {
 		info, err := os.Lstat(dest + f)

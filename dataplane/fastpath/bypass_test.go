@@ -294,9 +294,8 @@ func TestBypass(t *testing.T) {
 					before := one.sent(t)
 					bridged := two.listen(t, "vnif97")
 					transfer(t, one, two, to.Addr(), size)
-					// On a machine that looks too late the kernel takes to the bridge for a moment.
-					assert.Greater(t, one.sent(t)-before, uint64(size/2), "bytes that passed the bridge by on their way out")
-					assert.Less(t, bridged(), size/2, "bytes that did not on their way in")
+					assert.Greater(t, one.sent(t)-before, uint64(size*9/10), "bytes that passed the bridge by on their way out")
+					assert.Less(t, bridged(), size/10, "bytes that did not on their way in")
 				}
 			})
 		}

@@ -83,3 +83,10 @@ func BenchmarkSnapshot(b *testing.B) {
 		t.Remote(1)
 	}
 }
+
+func BenchmarkCount(b *testing.B) {
+	tab, _ := fullTable(b)
+	for b.Loop() {
+		tab.Count()
+	}
+}

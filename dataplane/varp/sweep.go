@@ -151,20 +151,21 @@ func (t *Table) Behind() map[netip.Addr]int {
 
 // Count counts the entries by vnet: those on this host, and those behind others. It takes no lock and makes no list.
 func (t *Table) Count() map[vnet.ID]Count {
-	out := map[vnet.ID]Count{}
+	counts := map[vnet.ID]*Count{}
 	s := *t.slots.Load()
 	var last vnet.ID
-	var c Count
+	var c *Count
 	for i := range s {
 		e := s[i].Load()
 		if e == nil || e.place == nowhere {
 			continue
 		}
-		if id := e.key.Vnet; id != last {
-			if c != (Count{}) {
-				out[last] = c
+		if c == nil || e.key.Vnet != last {
+			last = e.key.Vnet
+			if c = counts[last]; c == nil {
+				c = &Count{}
+				counts[last] = c
 			}
-			last, c = id, out[id]
 		}
 		if e.place == local {
 			c.Local++
@@ -172,8 +173,9 @@ func (t *Table) Count() map[vnet.ID]Count {
 			c.Remote++
 		}
 	}
-	if c != (Count{}) {
-		out[last] = c
+	out := make(map[vnet.ID]Count, len(counts))
+	for id, c := range counts {
+		out[id] = *c
 	}
 	return out
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -113,12 +115,16 @@ func newFileHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: nameLevel})
 }
 
-// journalHandler sends records to systemd's journal, as one text. systemd/slog-journal would make fields of the
-// attributes, which journalctl does not show unless it is asked to: people would read "vnet is up", and not which.
+// journalHandler sends records to systemd's journal: as one text, since journalctl does not show fields unless it is asked
+// to and people would read "vnet is up", and not which; and every attribute as a field as well, XEND_VNET for vnet, by which
+// the journal finds records.
 type journalHandler struct {
 	level slog.Leveler
 	// render makes a handler that writes the text of a record.
 	render func(io.Writer) slog.Handler
+	// fields are those of attributes that all records have, and prefix is that of groups.
+	fields map[string]string
+	prefix string
 	send   func(text string, p journal.Priority, fields map[string]string) error
 }
 
@@ -127,8 +133,9 @@ var errNoJournal = errors.New("log: this machine has no systemd journal ([log] t
 
 func newJournalHandler(level slog.Leveler) slog.Handler {
 	return journalHandler{
-		level: level,
-		send:  journal.Send,
+		level:  level,
+		prefix: "XEND",
+		send:   journal.Send,
 		render: func(w io.Writer) slog.Handler {
 			return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 				// The journal has fields of its own for these.
@@ -152,17 +159,75 @@ func (h journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	if b := bytes.TrimSpace(attrs.Bytes()); len(b) > 0 {
 		text += " " + string(b)
 	}
-	return h.send(text, priority(r.Level), map[string]string{"SYSLOG_IDENTIFIER": "xend"})
+	fields := maps.Clone(h.fields)
+	if fields == nil {
+		fields = map[string]string{}
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		addField(fields, h.prefix, a)
+		return true
+	})
+	fields["SYSLOG_IDENTIFIER"] = "xend"
+	return h.send(text, priority(r.Level), fields)
+}
+
+// Bounds of what becomes fields: other programs and hosts choose some of it.
+const (
+	maxFields     = 32
+	maxFieldName  = 64 // systemd.journal-fields(7)
+	maxFieldValue = 4096
+)
+
+// addField adds the field of an attribute, or those of a group.
+func addField(fields map[string]string, prefix string, a slog.Attr) {
+	v := a.Value.Resolve()
+	name := prefix
+	if a.Key != "" {
+		name += "_" + fieldName(a.Key)
+	}
+	if v.Kind() == slog.KindGroup {
+		for _, member := range v.Group() {
+			addField(fields, name, member)
+		}
+		return
+	}
+	if a.Key == "" || len(name) > maxFieldName || len(fields) >= maxFields {
+		return // it is in the text
+	}
+	text := v.String()
+	fields[name] = text[:min(len(text), maxFieldValue)]
+}
+
+// fieldName writes a key as the journal has names: capital letters, digits and underscores.
+func fieldName(key string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, key)
 }
 
 func (h journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	render := h.render
-	h.render = func(w io.Writer) slog.Handler { return render(w).WithAttrs(attrs) }
+	render, fields := h.render, maps.Clone(h.fields)
+	if fields == nil {
+		fields = map[string]string{}
+	}
+	for _, a := range attrs {
+		addField(fields, h.prefix, a)
+	}
+	h.fields, h.render = fields, func(w io.Writer) slog.Handler { return render(w).WithAttrs(attrs) }
 	return h
 }
 
 func (h journalHandler) WithGroup(name string) slog.Handler {
 	render := h.render
+	if name != "" {
+		h.prefix += "_" + fieldName(name)
+	}
 	h.render = func(w io.Writer) slog.Handler { return render(w).WithGroup(name) }
 	return h
 }

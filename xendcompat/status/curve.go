@@ -23,7 +23,7 @@ func drawCurves(width, height int, label string, lines ...curveLine) template.HT
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg class="curve" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="%s">`,
+	fmt.Fprintf(&b, `<svg class="curve" viewBox="0 0 %d %d" width="%d" height="%d" preserveAspectRatio="none" role="img" aria-label="%s">`,
 		width, height, width, height, template.HTMLEscapeString(label))
 	fmt.Fprintf(&b, `<line class="base" x1="0" x2="%d" y1="%d" y2="%d"/>`, width, height-1, height-1)
 	if top > 0 {

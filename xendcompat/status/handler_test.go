@@ -34,6 +34,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var discard = slog.New(slog.DiscardHandler)
+
 const token = "correct-horse-battery-staple"
 
 // write makes a file of a test.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/esp"
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/httpx"
@@ -59,7 +60,11 @@ var (
 	vnetPackets = counter("vnet_packets_total", "Packets between hosts: out is from this host to others.", "vnet", "direction", "path")
 	vnetFrames  = counter("vnet_frames_total", "Frames at the vnif, a super-frame as one: out is from this host to others.", "vnet", "direction", "path")
 	vnetBytes   = counter("vnet_bytes_total", "Bytes of these frames, without the headers between hosts.", "vnet", "direction", "path")
+	vnetFast    = gauge("vnet_fast_path", "1 if the kernel carries known unicast of the vnet; reason says why it does not.", "vnet", "reason")
 	vnetMACs    = gauge("macs", "MACs of the vnet on this host (here) and behind others (elsewhere).", "vnet", "where")
+
+	fastPath = gauge("fast_path", "1 if the kernel carries known unicast of open vnets past user space; problem says why it does not.", "mode", "problem")
+	fastLeft = counter("fast_path_left_total", "Packets that the kernel left to user space, by reason; vn stats says what the reasons mean.", "direction", "reason")
 
 	macsLimit  = gauge("macs_limit", "How many MACs of either kind are remembered ([dataplane] max_macs).")
 	macMoves   = counter("mac_moves_total", "MACs that changed their place.")
@@ -158,13 +163,27 @@ func (s *Status) Collect(out chan<- prometheus.Metric) {
 		ch.gauge(vnetUp, truth(v.Up), v.IDText)
 		ch.gauge(vnetInfo, 1, v.IDText, v.Bridge, v.Vnetif, v.Security.String())
 		ch.gauge(vnetMTU, float64(v.MTU), v.IDText)
+		if reason, known := st.FastPath.Vnets[v.ID]; known && st.FastPath.On {
+			ch.gauge(vnetFast, truth(reason == ""), v.IDText, reason)
+		}
 		ch.gauge(vnetMACs, float64(macs[v.ID].Here), v.IDText, "here")
 		ch.gauge(vnetMACs, float64(macs[v.ID].Elsewhere), v.IDText, "elsewhere")
 	}
 	for _, v := range counters.Vnets {
 		if id, ok := ids[v.ID]; ok { // it may have come or gone between the two
-			traffic(ch, id, "out", "user", v.Tx)
-			traffic(ch, id, "in", "user", v.Rx)
+			traffic(ch, id, "out", "user", less(v.Tx, v.KernelTx))
+			traffic(ch, id, "in", "user", less(v.Rx, v.KernelRx))
+			if _, may := counters.FastPath.Vnets[v.ID]; may || v.KernelTx.Frames+v.KernelRx.Frames > 0 {
+				traffic(ch, id, "out", "kernel", v.KernelTx)
+				traffic(ch, id, "in", "kernel", v.KernelRx)
+			}
+		}
+	}
+	if f := &st.FastPath; f.Mode != "" { // else there is no data plane
+		ch.gauge(fastPath, truth(f.On), string(f.Mode), f.Problem)
+		for r := range f.Left.Out {
+			ch.count(fastLeft, f.Left.Out[r], "out", fastpath.Reason(r).String())
+			ch.count(fastLeft, f.Left.In[r], "in", fastpath.Reason(r).String())
 		}
 	}
 	t := &counters.Tables
@@ -180,6 +199,12 @@ func (s *Status) Collect(out chan<- prometheus.Metric) {
 	collectHosts(ch, &st)
 	collectKeys(ch, &st, ids)
 	s.collectHost(ch)
+}
+
+// less is what of t is not part. The two are not read at one moment.
+func less(t, part dataplane.Traffic) dataplane.Traffic {
+	minus := func(a, b uint64) uint64 { return a - min(a, b) }
+	return dataplane.Traffic{Packets: minus(t.Packets, part.Packets), Frames: minus(t.Frames, part.Frames), Bytes: minus(t.Bytes, part.Bytes)}
 }
 
 func traffic(ch sink, id, direction, path string, t dataplane.Traffic) {

@@ -192,12 +192,15 @@ type vnetRow struct {
 	Lifetime                             string
 	Up                                   bool
 	Problem                              string
-	MTU                                  int
-	Ports                                int
-	Domains                              []string
-	Here, Elsewhere                      int
-	In, Out                              float64 // bytes per second, of the last sample
-	Curve                                template.HTML
+	// Kernel: its known unicast is carried by the kernel. User says why not, where others' is.
+	Kernel          bool
+	User            string
+	MTU             int
+	Ports           int
+	Domains         []string
+	Here, Elsewhere int
+	In, Out         float64 // bytes per second, of the last sample
+	Curve           template.HTML
 }
 
 func (r *vnetRow) matches(search string) bool {
@@ -225,6 +228,9 @@ func (s *Status) vnetRows(v seen) []vnetRow {
 		}
 		if x := carried[c.ID]; x != nil {
 			row.Up, row.Problem, row.MTU = x.Up, x.Problem, x.MTU
+			if reason, known := v.status.FastPath.Vnets[c.ID]; known && v.status.FastPath.On {
+				row.Kernel, row.User = reason == "", reason
+			}
 		} else {
 			row.Problem = "it could not be brought up; it is tried again"
 		}
@@ -317,6 +323,7 @@ type vnetPage struct {
 	Header, Overhead int
 	MAC              string
 	Tx, Rx           dataplane.Traffic
+	ByKernel         uint64 // frames of both
 	Large            template.HTML
 	On               []service.Port
 	Hosts            []macsBehind
@@ -403,6 +410,7 @@ func (h *handler) vnetPage(ctx context.Context, r *httpx.Request, who, id, probl
 	for _, v := range seen.status.Vnets {
 		if v.ID == c.ID {
 			p.Header, p.Tx, p.Rx, p.MAC = v.Header, v.Tx, v.Rx, v.MAC.String()
+			p.ByKernel = v.KernelTx.Frames + v.KernelRx.Frames
 		}
 	}
 	out, in := h.history.rates(c.ID)
@@ -478,10 +486,19 @@ func pathRows(paths []dataplane.Path, mtu int, secured bool) []pathRow {
 	return rows
 }
 
+// addressOf is where another host is, with the port where that is one of its own.
+func addressOf(a esp.Addresses) string {
+	at := a.Of(true)
+	if at.Port() == 0 {
+		return at.Addr().String()
+	}
+	return at.String()
+}
+
 func newKeyRow(k esp.Status) *keyRow {
 	row := keyRow{Epoch: k.Epoch, Age: k.Age, Packets: k.Packets}
 	for _, x := range k.Keys {
-		name := fmt.Sprint(x.KID)
+		name := fmt.Sprintf("%x", x.KID[:])
 		if x.Sends {
 			name += " (seals)"
 		}
@@ -489,7 +506,7 @@ func newKeyRow(k esp.Status) *keyRow {
 	}
 	for _, s := range k.Senders {
 		row.Senders = append(row.Senders, senderRow{
-			fmt.Sprint(s.Addresses.Of(true)), fmt.Sprint(s.KID), s.Epoch, s.Age, s.Echo, s.Packets,
+			addressOf(s.Addresses), fmt.Sprintf("%x", s.KID[:]), s.Epoch, s.Age, s.Echo, s.Packets,
 		})
 	}
 	for r, n := range k.Refused {

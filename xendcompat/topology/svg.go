@@ -14,14 +14,15 @@ const maxDrawn = 48
 const (
 	boxWidth  = 190.0
 	lineUnits = 16.0
+	margin    = 16.0
 )
 
 // style is how a picture looks that stands alone.
 const style = `
 .box{fill:#fff;stroke:#345;stroke-width:1.5}.self{fill:#eef4ff}.stale{stroke-dasharray:6 3}.gone{stroke-dasharray:1 4;opacity:.7}
 .link{stroke:#357;fill:none;stroke-linecap:round}.group{stroke-dasharray:1 7}.none{stroke:#999;stroke-dasharray:1 9;stroke-width:1}
-text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{font-size:11px}.dot{fill:#4a8}.halo{stroke:#fff;stroke-width:4;paint-order:stroke}
-@media (prefers-color-scheme:dark){.box{fill:#1c232b;stroke:#9bd}.self{fill:#16263a}.link{stroke:#7ac}text{fill:#dde}.down{fill:#f88}.halo{stroke:#111}}
+text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{font-size:11px}.dot{fill:#4a8}.lock{fill:#345;stroke:#345;stroke-width:2}.halo{stroke:#fff;stroke-width:4;paint-order:stroke}
+@media (prefers-color-scheme:dark){.box{fill:#1c232b;stroke:#9bd}.self{fill:#16263a}.link{stroke:#7ac}text{fill:#dde}.down{fill:#f88}.halo{stroke:#111}.lock{fill:#9bd;stroke:#9bd}}
 `
 
 // SVG draws a topology: the first host in the middle where there are more than two, the others around it; links as thick
@@ -31,7 +32,7 @@ text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{fon
 func (t Topology) SVG(href func(Host) string) string { return t.draw(href, style) }
 
 // Inline is SVG without a style of its own, for a page that has rules for the classes: box, self, stale, gone, link, group,
-// none, name, down, note, halo and dot.
+// none, name, down, note, halo, dot and lock.
 func (t Topology) Inline(href func(Host) string) string { return t.draw(href, "") }
 
 func (t Topology) draw(href func(Host) string, style string) string {
@@ -43,8 +44,22 @@ func (t Topology) draw(href func(Host) string, style string) string {
 		tallest = max(tallest, heights[i])
 	}
 	x, y, width, height := place(len(hosts), tallest)
+	// The boxes are not all as tall as the tallest: what is empty at the sides is cut off.
+	left, right, top, bottom := width, 0.0, height, 0.0
+	for i := range hosts {
+		left, right = min(left, x[i]-boxWidth/2-margin), max(right, x[i]+boxWidth/2+margin)
+		top, bottom = min(top, y[i]-heights[i]/2-margin), max(bottom, y[i]+heights[i]/2+margin)
+	}
+	for i := range hosts {
+		x[i], y[i] = x[i]-left, y[i]-top
+	}
+	width, height = max(0, right-left), max(0, bottom-top)
+	role := "img"
+	if href != nil { // links in an image are not found by those who can't see it
+		role = "group"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="img" aria-labelledby="topology-title topology-desc" font-family="system-ui, sans-serif" font-size="12">`+"\n", width, height+lineUnits)
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="%s" aria-labelledby="topology-title topology-desc" font-family="system-ui, sans-serif" font-size="12">`+"\n", width, height+lineUnits, role)
 	fmt.Fprintf(&b, "<title id=\"topology-title\">Vnets of %s</title>\n<desc id=\"topology-desc\">%s</desc>\n", escape(t.first()), escape(t.Text()))
 	if style != "" {
 		b.WriteString("<style>" + style + "</style>\n")
@@ -64,12 +79,20 @@ func (t Topology) draw(href func(Host) string, style string) string {
 	for _, e := range edges {
 		if e.a < len(hosts) && e.b < len(hosts) {
 			lines := e.lines()
-			if e.Secured {
-				lines[0] = "\U0001F512" // a lock
+			mx, my := middle(x[e.a], y[e.a], heights[e.a], x[e.b], y[e.b], heights[e.b])
+			if math.Abs(x[e.a]-x[e.b]) > 3*math.Abs(y[e.a]-y[e.b]) { // above a line that would cross it out
+				my -= 8 + e.width()/2 + 7*float64(len(lines)-1)
+			}
+			if e.Secured { // a lock; not every font has one
+				lines = lines[1:]
+				ly := my - 7*float64(len(lines)) - 9
+				fmt.Fprintf(&b, `<g class="lock"><title>secured</title><path d="M%.0f %.0fv-4a4 4 0 0 1 8 0v4" fill="none"/><rect x="%.0f" y="%.0f" width="12" height="9" rx="2"/></g>`+"\n",
+					mx-4, ly, mx-6, ly)
+				my += 5
 			}
 			for i, s := range lines {
 				fmt.Fprintf(&b, `<text class="note halo" text-anchor="middle" x="%.0f" y="%.0f">%s</text>`+"\n",
-					(x[e.a]+x[e.b])/2, (y[e.a]+y[e.b])/2+14*(float64(i)-float64(len(lines)-1)/2), escape(s))
+					mx, my+4+14*(float64(i)-float64(len(lines)-1)/2), escape(s))
 			}
 		}
 	}
@@ -118,24 +141,33 @@ func (t Topology) first() string {
 // place says where the middles of boxes are: two side by side, more around the first.
 func place(n int, tallest float64) (x, y []float64, width, height float64) {
 	x, y = make([]float64, n), make([]float64, n)
-	const margin = 16
 	if n <= 2 {
 		for i := range n {
-			x[i], y[i] = margin+boxWidth/2+float64(i)*2*boxWidth, margin+tallest/2
+			x[i], y[i] = margin+boxWidth/2+float64(i)*2.2*boxWidth, margin+tallest/2
 		}
-		return x, y, 2*margin + boxWidth + float64(max(0, n-1))*2*boxWidth, 2*margin + tallest
+		return x, y, 2*margin + boxWidth + float64(max(0, n-1))*2.2*boxWidth, 2*margin + tallest
 	}
-	// Boxes on an ellipse, far enough apart that none covers another.
+	// Boxes on an ellipse that is wider than tall, far enough apart that none covers another; the first to the right.
 	around := float64(n - 1)
-	rx := max(boxWidth*1.6, (boxWidth+24)*around/math.Pi/1.4)
-	ry := max(tallest*1.5, (tallest+24)*around/math.Pi/1.4)
+	rx := max(boxWidth*2.2, (boxWidth+24)*around/math.Pi/1.4)
+	ry := max(tallest*1.2, (tallest+24)*around/math.Pi/1.4)
 	cx, cy := margin+boxWidth/2+rx, margin+tallest/2+ry
 	x[0], y[0] = cx, cy
 	for i := 1; i < n; i++ {
-		angle := 2*math.Pi*float64(i-1)/around - math.Pi/2
+		angle := 2 * math.Pi * float64(i-1) / around
 		x[i], y[i] = cx+rx*math.Cos(angle), cy+ry*math.Sin(angle)
 	}
 	return x, y, 2 * cx, 2 * cy
+}
+
+// middle is the middle of what is to be seen of a line between the middles of two boxes.
+func middle(ax, ay, aHeight, bx, by, bHeight float64) (x, y float64) {
+	dx, dy := math.Abs(bx-ax), math.Abs(by-ay)
+	within := func(height float64) float64 { // the part of the line that a box covers
+		return min(boxWidth/2/max(dx, 1e-9), height/2/max(dy, 1e-9))
+	}
+	at := (within(aHeight) + 1 - within(bHeight)) / 2
+	return ax + at*(bx-ax), ay + at*(by-ay)
 }
 
 // svgLine is a line of a host's box.

@@ -124,7 +124,7 @@ func TestSVG(t *testing.T) {
 		}
 		s := x.SVG(nil)
 		wellFormed(t, s)
-		require.Equal(t, min(n, maxDrawn), strings.Count(s, "<rect"))
+		require.Equal(t, min(n, maxDrawn), strings.Count(s, `<rect class="box`))
 		require.Equal(t, max(0, min(n, maxDrawn)-1), strings.Count(s, "<line"))
 		require.Equal(t, n > maxDrawn, strings.Contains(s, fmt.Sprintf("%d more hosts", n-maxDrawn)))
 		const tall = 50.0
