@@ -60,7 +60,7 @@ lab: need-root build ## examples/lab on this machine: three hosts, two vnets, ro
 	@scripts/need ip:iproute2
 	@if [ -t 0 ]; then stay=-stay; fi; $(GO) run ./cmd/demo -lab examples/lab $$stay
 
-screenshots: need-go ## the pictures of the status page in docs/images, with Debian's Chromium
+screenshots: need-go ## try the status page in Debian's Chromium, and take the pictures in docs/images
 	@scripts/need chromium:chromium
 	$(GO) run ./test/screenshots
 

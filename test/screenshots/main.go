@@ -1,5 +1,5 @@
-// Command screenshots takes the pictures of the status page that docs/monitoring.md shows, with Debian's Chromium, of
-// hosts that do not exist: `make screenshots`.
+// Command screenshots tries the status page in Debian's Chromium, and takes the pictures of it that docs/monitoring.md
+// shows, of hosts that do not exist: `make screenshots`.
 package main
 
 import (
@@ -51,6 +51,9 @@ func run(ctx context.Context, dir, only string) error {
 	scenes := map[string]*statustest.Scene{"well": statustest.Well(), "ill": statustest.Ill(), "large": statustest.Large(300, 3000)}
 	if only != "" {
 		return serve(ctx, scenes[only], "127.0.0.1:9798", nil)
+	}
+	if err := try(ctx); err != nil {
+		return fmt.Errorf("the page in a browser: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

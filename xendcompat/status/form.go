@@ -49,15 +49,17 @@ func (f vnetForm) config() (vnet.Config, error) {
 	return vnet.ParseConfig([]byte(f.SXP))
 }
 
-// form answers for /xend/form: a GET shows what the fields make, a POST does it.
+// form answers for /xend/form: a GET says what the fields make, and in a second line what is wrong with it; a POST
+// does it.
 func (h *handler) form(ctx context.Context, r *httpx.Request, who string) *httpx.Reply {
 	fields := parseForm(r)
 	if reads(r) {
 		f := newVnetForm(fields)
+		text := f.SXP
 		if f.Problem != "" {
-			return httpx.Text(http.StatusBadRequest, "Bad request", f.SXP+"\n"+f.Problem)
+			text += "\n" + f.Problem
 		}
-		return httpx.OK(httpx.Plain, []byte(f.SXP))
+		return httpx.OK(httpx.Plain, []byte(text))
 	}
 	if !hmac.Equal([]byte(fields.Get("seal")), []byte(h.access.seal("form", who))) {
 		return failure(http.StatusForbidden, "Not done",

@@ -305,7 +305,7 @@ func TestForms(t *testing.T) {
 
 	// What the script of the page asks while somebody types.
 	r = do(browser("GET", "/xend/form?id=97&bridge=a+b", nil))
-	require.Equal(t, 400, r.Status)
+	require.Equal(t, 200, r.Status)
 	require.True(t, strings.HasPrefix(string(r.Body), "(vnet (id 97) (bridge 'a b'))\ninvalid vnet config: bridge"), string(r.Body))
 	require.Equal(t, "(vnet (id 97))", string(do(browser("GET", "/xend/form?id=97", nil)).Body))
 }

@@ -260,7 +260,7 @@ func TestHostileNames(t *testing.T) {
 	require.Contains(t, words(parse(t, all["front"])), strings.Join(strings.Fields(hostile), " "), "what is shown is what it was")
 	// And what the script asks for is a text, whatever is in it.
 	r := h.Handle(t.Context(), browser("GET", "/xend/form?id="+url.QueryEscape(hostile), nil))
-	require.Equal(t, http.StatusBadRequest, r.Status)
+	require.Equal(t, http.StatusOK, r.Status)
 	require.Equal(t, httpx.Plain, r.Type)
 }
 
@@ -344,7 +344,7 @@ func FuzzForm(f *testing.F) {
 			require.Equal(t, "/xend/-/page.js", attr(n, "src"))
 		}
 		r = browser("GET", "/xend/form?"+string(body), nil)
-		require.Contains(t, []int{200, 400}, h.Handle(t.Context(), r).Status)
+		require.Equal(t, http.StatusOK, h.Handle(t.Context(), r).Status)
 	})
 }
 

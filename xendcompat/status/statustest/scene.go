@@ -84,6 +84,13 @@ func (s *Scene) Pass(d time.Duration) {
 	s.now = s.now.Add(d)
 }
 
+// Fall takes the n-th vnet down.
+func (s *Scene) Fall(n int, problem string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.State.Vnets[n].Up, s.State.Vnets[n].Problem = false, problem
+}
+
 // All lists the vnets.
 func (s *Scene) All() []service.Vnet {
 	s.mu.Lock()
