@@ -94,7 +94,7 @@ _vn()
         options='-l --long'
         ;;
     stats)
-        options='-a --all -l --long'
+        options='-a --all --vnet --host --json -l --long'
         ;;
     check)
         options='-v --verbose --json'

@@ -115,6 +115,7 @@ func (w *worker) heardEtherIP(id vnet.ID, frame []byte, a arrival) {
 func (w *worker) arrival(l *uplink, p *underlay.Packet) (arrival, bool) {
 	a := arrival{uplink: l, from: p.From.Addr(), outer: p.From.Addr(), to: p.To}
 	reason := reasons
+	w.from = a.from
 	_, own := w.view.own[a.from]
 	switch {
 	case p.Truncated:
@@ -130,7 +131,7 @@ func (w *worker) arrival(l *uplink, p *underlay.Packet) (arrival, bool) {
 		reason = DropMalformed
 	}
 	if reason != reasons {
-		w.drops[reason].Add(packets(p))
+		w.dropMany(reason, packets(p))
 		return a, false
 	}
 	if p.Multicast {

@@ -68,6 +68,8 @@ type Counters struct {
 	Strangers []Stranger
 	// Unknown are the vnets of which most of the packets were that were dropped as DropUnknownVnet, most first.
 	Unknown []Unknown
+	// Sources are who sent what was dropped, for each reason those of most packets, most first.
+	Sources []Sender
 	// Vnets are those that are carried, in order of their ids.
 	Vnets []VnetCounters
 	// FastPath says what the kernel carries past user space.
@@ -81,6 +83,9 @@ type VnetCounters struct {
 	ID vnet.ID
 	// Tx is from the vnif to the underlay, Rx the reverse.
 	Tx, Rx Traffic
+	// Flooded is how many of Tx.Packets went to the groups, the replicas and hosts that speak only EtherIP; the others
+	// went to the one host that has the MAC. What was forwarded to peers is not among them.
+	Flooded uint64
 	// KernelTx and KernelRx are what of it the kernel carried past user space; its Frames are as many as its Packets.
 	KernelTx, KernelRx Traffic
 }
@@ -255,12 +260,15 @@ func (e *Engine) Counters() Counters {
 		x := VnetCounters{ID: id}
 		x.KernelTx, x.KernelRx = e.mirror.traffic(id)
 		x.Tx, x.Rx = n.traffic()
+		for i := range n.shares {
+			x.Flooded += n.shares[i].txFlooded.Load()
+		}
 		x.Tx.add(x.KernelTx)
 		x.Rx.add(x.KernelRx)
 		c.Vnets = append(c.Vnets, x)
 	}
 	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
-	c.Strangers, c.Unknown = e.strangers(v.workers), unknown(v.workers)
+	c.Strangers, c.Unknown, c.Sources = e.strangers(v.workers), unknown(v.workers), dropSources(v.workers)
 	c.FastPath = e.programs.state(v.config.FastPath)
 	return c
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
@@ -63,4 +64,39 @@ func TestFilters(t *testing.T) {
 	require.Len(t, h.Vifs(Filter{Vnet: idOf(t, "97")}), 1)
 	require.Empty(t, h.Vifs(Filter{Vnet: idOf(t, "98")}))
 	require.Equal(t, map[netip.Addr]int{a: 2, b: 1}, h.table.Behind())
+}
+
+// Who sent what was dropped is known for each reason, and nobody for what the own bridge brought.
+func TestDropSources(t *testing.T) {
+	m, w, n := handDriven(t, testConfig())
+	e := m.hosts[0]
+	for i, addr := range []string{"10.9.1.2", "10.9.1.3", "10.9.1.4", "10.9.1.5"} {
+		for range i + 1 {
+			p := underlay.Packet{Data: []byte{0, 9}, SegSize: 2, From: netip.AddrPortFrom(netip.MustParseAddr(addr), 1798), To: e.addr, Index: underlayIndex}
+			a, ok := w.arrival(w.view.uplinks[underlay.IPv4], &p)
+			require.True(t, ok)
+			w.fromHost(p.Data, a)
+		}
+	}
+	sources := e.Counters().Sources
+	require.Len(t, sources, shownSources)
+	reason := sources[0].Reason
+	require.Equal(t, []Sender{
+		{reason, netip.MustParseAddr("10.9.1.5"), 4}, {reason, netip.MustParseAddr("10.9.1.4"), 3}, {reason, netip.MustParseAddr("10.9.1.3"), 2},
+	}, sources)
+	m.send(0, []byte{1, 2, 3})
+	require.EqualValues(t, 1, w.drops[DropFrame].Load())
+	require.Len(t, e.Counters().Sources, shownSources)
+	_ = n
+}
+
+// Packets to everybody and those to one host are told apart.
+func TestFlooded(t *testing.T) {
+	m := newMemory(t, 2, testConfig())
+	m.send(0, testFrame(broadcastMAC, domainMAC(1), "all"))
+	m.send(1, testFrame(domainMAC(1), domainMAC(2), "one"))
+	m.send(0, testFrame(domainMAC(2), domainMAC(1), "one"))
+	c := m.hosts[0].Counters().Vnets[0]
+	require.EqualValues(t, 2, c.Tx.Packets)
+	require.EqualValues(t, 1, c.Flooded)
 }

@@ -265,6 +265,46 @@ func unknown(workers []*worker) []Unknown {
 	return out[:min(len(out), shownStrangers)]
 }
 
+// drop counts a packet or frame that is not passed on.
+func (w *worker) drop(r Reason) { w.dropMany(r, 1) }
+
+// dropMany counts several, and who sent them.
+func (w *worker) dropMany(r Reason, packets uint64) {
+	w.drops[r].Add(packets)
+	if w.from.IsValid() {
+		w.sources[r].note(w.from, packets)
+	}
+}
+
+// Sender is who sent what was dropped for a reason.
+type Sender struct {
+	Reason Reason
+	// From is the packets' source address, which may be false.
+	From netip.Addr
+	// Packets is how many were dropped at least.
+	Packets uint64
+}
+
+// shownSources is how many senders are shown for each reason.
+const shownSources = 3
+
+// dropSources puts together what workers know of senders, for each reason those of most packets.
+func dropSources(workers []*worker) (out []Sender) {
+	for r := range reasons {
+		sum := map[netip.Addr]uint64{}
+		for _, w := range workers {
+			w.sources[r].addTo(sum)
+		}
+		var list []Sender
+		for addr, n := range sum {
+			list = append(list, Sender{r, addr, n})
+		}
+		slices.SortFunc(list, func(a, b Sender) int { return cmp.Or(cmp.Compare(b.Packets, a.Packets), a.From.Compare(b.From)) })
+		out = append(out, list[:min(len(list), shownSources)]...)
+	}
+	return out
+}
+
 // strange notes a packet that came by no underlay device.
 func (w *worker) strange(p *underlay.Packet) {
 	from := p.From.Addr()

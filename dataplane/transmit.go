@@ -18,6 +18,7 @@ import (
 
 // fromVnif moves a batch of frames from a vnif to other hosts.
 func (w *worker) fromVnif(n *network, p vnif) {
+	w.from = netip.Addr{}
 	count, err := p.Recv(w.frames)
 	if errors.Is(err, port.ErrUnreadable) {
 		w.drop(DropFrame)
@@ -159,9 +160,12 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 // transmit sends what the frames became.
 func (w *worker) transmit(n *network) {
 	w.flush() // an announce goes before the frame: it tells replicas that frames come more than once
-	packets := w.sendFlood(n)
-	packets += w.sendUnicast(n)
+	flooded := w.sendFlood(n)
+	packets := flooded + w.sendUnicast(n)
 	n.shares[w.number].txPackets.Add(uint64(packets))
+	if flooded > 0 {
+		n.shares[w.number].txFlooded.Add(uint64(flooded))
+	}
 	w.flush()
 	w.flood.Reset()
 	w.unicast.Reset()

@@ -115,6 +115,7 @@ type meter struct {
 // share is what one worker has of a network.
 type share struct {
 	txPackets, txFrames, txBytes atomic.Uint64
+	txFlooded                    atomic.Uint64 // of txPackets
 	rxPackets, rxFrames, rxBytes atomic.Uint64
 	// slot is one more than the index in the worker's targets, 0 for none; only used by the worker.
 	slot int

@@ -58,8 +58,12 @@ type worker struct {
 	answer  [1][]byte
 	answers [1]wire.Frame
 
-	strangers   strangers // used by others, too
-	unknown     frequent[unknownVnet]
+	strangers strangers // used by others, too
+	unknown   frequent[unknownVnet]
+	// from is who sent the packet that is being handled; the zero Addr: it is the vnif's. sources are who sent what
+	// was dropped, by reason, and are used by others, too.
+	from        netip.Addr
+	sources     [reasons]frequent[netip.Addr]
 	strangeTold int64 // until when the cold side was told of strangers
 	// opener, asks and relayed are for packets of vnets with security: to open them, to ask and answer, and a copy
 	// of one that is to be passed on.

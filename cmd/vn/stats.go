@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
 // askOne sends a command that answers with one form of the given name.
@@ -22,47 +25,149 @@ func (a *app) askOne(ctx context.Context, name, form string) (sxp.Value, error) 
 	return forms[0], nil
 }
 
-// stats prints how many packets were dropped, and why.
+// stats prints what went to and fro, where the packets went, and what was dropped, and why.
 func (a *app) stats(ctx context.Context, in cli.Invocation) error {
-	stats, err := a.askOne(ctx, "vn.stats", "stats")
+	if in.Has("long") {
+		stats, err := a.askOne(ctx, "vn.stats", "stats")
+		if err == nil {
+			a.print(formWidth, stats)
+		}
+		return err
+	}
+	t, err := a.traffic(ctx, in)
 	if err != nil {
 		return err
 	}
-	if in.Has("long") {
-		a.print(formWidth, stats)
-		return nil
+	if in.Has("json") {
+		return a.printJSON(t)
 	}
-	any := false
-	for _, d := range stats.Children("drop") {
-		packets := d.ChildValue("packets", "0")
-		if packets == "0" && !in.Has("all") {
-			continue
-		}
-		if !any {
-			fmt.Fprintf(a.stdout, "%12s  %-20s %s\n", "Dropped", "Reason", "Meaning")
-			any = true
-		}
-		fmt.Fprintf(a.stdout, "%12s  %-20s %s\n", packets, d.ChildValue("reason", ""), d.ChildValue("help", ""))
+	a.printTraffic(t, in.Has("all"))
+	if in.Has("vnet") || in.Has("host") {
+		return nil // what follows is of all together
 	}
-	if !any {
-		fmt.Fprintln(a.stdout, "No packet was dropped.")
-	}
-	for i, f := range stats.Children("from") {
-		if i == 0 {
-			fmt.Fprintf(a.stdout, "\nnot_underlay, from where:\n%12s  %-15s  %s\n", "At least", "Device", "Source")
-		}
-		fmt.Fprintf(a.stdout, "%12s  %-15s  %s\n", f.ChildValue("packets", ""), f.ChildValue("device", ""), f.ChildValue("addr", ""))
-	}
-	for i, u := range stats.Children("unknown") {
-		if i == 0 {
-			fmt.Fprintf(a.stdout, "\nunknown_vnet, which and from whom:\n%12s  %-39s  %s\n", "At least", "Vnet", "Sender")
-		}
-		fmt.Fprintf(a.stdout, "%12s  %-39s  %s\n", u.ChildValue("packets", ""), u.ChildValue("vnet", ""), u.ChildValue("from", ""))
+	a.printDrops(t.Drops, in.Has("all"))
+	stats, err := a.askOne(ctx, "vn.stats", "stats")
+	if err != nil {
+		return err
 	}
 	for _, f := range stats.Children("fastpath") {
 		a.fastPath(f)
 	}
 	return nil
+}
+
+// traffic asks for what is counted, and leaves out what --vnet and --host do not mean.
+func (a *app) traffic(ctx context.Context, in cli.Invocation) (t traffic.Snapshot, err error) {
+	if err := a.control.JSON(ctx, command("vn.traffic"), &t); err != nil {
+		return t, err
+	}
+	if in.Has("vnet") {
+		id, err := vnet.ParseIDPadded(in.Value("vnet"))
+		if err != nil {
+			return t, err
+		}
+		t.Vnets = slices.DeleteFunc(t.Vnets, func(v traffic.Vnet) bool { return v.ID != id.Short() })
+		if len(t.Vnets) == 0 {
+			return t, fmt.Errorf("vnet not found: %s", in.Value("vnet"))
+		}
+	}
+	if in.Has("host") {
+		t.Hosts = slices.DeleteFunc(t.Hosts, func(h traffic.Host) bool { return h.Address != in.Value("host") })
+		if len(t.Hosts) == 0 {
+			return t, fmt.Errorf("host not known: %s", in.Value("host"))
+		}
+	}
+	switch {
+	case in.Has("vnet") && !in.Has("host"):
+		t.Hosts = []traffic.Host{}
+	case in.Has("host") && !in.Has("vnet"):
+		t.Vnets = []traffic.Vnet{}
+	}
+	return t, nil
+}
+
+// printTraffic prints what went to and fro; with all, also idle vnets.
+func (a *app) printTraffic(t traffic.Snapshot, all bool) {
+	row := func(name, more string, tx, rx traffic.Counts) {
+		fmt.Fprintf(a.stdout, "%-24s %12d %10s %12d %10s  %s\n", name, tx.Packets, amount(tx.Bytes), rx.Packets, amount(rx.Bytes), more)
+	}
+	head := func(of, more string) {
+		fmt.Fprintf(a.stdout, "%-24s %12s %10s %12s %10s  %s\n", of, "Sent", "bytes", "Received", "bytes", more)
+	}
+	var sent, kernel, flooded uint64
+	shown := 0
+	for _, v := range t.Vnets {
+		sent, kernel, flooded = sent+v.Tx.Packets, kernel+v.KernelTx.Packets, flooded+v.Flooded
+		if v.Tx.Packets+v.Rx.Packets+uint64(v.Here+v.Elsewhere) == 0 && !all {
+			continue
+		}
+		if shown++; shown == 1 {
+			head("Vnet", "MACs here, elsewhere")
+		}
+		more := fmt.Sprintf("%d, %d", v.Here, v.Elsewhere)
+		if v.KernelTx.Packets+v.KernelRx.Packets > 0 {
+			more += fmt.Sprintf("; by the kernel %d sent, %d received", v.KernelTx.Packets, v.KernelRx.Packets)
+		}
+		if !v.Up {
+			more += "; down"
+		}
+		row(v.ID, more, v.Tx, v.Rx)
+	}
+	if shown == 0 && len(t.Vnets) > 0 {
+		fmt.Fprintln(a.stdout, "No vnet was used yet.")
+	}
+	for i, h := range t.Hosts {
+		if i == 0 {
+			fmt.Fprintln(a.stdout)
+			head("Host, by unicast", "Last heard by unicast, by the group; MACs")
+		}
+		row(h.Address, fmt.Sprintf("%s, %s; %d", ago(h.Unicast), ago(h.Group), h.MACs), h.Tx, h.Rx)
+	}
+	if sent > 0 && len(t.Vnets) > 0 {
+		fmt.Fprintf(a.stdout, "\nOf %d packets sent, %d went to one host each (%d by the kernel), %d to the group or its stand-ins; %d were forwarded to peers.\n",
+			sent, sent-min(sent, flooded), kernel, flooded, t.Forwarded)
+	}
+}
+
+// ago is a time since something in seconds, for a person.
+func ago(seconds float64) string {
+	switch {
+	case seconds < 0:
+		return "never"
+	case seconds < 10:
+		return fmt.Sprintf("%.1f s", seconds)
+	case seconds < 120:
+		return fmt.Sprintf("%.0f s", seconds)
+	}
+	return fmt.Sprintf("%.0f min", seconds/60)
+}
+
+// printDrops prints what was dropped, why, and from whom most of it came.
+func (a *app) printDrops(drops []traffic.Drop, all bool) {
+	any := false
+	for _, d := range drops {
+		if d.Packets == 0 && !all {
+			continue
+		}
+		if !any {
+			fmt.Fprintf(a.stdout, "\n%12s  %-20s %s\n", "Dropped", "Reason", "Meaning")
+			any = true
+		}
+		fmt.Fprintf(a.stdout, "%12d  %-20s %s\n", d.Packets, d.Reason, d.Help)
+		for _, x := range d.Sources {
+			text := "from " + x.From
+			if x.Vnet != "" {
+				text += ", vnet " + x.Vnet
+			}
+			if x.Device != "" {
+				text += ", by " + x.Device
+			}
+			fmt.Fprintf(a.stdout, "%12s  %-20s at least %d %s\n", "", "", x.Packets, text)
+		}
+	}
+	if !any {
+		fmt.Fprintln(a.stdout, "\nNo packet was dropped.")
+	}
 }
 
 // fastPath prints what the kernel carries past user space, and what it does not.

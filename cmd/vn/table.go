@@ -102,10 +102,13 @@ func (a *app) commands() *cli.Table {
 			},
 			{
 				Name: "stats", Group: host, Run: a.stats,
-				Summary: "print how many packets were dropped, and why",
+				Summary: "print what vnets and hosts sent and received, where the packets went, and what was dropped, and why",
 				Options: []cli.Option{
-					{Short: 'a', Long: "all", Help: "also the reasons that did not occur"},
-					long("as an S-expression"),
+					{Short: 'a', Long: "all", Help: "also idle vnets, and the reasons that did not occur"},
+					{Long: "vnet", Arg: "ID", Help: "only what went to and fro in that vnet"},
+					{Long: "host", Arg: "ADDR", Help: "only what went to and fro between this host and that one"},
+					asJSON,
+					long("drops and the fast path as an S-expression"),
 				},
 			},
 			{

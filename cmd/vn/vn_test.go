@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/internal/cli/clitest"
+	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
 // host is where vn finds its daemon in a test.
@@ -144,48 +146,71 @@ func TestCommands(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	const reply = `(stats
+	const form = `(stats
  (drop (reason unknown_vnet) (packets 12) (help "frame for a vnet that this host does not have"))
- (drop (reason malformed) (packets 0) (help "packet that can't be read"))
+ (fastpath (mode off) (state off))
 )
 `
-	h := newHost(t)
-	const from = "(stats (drop (reason not_underlay) (packets 7) (help why)) (from (device vnet97) (addr 192.0.2.7) (packets 7)))"
-	s := h.daemon(reply, reply, reply, from, "(stats (drop (reason x) (packets 0)))", "(stats)", "(other)", "")
-	for _, tt := range []struct{ args, stdout, stderr string }{
-		{args: "stats", stdout: "" +
-			"     Dropped  Reason               Meaning\n" +
-			"          12  unknown_vnet         frame for a vnet that this host does not have\n"},
-		{args: "stats -a", stdout: "" +
-			"     Dropped  Reason               Meaning\n" +
-			"          12  unknown_vnet         frame for a vnet that this host does not have\n" +
-			"           0  malformed            packet that can't be read\n"},
-		{args: "stats -l", stdout: `(stats
-    (drop
-        (reason unknown_vnet)
-        (packets 12)
-        (help 'frame for a vnet that this host does not have')
-    )
-    (drop (reason malformed) (packets 0) (help "packet that can't be read"))
-)
-
-`},
-		{args: "stats", stdout: "" +
-			"     Dropped  Reason               Meaning\n" +
-			"           7  not_underlay         why\n" +
-			"\nnot_underlay, from where:\n" +
-			"    At least  Device           Source\n" +
-			"           7  vnet97           192.0.2.7\n"},
-		{args: "stats", stdout: "No packet was dropped.\n"},
-		{args: "stats", stdout: "No packet was dropped.\n"},
-		{args: "stats", stderr: "vn: xend's answer to vn.stats is not one (stats ...) form: is it of another version?\n"},
-		{args: "stats", stderr: "vn: xend's answer to vn.stats is not one (stats ...) form: is it of another version?\n"},
+	full, err := json.Marshal(traffic.Snapshot{
+		Vnets: []traffic.Vnet{
+			{ID: "97", Up: true, Tx: traffic.Counts{Packets: 10, Bytes: 2048}, Rx: traffic.Counts{Packets: 3, Bytes: 180}, KernelTx: traffic.Counts{Packets: 4}, Flooded: 2, Here: 1, Elsewhere: 2},
+			{ID: "2"}, {ID: "98", Here: 1},
+		},
+		Hosts: []traffic.Host{{Address: "192.0.2.2", Tx: traffic.Counts{Packets: 8, Bytes: 1 << 20}, Unicast: 0.42, Group: -1, MACs: 2}, {Address: "192.0.2.3", Unicast: 11, Group: 600}},
+		Drops: []traffic.Drop{
+			{Reason: "malformed", Packets: 5, Help: "what", Sources: []traffic.Source{{From: "192.0.2.9", Packets: 4}}},
+			{Reason: "unknown_vnet", Packets: 12, Help: "why", Sources: []traffic.Source{{From: "192.0.2.2", Packets: 12, Vnet: "79"}}},
+			{Reason: "not_underlay", Packets: 1, Help: "where", Sources: []traffic.Source{{From: "192.0.2.7", Packets: 1, Device: "vnet97"}}},
+			{Reason: "loop", Help: "never"},
+		},
+		Forwarded: 6,
+	})
+	require.NoError(t, err)
+	const vnets = "" +
+		"Vnet                             Sent      bytes     Received      bytes  MACs here, elsewhere\n" +
+		"97                                 10    2.0 KiB            3    180.0 b  1, 2; by the kernel 4 sent, 0 received\n"
+	const hosts = "" +
+		"\nHost, by unicast                 Sent      bytes     Received      bytes  Last heard by unicast, by the group; MACs\n" +
+		"192.0.2.2                           8    1.0 MiB            0      0.0 b  0.4 s, never; 2\n"
+	const went = "\nOf 10 packets sent, 8 went to one host each (4 by the kernel), 2 to the group or its stand-ins; 6 were forwarded to peers.\n"
+	const drops = "" +
+		"\n     Dropped  Reason               Meaning\n" +
+		"           5  malformed            what\n" +
+		"                                   at least 4 from 192.0.2.9\n" +
+		"          12  unknown_vnet         why\n" +
+		"                                   at least 12 from 192.0.2.2, vnet 79\n" +
+		"           1  not_underlay         where\n" +
+		"                                   at least 1 from 192.0.2.7, by vnet97\n"
+	const fast = "\nFast path in the kernel: off (fastpath = \"off\")\n"
+	down := "98                                  0      0.0 b            0      0.0 b  1, 0; down\n"
+	host3 := "192.0.2.3                           0      0.0 b            0      0.0 b  11 s, 10 min; 0\n"
+	for _, tt := range []struct {
+		args           string
+		replies        []string
+		stdout, stderr string
+	}{
+		{"stats", []string{string(full), form}, vnets + down + hosts + host3 + went + drops + fast, ""},
+		{"stats --vnet 97", []string{string(full)}, vnets + went, ""},
+		{"stats --host 192.0.2.2", []string{string(full)}, hosts, ""},
+		{"stats --vnet 99", []string{string(full)}, "", "vn: vnet not found: 99\n"},
+		{"stats --host x", []string{string(full)}, "", "vn: host not known: x\n"},
+		{"stats", []string{"{}", "(other)"}, "\nNo packet was dropped.\n", "vn: xend's answer to vn.stats is not one (stats ...) form: is it of another version?\n"},
+		{"stats", []string{"(no)"}, "", "vn: xend's answer to vn.traffic is not the JSON that was expected: is it of another version?\n"},
+		{"stats -l", []string{"(stats (drop (reason x) (packets 0)))"}, "(stats (drop (reason x) (packets 0)))\n\n", ""},
 	} {
+		h := newHost(t)
+		h.daemon(tt.replies...)
 		stdout, stderr, _ := h.vn(strings.Fields(tt.args)...)
-		require.Equal(t, tt.stdout, stdout)
-		require.Equal(t, tt.stderr, stderr)
+		require.Equal(t, tt.stdout, stdout, tt.args)
+		require.Equal(t, tt.stderr, stderr, tt.args)
 	}
-	require.Equal(t, "(vn.stats)\n", string(s.Requests()[0]))
+	h := newHost(t)
+	h.daemon(string(full))
+	stdout, _, _ := h.vn("stats", "--json", "--vnet", "97")
+	var again traffic.Snapshot
+	require.NoError(t, json.Unmarshal([]byte(stdout), &again))
+	require.Len(t, again.Vnets, 1)
+	require.Empty(t, again.Hosts)
 }
 
 func TestMTU(t *testing.T) {

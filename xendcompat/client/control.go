@@ -42,12 +42,14 @@ func (c *Control) JSON(ctx context.Context, command sxp.Value, v any) error {
 	if err != nil {
 		return err
 	}
-	if bytes.HasPrefix(reply, []byte("(")) {
-		_, err := parseReply(reply)
-		return err
+	if bytes.HasPrefix(reply, []byte("(")) { // else it is JSON, in which anything may stand
+		var refused *Error
+		if _, err := parseReply(reply); errors.As(err, &refused) {
+			return err
+		}
 	}
-	if err := json.Unmarshal(reply, v); err != nil {
-		return fmt.Errorf("xend's answer to %s is not the JSON that was expected: is it of another version? %w", command.Name(), err)
+	if json.Unmarshal(reply, v) != nil {
+		return fmt.Errorf("xend's answer to %s is not the JSON that was expected: is it of another version?", command.Name())
 	}
 	return nil
 }

@@ -37,6 +37,7 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 
 	"vn.check":    answers((*Server).checkAll),
 	"vn.events":   answers((*Server).events),
+	"vn.traffic":  answers((*Server).traffic),
 	"vn.topology": answers(func(s *Server, ctx context.Context, _ sxp.Value) (any, error) { return s.svc.Topology(ctx), nil }),
 }
 

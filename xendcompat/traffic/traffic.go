@@ -1,0 +1,114 @@
+// Package traffic has what is counted of vnets and hosts at one moment, as `vn stats` and `vn top` get it.
+package traffic
+
+import (
+	"slices"
+	"time"
+)
+
+// Counts are packets and bytes, both of one direction. Bytes are those of Ethernet frames, or, of hosts, of what stands
+// behind the UDP header.
+type Counts struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Vnet is one vnet's.
+type Vnet struct {
+	ID       string `json:"id"` // in its shortest text
+	Bridge   string `json:"bridge,omitempty"`
+	Up       bool   `json:"up"`
+	Security string `json:"security"`
+	// Tx is from the vnif to other hosts, Rx the reverse.
+	Tx Counts `json:"tx"`
+	Rx Counts `json:"rx"`
+	// KernelTx and KernelRx are what of that the kernel carried past user space.
+	KernelTx Counts `json:"kernel_tx"`
+	KernelRx Counts `json:"kernel_rx"`
+	// Flooded is how many of Tx's packets went to the group and its stand-ins.
+	Flooded uint64 `json:"flooded"`
+	// Here and Elsewhere are numbers of MACs.
+	Here      int `json:"macs_here"`
+	Elsewhere int `json:"macs_elsewhere"`
+}
+
+// Host is what goes by unicast to another host and comes from it.
+type Host struct {
+	Address string `json:"address"`
+	Tx      Counts `json:"tx"`
+	Rx      Counts `json:"rx"`
+	// Group and Unicast are the seconds since it was last heard that way; negative: never.
+	Group   float64 `json:"heard_group_s"`
+	Unicast float64 `json:"heard_unicast_s"`
+	MACs    int     `json:"macs"`
+	// Encapsulation is how frames go to it.
+	Encapsulation string `json:"encapsulation"`
+}
+
+// Drop is how many packets were not passed on for one reason.
+type Drop struct {
+	Reason  string `json:"reason"`
+	Packets uint64 `json:"packets"`
+	Help    string `json:"help"`
+	// Sources are who sent most of them.
+	Sources []Source `json:"sources,omitempty"`
+}
+
+// Source is where packets came from that were dropped; Packets is how many at least.
+type Source struct {
+	From    string `json:"from"`
+	Packets uint64 `json:"packets"`
+	// Vnet is which vnet they were of, and Device by which device they came, where that says why.
+	Vnet   string `json:"vnet,omitempty"`
+	Device string `json:"device,omitempty"`
+}
+
+// Snapshot is all of it.
+type Snapshot struct {
+	Time  time.Time `json:"time"`
+	Vnets []Vnet    `json:"vnets"`
+	Hosts []Host    `json:"hosts"`
+	Drops []Drop    `json:"drops"`
+	// Forwarded are the VFWD packets that went to peers.
+	Forwarded uint64 `json:"forwarded"`
+}
+
+// Sub is what was counted since before: rates, once divided by Time's difference. What is new counts from zero.
+func (s Snapshot) Sub(before Snapshot) Snapshot {
+	out := s
+	out.Vnets, out.Hosts, out.Drops = slices.Clone(s.Vnets), slices.Clone(s.Hosts), slices.Clone(s.Drops)
+	for i := range out.Vnets {
+		v := &out.Vnets[i]
+		if j := slices.IndexFunc(before.Vnets, func(o Vnet) bool { return o.ID == v.ID }); j >= 0 {
+			o := before.Vnets[j]
+			v.Tx, v.Rx, v.KernelTx, v.KernelRx = v.Tx.sub(o.Tx), v.Rx.sub(o.Rx), v.KernelTx.sub(o.KernelTx), v.KernelRx.sub(o.KernelRx)
+			v.Flooded = sub(v.Flooded, o.Flooded)
+		}
+	}
+	for i := range out.Hosts {
+		h := &out.Hosts[i]
+		if j := slices.IndexFunc(before.Hosts, func(o Host) bool { return o.Address == h.Address }); j >= 0 {
+			h.Tx, h.Rx = h.Tx.sub(before.Hosts[j].Tx), h.Rx.sub(before.Hosts[j].Rx)
+		}
+	}
+	for i := range out.Drops {
+		d := &out.Drops[i]
+		if j := slices.IndexFunc(before.Drops, func(o Drop) bool { return o.Reason == d.Reason }); j >= 0 {
+			d.Packets = sub(d.Packets, before.Drops[j].Packets)
+		}
+	}
+	out.Forwarded = sub(s.Forwarded, before.Forwarded)
+	return out
+}
+
+func (c Counts) sub(o Counts) Counts {
+	return Counts{sub(c.Packets, o.Packets), sub(c.Bytes, o.Bytes)}
+}
+
+// sub is 0 where something counts from zero again.
+func sub(a, b uint64) uint64 {
+	if a < b {
+		return a
+	}
+	return a - b
+}
