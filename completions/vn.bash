@@ -99,11 +99,17 @@ _vn()
     check)
         options='-v --verbose --json'
         ;;
+    trace)
+        options='--json'
+        ;;
     events)
         options='-f --follow -w --warnings -g --grep -n --lines --json'
         ;;
     topology)
         options='-f --format --json'
+        ;;
+    top)
+        options='-d --delay -n --rounds -s --sort --vnet --host --json'
         ;;
     key-generate)
         ;;
@@ -142,7 +148,7 @@ _vn()
         COMPREPLY=($(compgen -f -- "$cur"))
         return ;;
     command)
-        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats check events topology key-generate key-status key-rotate mtu insmod help' ;;
+        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats check trace events topology top key-generate key-status key-rotate mtu insmod help' ;;
     vnet)
         candidates=$(_vn_vnet "${program[@]}" 2>/dev/null) ;;
     device)

@@ -23,7 +23,8 @@ const (
 
 // app is one run of the program.
 type app struct {
-	stdout  *bufio.Writer
+	stdout  *bufio.Writer // over out
+	out     io.Writer
 	stderr  io.Writer
 	table   *cli.Table
 	control *client.Control // set before a command runs, as paths
@@ -31,7 +32,7 @@ type app struct {
 }
 
 func newApp(stdout, stderr io.Writer) *app {
-	a := &app{stdout: bufio.NewWriter(stdout), stderr: stderr}
+	a := &app{stdout: bufio.NewWriter(stdout), out: stdout, stderr: stderr}
 	a.table = a.commands()
 	return a
 }

@@ -66,3 +66,27 @@ func (a *app) patiently(ctx context.Context, what string, c sxp.Value, v any) er
 		}
 	}
 }
+
+// trace says where something is.
+func (a *app) trace(ctx context.Context, in cli.Invocation) error {
+	var t finding.Trace
+	if err := a.patiently(ctx, "looking for it", command("vn.trace", sxp.Pair("target", in.Args[0])), &t); err != nil {
+		return err
+	}
+	if in.Has("json") {
+		if err := t.WriteJSON(a.stdout); err != nil {
+			return err
+		}
+	} else {
+		t.WriteText(a.stdout)
+	}
+	if len(t.Places) == 0 {
+		return exitStatus(1)
+	}
+	for _, p := range t.Places {
+		if p.Reached != nil && !*p.Reached {
+			return exitStatus(1)
+		}
+	}
+	return nil
+}

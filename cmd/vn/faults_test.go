@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -237,4 +239,54 @@ func TestFaults(t *testing.T) {
 			require.Contains(t, []string{"level-mismatch", "doubled-mac"}, x.Name, "%+v", x) // told for ten minutes
 		}
 	}
+}
+
+// A domain is found by its MAC and its address, on this host and behind another, with the way that frames take; and where it
+// is not, that is said.
+func TestTrace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	f := &faultLab{t: t, bin: clitest.Build(t)}
+	l := lab.New(t)
+	s, err := l.Switch("lan", 1500)
+	require.NoError(t, err)
+	for i, name := range []string{"A", "B"} {
+		h, err := s.Host(name)
+		require.NoError(t, err)
+		f.hosts = append(f.hosts, h)
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet97.sxp"), []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))"), 0o644))
+		f.sh(i, "xend start && xm vnet-create $XEND_PREFIX/vnet97.sxp")
+		t.Cleanup(func() { _, _ = h.Run(context.Background(), filepath.Join(f.bin, "xend"), "stop") })
+		_, err = h.Domain(lab.DomainSpec{
+			Name: fmt.Sprint("dom", i), Vif: fmt.Sprintf("vif%d.0", i+1), Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
+			Addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1))},
+		})
+		require.NoError(t, err)
+		require.NoError(t, h.AwaitForwarding(nettest.Soon(t), "vnet97"))
+	}
+	var out string
+	f.eventually("B's domain answers", func() bool {
+		out = f.sh(a, "vn trace 10.97.0.2; true")
+		return strings.Contains(out, "behind")
+	})
+	require.Regexp(t, `(?m)^10\.97\.0\.2 is 00:16:3e:00:00:02 \(answered ARP within [0-9.]+ ms\) on vnet 97$`, out)
+	require.Regexp(t, `(?m)^behind   10\.9\.1\.2, by (frame|announce) [0-9.]+ s ago$`, out)
+	require.Regexp(t, `(?m)^path     user space → eth0 → 10\.9\.1\.2, VUDP; packets of up to 1436 bytes cross in one piece \(MTU 1500\)$`, out)
+	require.Regexp(t, `(?m)^probe    reached by unicast in [0-9.]+ ms; path MTU 1500 there, 1500 back; xend `, out)
+	f.eventually("A's own domain answers", func() bool {
+		out = f.sh(a, "vn trace 10.97.0.1; true")
+		return strings.Contains(out, "here     port vif1.0 of vnet97")
+	})
+	var trace finding.Trace
+	require.NoError(t, json.Unmarshal([]byte(f.sh(a, "vn trace --json 00:16:3e:00:00:02")), &trace))
+	require.Len(t, trace.Places, 1)
+	require.Equal(t, "10.9.1.2", trace.Places[0].Host)
+	require.True(t, *trace.Places[0].Reached)
+
+	require.Contains(t, f.sh(a, "vn trace 10.97.0.77 || echo status $?"), "10.97.0.77 was not found: nobody answered ARP for it in the 1 vnets")
+	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:99 || echo status $?"), "status 1")
+	require.Contains(t, f.sh(a, "vn trace nobody 2>&1 || true"), "nobody is neither a MAC nor an address, nor a domain of this host")
+	f.sh(b, "xend stop")
+	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:02 || echo status $?"), "no answer (3 tries): vn check")
 }

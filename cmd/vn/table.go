@@ -124,6 +124,15 @@ func (a *app) commands() *cli.Table {
 				},
 			},
 			{
+				Name: "trace", Group: host, Args: "MAC|ADDR|DOMAIN", Min: 1, Max: 1, Run: a.trace,
+				Summary: "say where something is, who says so, and which way frames to it go, with a probe",
+				Details: []string{
+					"ADDR is an IPv4 address, which is asked for by ARP in each vnet; DOMAIN is a domain of this host.",
+					"The exit status is 1 if nothing is found, or the host that it is behind does not answer.",
+				},
+				Options: []cli.Option{asJSON},
+			},
+			{
 				Name: "events", Group: host, Run: a.events,
 				Summary: "print what an operator must know, the newest last",
 				Details: []string{"These are the lines of the daemon's log from INFO on, in its words: the last 1024, and of those that ask for something the last 512, since the daemon was started."},
@@ -142,6 +151,19 @@ func (a *app) commands() *cli.Table {
 				Options: []cli.Option{
 					{Short: 'f', Long: "format", Arg: "FORMAT", Help: "draw it so"},
 					{Long: "json", Help: "the same as --format json"},
+				},
+			},
+			{
+				Name: "top", Group: host, Run: a.top,
+				Summary: "show live what vnets and hosts send and receive, and what is dropped, the busiest first",
+				Details: []string{"It goes on until ctrl-C."},
+				Options: []cli.Option{
+					{Short: 'd', Long: "delay", Arg: "SECONDS", Help: "the time between two looks, by default 1"},
+					{Short: 'n', Long: "rounds", Arg: "N", Help: "end after N looks"},
+					{Short: 's', Long: "sort", Arg: "KEY", Help: "by bytes (the default), packets or name"},
+					{Long: "vnet", Arg: "ID", Help: "only that vnet"},
+					{Long: "host", Arg: "ADDR", Help: "only that host"},
+					{Long: "json", Help: "as JSON, what was counted between two looks"},
 				},
 			},
 			{

@@ -19,6 +19,7 @@ import (
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/finding"
 	"github.com/xenvnet/xend/xendcompat/service"
@@ -48,6 +49,8 @@ type Options struct {
 	Host    *hostnet.Host
 	// Querier may be nil.
 	Querier *Querier
+	// Domains knows domains by their names; nil: nobody does.
+	Domains *domain.Manager
 	// StateDir is the state directory, SecurityPort the UDP port of vnets with security.
 	StateDir     string
 	SecurityPort uint16

@@ -37,12 +37,13 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 
 	"vn.check":    answers((*Server).checkAll),
 	"vn.events":   answers((*Server).events),
+	"vn.trace":    answers((*Server).traceOne),
 	"vn.traffic":  answers((*Server).traffic),
 	"vn.topology": answers(func(s *Server, ctx context.Context, _ sxp.Value) (any, error) { return s.svc.Topology(ctx), nil }),
 }
 
 // slow are the commands that others don't wait for.
-var slow = map[string]bool{"vn.check": true}
+var slow = map[string]bool{"vn.check": true, "vn.trace": true}
 
 // silent makes a command of something that prints nothing.
 func silent(f func(*Server, context.Context, sxp.Value) error) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {

@@ -53,3 +53,15 @@ func (s *Server) checkAll(ctx context.Context, _ sxp.Value) (any, error) {
 	}
 	return s.check(ctx)
 }
+
+// traceOne does (vn.trace (target T)): where a MAC, an address or a domain is, as finding.Trace.
+func (s *Server) traceOne(ctx context.Context, command sxp.Value) (any, error) {
+	target, err := field(command, "target")
+	if err != nil {
+		return nil, err
+	}
+	if s.trace == nil {
+		return nil, errors.New("vn.trace: there is nothing to trace with")
+	}
+	return s.trace(ctx, cut(target))
+}

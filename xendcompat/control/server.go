@@ -48,6 +48,8 @@ type Options struct {
 	UIDs []int
 	// Check does (vn.check); nil: there is nothing to check with.
 	Check func(ctx context.Context) (finding.Report, error)
+	// Trace does (vn.trace); nil as above.
+	Trace func(ctx context.Context, target string) (*finding.Trace, error)
 }
 
 // Server does commands.
@@ -57,6 +59,7 @@ type Server struct {
 	loop accept.Loop
 
 	check func(ctx context.Context) (finding.Report, error)
+	trace func(ctx context.Context, target string) (*finding.Trace, error)
 
 	order               order
 	answers             atomic.Int64 // bytes of answers that are being made or sent
@@ -65,7 +68,7 @@ type Server struct {
 
 // New returns a server of svc.
 func New(svc Operations, o Options) *Server {
-	s := &Server{svc: svc, log: o.Log, check: o.Check, maxOne: maxAnswer, maxTogether: maxAnswers}
+	s := &Server{svc: svc, log: o.Log, check: o.Check, trace: o.Trace, maxOne: maxAnswer, maxTogether: maxAnswers}
 	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Arrive: s.arrive, Refuse: s.refuse}
 	return s
 }

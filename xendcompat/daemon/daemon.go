@@ -213,7 +213,7 @@ func (d *Daemon) build() error {
 	}
 	d.querier = check.NewQuerier(host, d.log)
 	options := check.Options{
-		Service: d.svc, Host: host, Querier: d.querier, StateDir: d.cfg.StateDir, SecurityPort: d.cfg.Dataplane.Security.Port,
+		Service: d.svc, Host: host, Domains: d.domains, Querier: d.querier, StateDir: d.cfg.StateDir, SecurityPort: d.cfg.Dataplane.Security.Port,
 	}
 	if d.engine != nil {
 		options.Engine = d.engine
