@@ -29,7 +29,7 @@ func TestFloors(t *testing.T) {
 	_, floors, found := strings.Cut(section(t, "design.md", "Floors"), "```\n")
 	require.True(t, found)
 	floors, _, _ = strings.Cut(floors, "```")
-	forTests := regexp.MustCompile(`test$|^internal/(lab|nettest|transcript)$|^netscripts/|^(test|tools|docs|man|packaging|wireshark|completions)\b|^cmd/(bench|demo)$`)
+	forTests := regexp.MustCompile(`test$|^internal/(lab|nettest|nettest/uevent|transcript)$|^netscripts/|^(test|tools|docs|man|packaging|wireshark|completions)\b|^cmd/(bench|demo)$`)
 	require.NoError(t, filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
