@@ -29,7 +29,7 @@ func (t *Toolstack) Create(ctx context.Context, c domain.Config, o domain.Create
 	if err != nil {
 		return 0, err
 	}
-	e, err := t.prepare(ctx, c, n, "")
+	e, err := t.prepare(ctx, c, n, "", "")
 	if err != nil {
 		return 0, err
 	}
@@ -64,14 +64,15 @@ type embryo struct {
 	net    *hostnet.Host
 }
 
-// prepare makes everything of a domain that others don't see: namespaces, keeper, devices. After an error nothing is left.
-func (t *Toolstack) prepare(ctx context.Context, c domain.Config, n network, token string) (*embryo, error) {
+// prepare makes everything of a domain that others don't see: namespaces, keeper, devices. revive is the criu that restores its
+// program, or "". After an error nothing is left.
+func (t *Toolstack) prepare(ctx context.Context, c domain.Config, n network, token, revive string) (*embryo, error) {
 	rec, err := t.plan(c, n)
 	if err != nil {
 		return nil, err
 	}
 	rec.Token = token
-	e := &embryo{t: t, rec: *rec}
+	e := &embryo{t: t, rec: *rec, order: order{Revive: revive}}
 	if err := e.make(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("domain %s: %w", c.Name, err), e.abort())
 	}
@@ -359,7 +360,7 @@ func (e *embryo) awaitReady(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Now()) })
 	defer stop()
 	_ = ready.SetReadDeadline(time.Now().Add(keeperPatience))
-	e.order = order{Name: e.rec.Name, Kernel: e.rec.Kernel, Paused: true}
+	e.order.Name, e.order.Kernel, e.order.Paused = e.rec.Name, e.rec.Kernel, true
 	b, err := json.Marshal(e.order)
 	if err != nil {
 		return err

@@ -45,6 +45,8 @@ type order struct {
 	Name   string   // of the domain: the host name
 	Kernel []string // program and arguments; none: a sleeper
 	Paused bool     // do not start the program until told to
+	// Revive is the criu that restores the program from processesDir; "": it starts anew.
+	Revive string `json:",omitempty"`
 }
 
 // Exit is how a domain ended.
@@ -88,16 +90,21 @@ type keeper struct {
 	run     chan struct{}
 	once    sync.Once // closes run
 
-	mu      sync.Mutex
-	program *os.Process // nil: not started, or a sleeper
-	wanted  string      // the reason of the shutdown that was asked for
+	begun    chan struct{} // closed when the program runs, or can't
+	begunErr error         // set before
+
+	mu       sync.Mutex
+	program  *os.Process  // nil: not started, or a sleeper
+	terminal string       // that it is on, as criu calls it
+	helpers  map[int]bool // processes of this one's own that are waited for elsewhere
+	wanted   string       // the reason of the shutdown that was asked for
 }
 
 func keep() error {
 	syscall.CloseOnExec(orderFD)
 	syscall.CloseOnExec(readyFD)
 	orders, ready := os.NewFile(orderFD, "order"), os.NewFile(readyFD, "ready")
-	k := &keeper{con: newConsole(), ended: make(chan Exit, 1), run: make(chan struct{})}
+	k := &keeper{con: newConsole(), ended: make(chan Exit, 1), run: make(chan struct{}), begun: make(chan struct{}), helpers: map[int]bool{}}
 	in := bufio.NewReader(orders)
 	line, err := in.ReadBytes('\n')
 	if err != nil {
@@ -178,52 +185,99 @@ func (k *keeper) live() {
 	<-k.run
 	if len(k.order.Kernel) == 0 {
 		fmt.Fprintf(k.con, "%s: a domain without a program; its network works\r\n", k.order.Name)
+		close(k.begun)
 		return // until it is told to end
 	}
-	exit, err := k.execute()
+	wait, err := k.execute()
+	k.begunErr = err
+	close(k.begun)
 	if err != nil {
 		fmt.Fprintf(k.con, "%s: %v\r\n", k.order.Name, err)
+		if k.order.Revive == "" { // else who asked for it is told first
+			k.ended <- Exit{Reason: Crash, Text: err.Error()}
+		}
+		return
+	}
+	err = wait()
+	k.mu.Lock()
+	k.program = nil
+	wanted := k.wanted
+	k.mu.Unlock()
+	k.con.drain()
+	exit := Exit{Reason: Poweroff}
+	switch {
+	case wanted != "":
+		exit.Reason = wanted
+	case err != nil:
 		exit = Exit{Reason: Crash, Text: err.Error()}
 	}
 	k.ended <- exit
 }
 
-// execute runs the program on the console.
-func (k *keeper) execute() (Exit, error) {
+// execute begins the program on the console, or goes on with a saved one; wait returns when it has ended.
+func (k *keeper) execute() (wait func() error, err error) {
 	if err := checkProgram(k.order.Kernel[0]); err != nil {
-		return Exit{}, err
+		return nil, err
 	}
 	master, slave, err := openPTY()
 	if err != nil {
-		return Exit{}, err
+		return nil, err
 	}
+	defer slave.Close()
+	terminal, err := terminalName(slave)
+	if err != nil {
+		master.Close()
+		return nil, err
+	}
+	var p *os.Process
+	if k.order.Revive == "" {
+		p, wait, err = k.startProgram(slave)
+	} else {
+		p, wait, err = k.reviveProgram(slave)
+	}
+	if err != nil {
+		master.Close()
+		return nil, err
+	}
+	k.mu.Lock()
+	k.program, k.terminal = p, terminal
+	k.mu.Unlock()
+	k.con.attach(master)
+	return wait, nil
+}
+
+// reviveProgram is startProgram for one that was saved.
+func (k *keeper) reviveProgram(slave *os.File) (*os.Process, func() error, error) {
+	p, err := k.revive(k.order.Revive, slave)
+	if err != nil {
+		return nil, nil, err
+	}
+	k.mu.Lock()
+	k.helpers[p.Pid] = true
+	k.mu.Unlock()
+	return p, func() error {
+		state, err := p.Wait()
+		if err == nil && !state.Success() {
+			err = errors.New(state.String())
+		}
+		return err
+	}, os.RemoveAll(processesDir) // it is the program's memory
+}
+
+func (k *keeper) startProgram(slave *os.File) (*os.Process, func() error, error) {
+	reservePIDs()
 	cmd := exec.Command(k.order.Kernel[0], k.order.Kernel[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux", "HOME=/root"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	k.mu.Lock() // so that reap does not take one that ends at once for an orphan
-	err = cmd.Start()
-	k.program = cmd.Process
-	k.mu.Unlock()
-	slave.Close()
-	if err != nil {
-		master.Close()
-		return Exit{}, err
-	}
-	k.con.attach(master)
-	err = cmd.Wait()
-	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.program = nil
-	k.con.drain()
-	switch {
-	case k.wanted != "":
-		return Exit{Reason: k.wanted}, nil
-	case err != nil:
-		return Exit{Reason: Crash, Text: err.Error()}, nil
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
 	}
-	return Exit{Reason: Poweroff}, nil
+	k.helpers[cmd.Process.Pid] = true
+	return cmd.Process, cmd.Wait, nil
 }
 
 // orphanCheck is how often a keeper looks whether anybody can know of it: a directory that was removed by hand, with a
@@ -264,17 +318,13 @@ func (k *keeper) reap() {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	own := 0
-	if k.program != nil {
-		own = k.program.Pid
-	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		p, err := identify(e.Name())
-		if err != nil || p.parent != 1 || p.pid == own || !p.dead {
+		if err != nil || p.parent != 1 || k.helpers[p.pid] || !p.dead {
 			continue
 		}
 		_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
@@ -335,10 +385,15 @@ func (k *keeper) serve(l *net.UnixListener) {
 				return
 			}
 			answer := "ok"
-			if err := k.obey(strings.Fields(line)); err != nil {
-				answer = "error " + err.Error()
+			err = k.obey(strings.Fields(line))
+			if err != nil {
+				answer = "error " + strings.ReplaceAll(err.Error(), "\n", "; ")
 			}
+			_ = c.SetDeadline(time.Now().Add(orderTimeout))
 			fmt.Fprintln(c, answer)
+			if err != nil && errors.Is(err, k.begunErr) { // it was told that its program can't go on
+				k.ended <- Exit{Reason: Crash, Text: err.Error()}
+			}
 		}()
 	}
 }
@@ -347,6 +402,14 @@ func (k *keeper) obey(words []string) error {
 	switch {
 	case len(words) == 1 && words[0] == "run":
 		k.start()
+		if k.order.Revive != "" {
+			<-k.begun
+			return k.begunErr
+		}
+	case len(words) == 2 && words[0] == "dump":
+		return k.dump(words[1])
+	case len(words) == 1 && words[0] == "thaw":
+		return k.thaw()
 	case len(words) == 2 && words[0] == "shutdown" && (words[1] == Poweroff || words[1] == Reboot || words[1] == Crash):
 		k.shutdown(words[1])
 	case len(words) == 2 && words[0] == "sysrq":

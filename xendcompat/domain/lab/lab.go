@@ -40,6 +40,8 @@ type Options struct {
 	Host *hostnet.Host
 	// Cgroup is where cgroups of version 2 are mounted; "" means that it is found out.
 	Cgroup string
+	// CRIU is the command that saves and restores processes; "" means criu in $PATH, if it is there and the kernel can.
+	CRIU string
 	// Relocation says how domains come and go; nil: they don't.
 	Relocation *Relocation
 	// Guarded says that others than root may ask for domains: none may name a program, nor a script but one in ScriptDirs.
@@ -54,6 +56,7 @@ type Options struct {
 type Toolstack struct {
 	o       Options
 	cgroups cgroups
+	criu    criu
 	creates sync.Mutex // held while an id is chosen
 
 	mu       sync.Mutex
@@ -103,7 +106,7 @@ func Open(o Options) (*Toolstack, error) {
 		}
 		o.Program = exe
 	}
-	t := &Toolstack{o: o, domains: map[int]*guest{}, watchers: map[*watcher]bool{}}
+	t := &Toolstack{o: o, criu: criu{command: o.CRIU}, domains: map[int]*guest{}, watchers: map[*watcher]bool{}}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
@@ -432,6 +435,11 @@ func (t *Toolstack) unsupported(op, use string) error {
 
 // order gives the keeper an order and returns when it has obeyed.
 func (g *guest) order(ctx context.Context, text string) error {
+	return g.orderWithin(ctx, text, orderTimeout)
+}
+
+// orderWithin is order for what may take longer.
+func (g *guest) orderWithin(ctx context.Context, text string, patience time.Duration) error {
 	c, err := g.dial(ctx, ctlSocket)
 	if err != nil {
 		return err
@@ -439,7 +447,7 @@ func (g *guest) order(ctx context.Context, text string) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	_ = c.SetDeadline(time.Now().Add(orderTimeout))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := fmt.Fprintln(c, text); err != nil {
 		return err
 	}
@@ -568,7 +576,11 @@ func (g *guest) unpause(ctx context.Context) error {
 	if err := g.freeze(false); err != nil {
 		return err
 	}
-	if err := g.order(ctx, "run"); err != nil { // one that was made paused has not begun
+	patience := orderTimeout
+	if _, err := os.Stat(filepath.Join(g.dir, processesDir)); err == nil {
+		patience = criuTimeout // its processes are being restored
+	}
+	if err := g.orderWithin(ctx, "run", patience); err != nil { // one that was made paused has not begun
 		return err
 	}
 	if err := g.silence(false); err != nil {

@@ -171,7 +171,7 @@ func (s *Server) take(ctx context.Context, l *link, m message) error {
 
 // start is the way from prepare to the word.
 func (s *Server) start(ctx context.Context, l *link, a *arrival, m message) (int, error) {
-	e, err := s.t.prepare(ctx, domain.Config(m.Image.Config), m.Image.Network, m.Token)
+	e, err := s.t.prepare(ctx, domain.Config(m.Image.Config), m.Image.Network, m.Token, "")
 	if err != nil {
 		return 0, err
 	}

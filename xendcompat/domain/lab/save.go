@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -11,20 +12,25 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/xenvnet/xend/xendcompat/domain"
 )
 
-// saveMagic begins a file of Save. The SHA-256 of the rest follows in hexadecimal, and a line feed.
+// saveMagic begins a file of Save. The SHA-256 of the image follows in hexadecimal, a line feed, and the image; where processes
+// come after it, as a tar archive, a blank and the image's length stand before the line feed.
 const saveMagic = "xend lab domain 1 "
 
 // maxSave bounds what is read of a file, or taken from another host, in bytes.
 const maxSave = 4 << 20
 
-// image is a domain on its way: to a file, or to another host. Of its processes it says nothing: the program starts anew.
+// image is a domain on its way: to a file, or to another host. Without processes behind it the program starts anew.
 type image struct {
 	Config  configText `json:"config"`
 	Network network    `json:"network"`
+	// Processes says that they follow.
+	Processes bool `json:"processes,omitempty"`
 	// Paused says that it was, and shall be.
 	Paused bool `json:"paused,omitempty"`
 }
@@ -35,18 +41,57 @@ func (m image) encode() ([]byte, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(body)
-	return append([]byte(saveMagic+hex.EncodeToString(sum[:])+"\n"), body...), nil
+	head := saveMagic + hex.EncodeToString(sum[:])
+	if m.Processes {
+		head += fmt.Sprintf(" %d", len(body))
+	}
+	return append([]byte(head+"\n"), body...), nil
 }
 
 func decodeImage(b []byte) (image, error) {
-	var m image
-	rest, ok := bytes.CutPrefix(b, []byte(saveMagic))
-	if !ok {
-		return m, errors.New("not a domain that the lab toolstack saved")
+	m, rest, err := cutImage(bytes.NewReader(b))
+	if err != nil {
+		return m, err
 	}
-	line, body, ok := bytes.Cut(rest, []byte("\n"))
+	if n, err := io.Copy(io.Discard, rest); err != nil || n > 0 && !m.Processes {
+		return m, errors.Join(errors.New("something follows it"), err)
+	}
+	return m, nil
+}
+
+// cutImage reads an image; its processes, if it has any, are what comes after it.
+func cutImage(r io.Reader) (m image, rest *bufio.Reader, err error) {
+	const maxLine = 256
+	rest = bufio.NewReaderSize(r, maxLine)
+	line, err := rest.ReadSlice('\n')
+	text, ok := strings.CutPrefix(string(line), saveMagic)
+	if err != nil || !ok {
+		return m, nil, errors.New("not a domain that the lab toolstack saved")
+	}
+	digest, length, processes := strings.Cut(strings.TrimSuffix(text, "\n"), " ")
+	most := maxSave + 1
+	if processes {
+		if most, err = strconv.Atoi(length); err != nil || most < 0 || most > maxSave {
+			return m, nil, errors.New("damaged: its first line is another")
+		}
+	}
+	body, err := io.ReadAll(io.LimitReader(rest, int64(most)))
+	if err != nil {
+		return m, nil, err
+	}
+	if len(body) > maxSave {
+		return m, nil, fmt.Errorf("longer than %d bytes", maxSave)
+	}
+	if m, err = parseImage(digest, body); err == nil && m.Processes != processes {
+		err = errors.New("damaged: it does not say what follows")
+	}
+	return m, rest, err
+}
+
+func parseImage(digest string, body []byte) (image, error) {
+	var m image
 	sum := sha256.Sum256(body)
-	if !ok || string(line) != hex.EncodeToString(sum[:]) {
+	if digest != hex.EncodeToString(sum[:]) {
 		return m, errors.New("damaged: its checksum is another")
 	}
 	if err := json.Unmarshal(body, &m); err != nil {
@@ -69,30 +114,72 @@ func (t *Toolstack) Save(ctx context.Context, id int, c domain.Config, file stri
 		return &os.PathError{Op: "save", Path: file, Err: os.ErrExist}
 	}
 	was := g.paused
-	m, err := t.still(g, c)
+	processes, err := t.dumpProcesses(ctx, g)
 	if err != nil {
 		return err
 	}
-	m.Paused = was
+	dir := filepath.Join(g.dir, processesDir)
 	defer func() {
+		if err != nil && processes { // criu left them stopped
+			err = errors.Join(err, g.freeze(false), g.order(ctx, "thaw"), os.RemoveAll(dir))
+			if was {
+				err = errors.Join(err, g.freeze(true))
+			}
+		}
 		if err != nil && !was {
 			err = errors.Join(err, g.resume())
 		}
 	}()
+	m, err := t.still(g, c)
+	if err != nil {
+		return err
+	}
+	m.Paused, m.Processes = was, processes
 	b, err := m.encode()
 	if err != nil {
 		return err
 	}
-	if err := writeNew(file, b); err != nil {
+	if err := writeNew(file, func(w io.Writer) error {
+		if _, err := w.Write(b); err != nil || !processes {
+			return err
+		}
+		return packProcesses(w, dir)
+	}); err != nil {
 		return err
-	}
-	if len(g.rec.Kernel) > 0 {
-		t.o.Log.Warn("a saved domain keeps its network; its program starts anew when it is restored", "name", g.rec.Name, "program", g.rec.Kernel[0])
 	}
 	if err := t.destroy(ctx, g); err != nil {
 		return errors.Join(err, os.Remove(file))
 	}
 	return nil
+}
+
+// dumpProcesses has the processes of a domain written to its directory and left stopped, where criu is; false where they are not.
+func (t *Toolstack) dumpProcesses(ctx context.Context, g *guest) (bool, error) {
+	if len(g.rec.Kernel) == 0 {
+		return false, nil
+	}
+	command, why := t.criu.find(ctx)
+	if why != nil {
+		t.o.Log.Warn("a saved domain keeps its network; its program starts anew when it is restored", "name", g.rec.Name, "program", g.rec.Kernel[0], "reason", why)
+		return false, nil
+	}
+	// It sends nothing from now on; to be dumped by its first process, it must not be frozen.
+	err := errors.Join(g.silence(true), g.freeze(false))
+	if err == nil {
+		err = g.orderWithin(ctx, "dump "+command, criuTimeout)
+	}
+	if err == nil {
+		return true, nil
+	}
+	if g.paused {
+		err = errors.Join(err, g.freeze(true))
+	} else {
+		err = errors.Join(err, g.resume())
+	}
+	if strings.Contains(err.Error(), noProgram) { // one that was made paused, and has not begun
+		return false, nil
+	}
+	return false, fmt.Errorf("domain %s goes on, its processes can't be saved: %w", g.rec.Name, err)
 }
 
 // still stops a domain, without a mark that would outlive xend, and reads what it is like.
@@ -121,14 +208,13 @@ func (g *guest) resume() error {
 }
 
 // writeNew makes a file that is there whole or not at all, and was not there before.
-func writeNew(path string, b []byte) error {
+func writeNew(path string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".save-*") // mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err == nil {
+	if err = write(f); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -147,37 +233,46 @@ func writeNew(path string, b []byte) error {
 
 // Restore starts the domain that Save wrote.
 func (t *Toolstack) Restore(ctx context.Context, file string, o domain.CreateOptions, admit func(domain.Config) error) (int, domain.Config, error) {
-	m, err := readImage(file)
+	f, err := openSaved(file)
 	if err != nil {
 		return 0, domain.Config{}, fmt.Errorf("%s: %w", file, err)
 	}
-	c := domain.Config(m.Config)
+	defer f.Close()
+	m, processes, err := cutImage(f)
+	if err != nil {
+		return 0, domain.Config{}, fmt.Errorf("%s: %w", file, err)
+	}
+	c, command := domain.Config(m.Config), ""
+	if m.Processes {
+		if command, err = t.criu.find(ctx); err != nil {
+			return 0, c, fmt.Errorf("%s holds the processes of domain %s, and they can't be restored here: %w; 'xm create' starts it anew", file, c.Name, err)
+		}
+	}
 	if err := admit(c); err != nil {
 		return 0, c, err
 	}
-	e, err := t.prepare(ctx, c, m.Network, "")
+	e, err := t.prepare(ctx, c, m.Network, "", command)
 	if err != nil {
 		return 0, c, err
+	}
+	if m.Processes {
+		if err := unpackProcesses(processes, filepath.Join(e.dir, processesDir)); err != nil {
+			return 0, c, errors.Join(fmt.Errorf("%s: %w", file, err), e.abort())
+		}
 	}
 	id, err := t.bringUp(ctx, e, o.Paused || m.Paused)
 	return id, c, err
 }
 
-func readImage(file string) (image, error) {
+// openSaved opens a regular file.
+func openSaved(file string) (*os.File, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return image{}, errors.Unwrap(err)
+		return nil, errors.Unwrap(err)
 	}
-	defer f.Close()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return image{}, errors.New("not a regular file")
+		f.Close()
+		return nil, errors.New("not a regular file")
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSave+1))
-	if err != nil {
-		return image{}, err
-	}
-	if len(b) > maxSave {
-		return image{}, fmt.Errorf("longer than %d bytes", maxSave)
-	}
-	return decodeImage(b)
+	return f, nil
 }
