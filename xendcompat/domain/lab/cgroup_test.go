@@ -42,7 +42,7 @@ func TestLimitsHold(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
 	require.NoError(t, os.WriteFile(program, []byte(`#!/bin/sh
 case $1 in
-memory) head -c 300000000 /dev/zero | tail -n 1 ;;
+memory) head -c 80000000 /dev/zero | tail -n 1 ;;
 processor) while :; do :; done ;;
 esac
 `), 0o755))

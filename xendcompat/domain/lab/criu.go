@@ -47,7 +47,7 @@ func (c *criu) find(ctx context.Context) (string, error) {
 			c.why = errors.New("criu is not installed")
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), criuTimeout)
 		defer cancel()
 		if out, err := exec.CommandContext(ctx, c.path, "check").CombinedOutput(); err != nil {
 			c.why = fmt.Errorf("criu can't be used on this kernel: criu check: %w: %s", err, lastLine(string(out)))
