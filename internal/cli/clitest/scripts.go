@@ -34,7 +34,7 @@ func Scripts(t *testing.T, dir string) {
 	testscript.RunT(hostT{t}, testscript.Params{
 		Dir:           dir,
 		UpdateScripts: *update,
-		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"replay": replayTo},
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"replay": replayTo, "virsh": virsh},
 		Setup: func(env *testscript.Env) error {
 			prefix := filepath.Join(env.WorkDir, "h")
 			env.Setenv("PATH", bin+":/usr/sbin:/usr/bin:/sbin:/bin")

@@ -74,7 +74,7 @@ esac
 	require.NoError(t, m.SetSchedCredit(t.Context(), id, 256, 0))
 	require.Equal(t, "100000 100000", m.group(id, "cpu.max"))
 	require.NoError(t, m.Pause(t.Context(), id))
-	require.Equal(t, "1", m.group(id, "cgroup.events frozen"))
+	require.Eventually(t, func() bool { return m.group(id, "cgroup.events frozen") == "1" }, patience, 10*time.Millisecond)
 	used = number("usage_usec")
 	require.NoError(t, m.Unpause(t.Context(), id))
 	require.Eventually(t, func() bool { return number("usage_usec") > used }, patience, 10*time.Millisecond)
