@@ -23,12 +23,23 @@ func withBin(t *testing.T, run func(d *demo) error) {
 	_, err = os.Stat(filepath.Join(bin, "xend"))
 	require.NoError(t, err, "make build comes first")
 	require.NoError(t, lab.Run(lab.Options{}, func(ctx context.Context, l *lab.Lab) error {
-		return run(&demo{ctx: ctx, lab: l, bin: bin, secret: "a secret of the two hosts", transfer: 16 << 20})
+		return run(&demo{ctx: ctx, lab: l, bin: bin, secret: "a secret of the two hosts", transfer: 16 << 20, svg: filepath.Join(t.TempDir(), "build", "demo.svg")})
 	}))
 }
 
 // The story is true: domains by xm create on two hosts, a live migration there and back, kill -9.
-func TestDemo(t *testing.T) { withBin(t, (*demo).run) }
+func TestDemo(t *testing.T) {
+	withBin(t, func(d *demo) error {
+		if err := d.run(); err != nil {
+			return err
+		}
+		svg, err := os.ReadFile(d.svg)
+		for _, text := range []string{"host A", "host B", "vm1", "vm2", "vnet 97", "Gbit/s"} {
+			require.Contains(t, string(svg), text)
+		}
+		return err
+	})
+}
 
 // The example works: everybody reaches everybody, over two vnets, two routers and the trunk.
 func TestLab(t *testing.T) {

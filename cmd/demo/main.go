@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,10 +17,12 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/internal/lab"
+	vnets "github.com/xenvnet/xend/xendcompat/topology"
 )
 
 func main() {
 	bin := flag.String("bin", "bin", "directory of the programs that `make build` made")
+	svg := flag.String("svg", "build/demo.svg", "`file` for the drawing of who is where")
 	topologyDir := flag.String("lab", "", "instead of the demo, build the lab of a `directory`, as examples/lab")
 	stay := flag.Bool("stay", false, "leave the lab standing until ctrl-C")
 	flag.Parse()
@@ -29,7 +32,7 @@ func main() {
 	}
 	if err == nil {
 		err = lab.Run(lab.Options{Named: true}, func(ctx context.Context, l *lab.Lab) error {
-			d := &demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text(), transfer: 1 << 30}
+			d := &demo{ctx: ctx, lab: l, bin: dir, secret: rand.Text(), transfer: 1 << 30, svg: *svg}
 			if *topologyDir != "" {
 				return (&topology{demo: d, dir: *topologyDir}).run(*stay)
 			}
@@ -56,6 +59,7 @@ type demo struct {
 	secret string // of the hosts, for migrations
 	// transfer is how much TCP is to carry, in bytes.
 	transfer int64
+	svg      string // where the drawing goes; "": nowhere
 }
 
 // say tells the story.
@@ -154,7 +158,8 @@ func (d *demo) run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  %.1f Gbit/s\n", float64(d.transfer)*8/took.Seconds()/1e9)
+	speed := fmt.Sprintf("%.1f Gbit/s", float64(d.transfer)*8/took.Seconds()/1e9)
+	fmt.Println("  " + speed)
 
 	say("What host A knows of vnet 97: its interface, the MACs that live here (vif) and those behind other hosts (ventry).")
 	if err := d.on(a, "vn", "vnets", "-a", "97"); err != nil {
@@ -207,6 +212,9 @@ func (d *demo) run() error {
 	}
 	pinger.Close()
 
+	if err := d.picture(hosts, speed); err != nil {
+		return err
+	}
 	say("Cleaning up, as an administrator would.")
 	for h, name := range map[*lab.Host]string{a: "vm1", b: "vm2"} {
 		for _, args := range [][]string{{"xm", "destroy", name}, {"xm", "vnet-delete", "97"}, {"xend", "stop"}} {
@@ -215,6 +223,46 @@ func (d *demo) run() error {
 			}
 		}
 	}
+	return nil
+}
+
+// picture draws what all hosts know together, as text and into a file.
+func (d *demo) picture(hosts []*lab.Host, note string) error {
+	say("The picture that both hosts' vn topology makes together:\n")
+	var views []vnets.Topology
+	for _, h := range hosts {
+		out, err := h.Run(d.ctx, filepath.Join(d.bin, "vn"), "topology", "--json")
+		if err != nil {
+			return err
+		}
+		var t vnets.Topology
+		if err := json.Unmarshal([]byte(out), &t); err != nil {
+			return fmt.Errorf("vn topology: %w", err)
+		}
+		for i := range t.Hosts {
+			if t.Hosts[i].State == vnets.Self {
+				t.Hosts[i].Name = "host " + h.Name // they share the machine's name
+				for j := range t.Hosts[i].Links {
+					t.Hosts[i].Links[j].Note = note
+				}
+			}
+		}
+		views = append(views, t)
+	}
+	all := vnets.Join(views...)
+	for line := range strings.Lines(all.Text()) {
+		fmt.Print("    ", line)
+	}
+	if d.svg == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(d.svg), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.svg, []byte(all.SVG(nil)), 0o644); err != nil {
+		return err
+	}
+	fmt.Printf("  as a drawing: %s\n", d.svg)
 	return nil
 }
 
