@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -107,4 +108,25 @@ func TestWholeAnswer(t *testing.T) {
 	require.True(t, p.Whole)
 	require.NotZero(t, p.Clock)
 	require.Equal(t, []vnet.ID{idOf(t, "97")}, p.Vnets)
+}
+
+// 64 hosts are asked at once, and each of them is found to be well.
+func TestInquireMany(t *testing.T) {
+	const others = 63
+	cfg := testConfig()
+	cfg.Workers = 1
+	_, s, hosts := newLab(t, 1, cfg)
+	for i := range others {
+		h, err := s.Host("H" + strconv.Itoa(i))
+		require.NoError(t, err)
+		hosts = append(hosts, startEngine(t, h, cfg))
+	}
+	q, err := hosts[0].Inquire(t.Context(), netip.Addr{})
+	require.NoError(t, err)
+	require.Len(t, q.Hosts, others)
+	for _, h := range q.Hosts {
+		require.True(t, h.ByGroup && h.ByUnicast && h.HeardByGroup && h.Fragments, "%+v", h)
+		require.Equal(t, []int{1500, 1500}, []int{h.MTUTo, h.MTUFrom})
+	}
+	t.Logf("64 hosts: %s", q.Took)
 }
