@@ -2,6 +2,7 @@ package esp
 
 import (
 	"encoding/hex"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -221,6 +222,46 @@ func TestWorkers(t *testing.T) {
 		group.Wait()
 		require.EqualValues(t, len(packets), taken.Load())
 		require.Zero(t, other.Load())
+	}
+}
+
+// TestWindow: whatever order numbers come in, early, late, twice or made up, the window takes each at most once, none from before
+// the floor, and each new one that is not too late: like a set that forgets nothing.
+func TestWindow(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 4096))
+		first := 1 + rng.Uint64N(1<<40)
+		w := newWindow(first)
+		floor, marks, top := int64(first), int64(first), int64(first)-1
+		taken := map[int64]bool{}
+		for range 3000 {
+			q := top + 1 + rng.Int64N(3)
+			switch rng.IntN(10) {
+			case 0:
+				q = top - rng.Int64N(2*windowSize) // late
+			case 1:
+				q = top + rng.Int64N(3*windowSize) // after a loss
+			case 2:
+				q = top - rng.Int64N(16) // as when flooded and unicast copies overtake each other
+			case 3: // a newer KEY
+				next, due := uint64(top)+uint64(rng.IntN(100)), rng.IntN(2) == 0
+				w.hear(next, due)
+				if due {
+					floor, marks = max(floor, marks), max(marks, int64(next))
+				}
+				continue
+			}
+			if q < 1 {
+				continue
+			}
+			want := !taken[q] && q >= floor && q > top-windowSize
+			got := w.infer(uint32(q)) == q && w.fresh(q)
+			require.Equal(t, want, got, "seed %d: %d, floor %d, top %d", seed, q, floor, top)
+			if got {
+				w.take(q)
+				taken[q], top = true, max(top, q)
+			}
+		}
 	}
 }
 
