@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	bpflink "github.com/cilium/ebpf/link"
 
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
@@ -134,9 +135,11 @@ func isVif(l hostnet.Link) bool {
 	return false
 }
 
-// others are the programs that are not ours.
-func others(list []hostnet.DeviceProgram) []hostnet.DeviceProgram {
-	return slices.DeleteFunc(list, func(p hostnet.DeviceProgram) bool { return strings.HasPrefix(p.Name, ownPrefix) })
+// others are the programs that are not ours: neither filters with a name of ours nor the program own.
+func others(list []hostnet.DeviceProgram, own ebpf.ProgramID) []hostnet.DeviceProgram {
+	return slices.DeleteFunc(list, func(p hostnet.DeviceProgram) bool {
+		return strings.HasPrefix(p.Name, ownPrefix) || own != 0 && p.ID == own
+	})
 }
 
 // BypassVnet is a vnet whose domains' frames may pass the bridge by.
@@ -171,7 +174,9 @@ type Bypass struct {
 	ports map[int]BypassedPort
 
 	// What follows is Run's own.
-	macs map[bpfMacKey]bpfVif
+	macs  map[bpfMacKey]bpfVif
+	own   ebpf.ProgramID       // vif_in
+	links map[int]bpflink.Link // of TCX, by port
 	// swept: filters that an earlier run left are away.
 	swept bool
 }
@@ -179,10 +184,14 @@ type Bypass struct {
 // NewBypass makes one for the vnets that the tables carry. host is used by it alone.
 func NewBypass(p *Tables, host *hostnet.Host) *Bypass {
 	p.forgetVifs()
-	return &Bypass{
+	b := &Bypass{
 		tables: p, host: host, kick: make(chan struct{}, 1),
-		vnets: map[vnet.ID]BypassVnet{}, ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{},
+		vnets: map[vnet.ID]BypassVnet{}, ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}, links: map[int]bpflink.Link{},
 	}
+	if info, err := p.bpf.VifIn.Info(); err == nil {
+		b.own, _ = info.ID()
+	}
+	return b
 }
 
 // Set says which vnets' domains may pass their bridge by, if nothing is in the way.
@@ -315,7 +324,7 @@ func (b *Bypass) lookAt(l *look, id vnet.ID, slot uint32, s BridgeState, vnif in
 			if err != nil {
 				return err
 			}
-			s.Vnif, s.VnifPrograms = p, others(programs)
+			s.Vnif, s.VnifPrograms = p, others(programs, b.own)
 		}
 	}
 	var fdb []hostnet.FDBEntry
@@ -331,7 +340,7 @@ func (b *Bypass) lookAt(l *look, id vnet.ID, slot uint32, s BridgeState, vnif in
 		if way != WayBridge { // only now is it worth while to ask for the rest
 			programs, err := b.host.DevicePrograms(p.Index)
 			if err == nil {
-				state.Programs = others(programs)
+				state.Programs = others(programs, b.own)
 				state.Qdisc, err = b.host.RootQdisc(p.Index)
 			}
 			if err == nil && fdb == nil {
@@ -445,11 +454,24 @@ func (b *Bypass) attach(p BypassedPort, fresh bool) error {
 	if err := b.tables.letVif(p.Vnet, p.Index); err != nil || !fresh {
 		return err
 	}
-	return b.host.AttachClassifier(bypassClassifier(p.Index), b.tables.bpf.VifIn)
+	l, err := b.host.AttachTCX(p.Index, b.tables.bpf.VifIn)
+	var unsupported *hostnet.UnsupportedError
+	if errors.As(err, &unsupported) {
+		return b.host.AttachClassifier(bypassClassifier(p.Index), b.tables.bpf.VifIn)
+	}
+	if err == nil {
+		b.links[p.Index] = l
+	}
+	return err
 }
 
 func (b *Bypass) detach(index int) {
 	_ = b.tables.bpf.VnetOfVnif.Delete(uint32(index))
+	if l := b.links[index]; l != nil {
+		_ = l.Close()
+		delete(b.links, index)
+		return
+	}
 	_ = b.host.DetachClassifier(bypassClassifier(index)) // its device may be gone
 }
 

@@ -57,7 +57,7 @@ func TestChooseWay(t *testing.T) {
 		"port has a filter":      {func(_ *BridgeState, p *PortState) { p.Programs = filter }, WayBridge, "port vif1.0 has a filter of others at TC (flower)"},
 		"port has a TCX program": {func(_ *BridgeState, p *PortState) { p.Programs = []hostnet.DeviceProgram{{Kind: "tcx", ID: 7}} }, WayBridge, "port vif1.0 has a filter of others at TC (tcx)"},
 		"port has one of our own": {func(_ *BridgeState, p *PortState) {
-			p.Programs = others([]hostnet.DeviceProgram{{Kind: "bpf", Name: "xend_vif"}})
+			p.Programs = others([]hostnet.DeviceProgram{{Kind: "bpf", Name: "xend_vif"}, {Kind: "tcx", ID: 9}}, 9)
 		}, WayPeer, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

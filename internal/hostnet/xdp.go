@@ -90,3 +90,19 @@ func xdpNeeds(err error) string {
 		return "a driver that runs XDP"
 	}
 }
+
+// AttachTCX puts a program at a device's ingress, behind the programs that are there, and before the filters of clsact. It
+// stays as long as the link is open. Unlike making a clsact, it loses no frame. Before Linux 6.6 there is no TCX, and the
+// error is an UnsupportedError.
+func (h *Host) AttachTCX(index int, prog *ebpf.Program) (bpflink.Link, error) {
+	var l bpflink.Link
+	err := h.Do(func() error {
+		var err error
+		l, err = bpflink.AttachTCX(bpflink.TCXOptions{Program: prog, Interface: index, Attach: ebpf.AttachTCXIngress, Anchor: bpflink.Tail()})
+		return err
+	})
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL) {
+		err = unsupported("an eBPF program at TCX", "Linux 6.6", err)
+	}
+	return l, h.wrapDevice("attach a TCX program to", index, err)
+}

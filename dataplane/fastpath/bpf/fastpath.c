@@ -446,8 +446,10 @@ int underlay_in(struct __sk_buff *skb)
 		flags |= DECAP_L3_IPV6;
 	if (family == 1 && h.in.h_proto != bpf_htons(ETH_P_IPV6))
 		flags |= DECAP_L3_IPV4;
-	// The outer Ethernet header stays, and becomes the inner one.
-	if (bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, flags))
+	// The outer Ethernet header stays, and becomes the inner one. Before Linux 6.3 the kernel refuses the flags for other
+	// families; it needs them for peers only, and those get such frames by the bridge then.
+	if (bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, flags) &&
+	    (flags == BPF_F_ADJ_ROOM_FIXED_GSO || bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)))
 		return IN(LEFT_ROOM);
 	if (bpf_skb_store_bytes(skb, 0, &h.in, sizeof(h.in), 0))
 		return IN(LEFT_ERROR);
