@@ -230,6 +230,7 @@ func (b *Bypass) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, _ = b.host.BridgeFirewall(false) // the first time takes long
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
