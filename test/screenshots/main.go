@@ -166,6 +166,6 @@ func reduce(file string) error {
 // coarse takes colours that nobody can tell apart for one.
 func coarse(c color.Color) color.RGBA {
 	r, g, b, _ := c.RGBA()
-	step := func(v uint32) uint8 { return uint8(min(255, (v>>8+2)/4*4)) }
+	step := func(v uint32) uint8 { return uint8(min(255, (v>>8+1)/2*2)) }
 	return color.RGBA{step(r), step(g), step(b), 255}
 }

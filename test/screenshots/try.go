@@ -103,7 +103,7 @@ func open(ctx context.Context, home, url string) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer browser.Close()
+	defer browser.Close() //nolint:errcheck // it was only asked
 	b, err = (&page{ws: browser}).call("Target.getTargets", struct{}{})
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func try(ctx context.Context) error {
 			failure = err
 			return
 		}
-		defer p.ws.Close()
+		defer p.ws.Close() //nolint:errcheck // the browser ends
 		failure = p.use(scene)
 	})
 	return errors.Join(err, failure)
