@@ -74,7 +74,7 @@ func run(ctx context.Context, dir, only string) error {
 // serve serves a scene's pages until ctx ends; ready is called with the address.
 func serve(ctx context.Context, scene *statustest.Scene, address string, ready func(address string)) error {
 	log := slog.New(slog.DiscardHandler)
-	st := status.New(scene, status.Options{Log: log, Now: scene.Now, Host: "xen-a"})
+	st := status.New(scene, status.Options{Log: log, Now: scene.Now, Host: "xen-a", Check: scene.Check})
 	for range 60 {
 		scene.Pass(10 * time.Second)
 		st.Sample()

@@ -27,6 +27,7 @@ import (
 	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/domain/lab"
 	"github.com/xenvnet/xend/xendcompat/events"
+	"github.com/xenvnet/xend/xendcompat/finding"
 	"github.com/xenvnet/xend/xendcompat/keys"
 	"github.com/xenvnet/xend/xendcompat/registry"
 	"github.com/xenvnet/xend/xendcompat/service"
@@ -203,7 +204,7 @@ func (d *Daemon) build() error {
 	}
 	d.svc = service.New(o)
 	bridges.Service = d.svc
-	d.status = status.New(d.svc, status.Options{StateDir: d.cfg.StateDir, Log: d.log})
+	d.status = status.New(d.svc, status.Options{StateDir: d.cfg.StateDir, Check: d.check, Log: d.log})
 	if c := d.cfg.Status; c.Listen != "" {
 		if d.access, err = status.OpenAccess(status.Files{
 			Token: c.TokenFile, Certificate: c.TLSCert, Key: c.TLSKey, ClientCA: c.ClientCA, ReadOnly: c.ReadOnly,
@@ -225,6 +226,9 @@ func (d *Daemon) build() error {
 	}
 	return nil
 }
+
+// check is what vn check does.
+func (d *Daemon) check(ctx context.Context) (finding.Report, error) { return d.checker.Run(ctx) }
 
 // blocked asks the firewall of the host's network namespace, which is that of the thread that asks.
 func blocked(host *hostnet.Host, bridges []string) (list []firewall.Blocked) {

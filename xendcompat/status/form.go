@@ -61,9 +61,8 @@ func (h *handler) form(ctx context.Context, r *httpx.Request, who string) *httpx
 		}
 		return httpx.OK(httpx.Plain, []byte(text))
 	}
-	if !hmac.Equal([]byte(fields.Get("seal")), []byte(h.access.seal("form", who))) {
-		return failure(http.StatusForbidden, "Not done",
-			"The form is not of this page, or xend was restarted since: nothing was changed. Go back, load the page again, and send the form once more.")
+	if !h.sealed(r, who) {
+		return forged()
 	}
 	switch fields.Get("op") {
 	case "show":
@@ -75,6 +74,17 @@ func (h *handler) form(ctx context.Context, r *httpx.Request, who string) *httpx
 		return h.delete(ctx, r, who, fields.Get("id"))
 	}
 	return failure(http.StatusBadRequest, "Not done", "The form asks for an operation that there is not.")
+}
+
+// sealed tells whether a form comes from a page that was given to this very somebody.
+func (h *handler) sealed(r *httpx.Request, who string) bool {
+	return hmac.Equal([]byte(parseForm(r).Get("seal")), []byte(h.access.seal("form", who)))
+}
+
+// forged answers a form that is not sealed.
+func forged() *httpx.Reply {
+	return failure(http.StatusForbidden, "Not done",
+		"The form is not of this page, or xend was restarted since: nothing was changed. Go back, load the page again, and send the form once more.")
 }
 
 func (h *handler) create(ctx context.Context, r *httpx.Request, who string, f vnetForm) *httpx.Reply {

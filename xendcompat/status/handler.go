@@ -71,6 +71,9 @@ func (h *handler) Handle(ctx context.Context, r *httpx.Request) *httpx.Reply {
 		}
 	}
 	if h.next == nil {
+		if wantsHTML(r) {
+			return failure(http.StatusNotFound, "Not found", "There is no such page here: /"+strings.Join(r.Path, "/"))
+		}
 		return httpx.NotFound("Not found: /" + strings.Join(r.Path, "/"))
 	}
 	return h.next.Handle(ctx, r)

@@ -339,6 +339,45 @@ func TestForgery(t *testing.T) {
 	require.Len(t, scene.All(), 3)
 }
 
+// TestCheck: what vn check finds, for who asks for it by the form, and not by a link.
+func TestCheck(t *testing.T) {
+	scene := statustest.Ill()
+	st := newStatus(t, scene)
+	h := st.Handler(status.Everybody(), nil)
+	page := h.Handle(t.Context(), browser("GET", "/xend/check", nil))
+	require.Equal(t, 200, page.Status)
+	require.NotContains(t, string(page.Body), "bridge vnet1a0 is gone</p>")
+	require.Equal(t, 403, h.Handle(t.Context(), browser("POST", "/xend/check", url.Values{})).Status)
+	form := url.Values{"seal": {seal(t, page.Body)}}
+	r := h.Handle(t.Context(), browser("POST", "/xend/check", form))
+	require.Equal(t, 200, r.Status)
+	for _, text := range []string{
+		`<span class="word">fail</span> <b>vnet 1a0</b>: down: bridge vnet1a0 is gone`, `<span class="word">warn</span> <b>group 224.10.0.1</b>`,
+		"not asked: it speaks only EtherIP", "0.31 ms", "1600 / 1600", "12 checks",
+	} {
+		require.Contains(t, string(r.Body), text)
+	}
+	scene.Pass(time.Minute)
+	scene.Refuse = errors.New("the data plane does not run")
+	r = h.Handle(t.Context(), browser("POST", "/xend/check", form))
+	require.Contains(t, string(r.Body), "The check could not be made: the data plane does not run")
+	// Where nothing may be changed, nobody is asked either.
+	quiet := st.Handler(open(t, status.Files{ReadOnly: true}), nil)
+	require.Equal(t, 404, quiet.Handle(t.Context(), browser("GET", "/xend/check", nil)).Status)
+	require.NotContains(t, string(quiet.Handle(t.Context(), browser("GET", "/xend/", nil)).Body), "/xend/check")
+}
+
+// TestEvents: all that are kept, and those that somebody looks for.
+func TestEvents(t *testing.T) {
+	h := newStatus(t, statustest.Ill()).Handler(status.Everybody(), nil)
+	all := string(h.Handle(t.Context(), browser("GET", "/xend/events", nil)).Body)
+	require.Equal(t, 6, strings.Count(all, "<li><time"))
+	require.Less(t, strings.Index(all, "tried again"), strings.Index(all, "xend is ready"))
+	some := string(h.Handle(t.Context(), browser("GET", "/xend/events?q=MAC%20moves", nil)).Body)
+	require.Equal(t, 1, strings.Count(some, "<li><time"))
+	require.Contains(t, string(h.Handle(t.Context(), browser("GET", "/xend/events?q=nothing", nil)).Body), "There is none.")
+}
+
 // TestReadOnly: nothing is changed by whatever way, and no form pretends that it could be.
 func TestReadOnly(t *testing.T) {
 	scene, next := statustest.Well(), &old{}

@@ -30,7 +30,7 @@ import (
 // newStatus is the status of a scene after ten minutes.
 func newStatus(t testing.TB, scene *statustest.Scene) *status.Status {
 	t.Helper()
-	s := status.New(scene, status.Options{StateDir: "/", Log: slog.New(slog.DiscardHandler), Now: scene.Now, Host: "xen-a"})
+	s := status.New(scene, status.Options{StateDir: "/", Log: slog.New(slog.DiscardHandler), Now: scene.Now, Host: "xen-a", Check: scene.Check})
 	for range 60 {
 		scene.Pass(10 * time.Second)
 		s.Sample()

@@ -28,8 +28,9 @@ func pages(t *testing.T, scene *statustest.Scene) map[string][]byte {
 	t.Helper()
 	st := newStatus(t, scene)
 	all := map[string][]byte{}
+	everybody := st.Handler(status.Everybody(), &old{})
 	for name, h := range map[string]httpx.Handler{
-		"": st.Handler(status.Everybody(), &old{}), " read-only": st.Handler(open(t, status.Files{ReadOnly: true}), nil),
+		"": everybody, " read-only": st.Handler(open(t, status.Files{ReadOnly: true}), nil),
 	} {
 		get := func(page, path string) {
 			r := h.Handle(t.Context(), browser("GET", path, nil))
@@ -40,6 +41,9 @@ func pages(t *testing.T, scene *statustest.Scene) map[string][]byte {
 		get("found", "/xend/?q="+url.QueryEscape(scene.State.Vnets[0].Bridge))
 		get("not found", "/xend/?q=nothing+of+this+name")
 		get("no vnet", "/xend/vnet/404")
+		get("events", "/xend/events")
+		get("events found", "/xend/events?q=vnet")
+		get("check", "/xend/check")
 		get("no host", "/xend/host/1.2.3.4")
 		const some = 3
 		for _, v := range scene.All()[:min(some, len(scene.All()))] {
@@ -50,6 +54,7 @@ func pages(t *testing.T, scene *statustest.Scene) map[string][]byte {
 			get("host "+x.Addr.String(), "/xend/host/"+x.Addr.String())
 		}
 	}
+	all["checked"] = everybody.Handle(t.Context(), browser("POST", "/xend/check", url.Values{"seal": {seal(t, all["check"])}})).Body
 	login := st.Handler(open(t, status.Files{Token: write(t, "token", token)}), nil)
 	all["login"] = login.Handle(t.Context(), browser("GET", "/login?to=/xend/", nil)).Body
 	all["refused"] = login.Handle(t.Context(), browser("POST", "/login", url.Values{"token": {"no"}, "to": {"/xend/"}})).Body

@@ -14,6 +14,7 @@ import (
 
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/events"
+	"github.com/xenvnet/xend/xendcompat/finding"
 	"github.com/xenvnet/xend/xendcompat/service"
 	"github.com/xenvnet/xend/xendcompat/topology"
 )
@@ -46,6 +47,8 @@ var _ Operations = (*service.Service)(nil)
 
 // Options configure a Status.
 type Options struct {
+	// Check asks all other hosts and looks at this one, as vn check does, which takes some seconds; nil: nobody can.
+	Check func(context.Context) (finding.Report, error)
 	// StateDir is the directory whose file system's room is told; "" tells none.
 	StateDir string
 	// Host is this host's name; "" asks the kernel.
@@ -66,6 +69,7 @@ type Status struct {
 	history history
 	health  cache[service.Health]
 	seen    cache[seen]
+	found   cache[checked]
 	picture cache[template.HTML]
 	ready   chan struct{}
 }
@@ -99,11 +103,22 @@ func (c *cache[T]) forget() {
 	c.at = time.Time{}
 }
 
-// get returns an answer that is at most maxAge old.
+// get returns an answer that is at most maxAge old, or older where answers cost much.
 func (c *cache[T]) get(now func() time.Time, maxAge time.Duration, ask func() T) T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if began := now(); c.at.IsZero() || began.Sub(c.at) > max(maxAge, 20*c.cost) {
+	return c.answerLocked(now, max(maxAge, 20*c.cost), ask)
+}
+
+// fresh returns an answer that is at most maxAge old, whatever it costs.
+func (c *cache[T]) fresh(now func() time.Time, maxAge time.Duration, ask func() T) T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answerLocked(now, maxAge, ask)
+}
+
+func (c *cache[T]) answerLocked(now func() time.Time, maxAge time.Duration, ask func() T) T {
+	if began := now(); c.at.IsZero() || began.Sub(c.at) > maxAge {
 		c.value = ask()
 		c.at = now()
 		c.cost = c.at.Sub(began)

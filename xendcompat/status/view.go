@@ -41,10 +41,14 @@ func (h *handler) page(ctx context.Context, r *httpx.Request, who string) *httpx
 	switch rest := r.Path[1:]; {
 	case len(rest) == 1 && rest[0] == "form":
 		return h.form(ctx, r, who)
+	case len(rest) == 1 && rest[0] == "check" && h.checks():
+		return h.check(ctx, r, who)
 	case !reads(r):
 		return nil
 	case len(rest) == 0:
 		return h.front(ctx, r, who)
+	case len(rest) == 1 && rest[0] == "events":
+		return h.eventsPage(ctx, r, who)
 	case len(rest) == 2 && rest[0] == "vnet":
 		return h.vnetPage(ctx, r, who, rest[1], "")
 	case len(rest) == 2 && rest[0] == "host":
@@ -65,6 +69,8 @@ type frame struct {
 	// Changes: there are forms. Seal goes with them.
 	Changes bool
 	Seal    string
+	// Checks: /xend/check can check.
+	Checks bool
 	// Old: the pages of old clients are there, too. Session: somebody has signed in.
 	Old, Session bool
 	// Problem is why something was not done; "" if nothing was wanted.
@@ -83,7 +89,7 @@ func (h *handler) frame(ctx context.Context, who, title string, body any) frame 
 	return frame{
 		Title: title, Host: h.o.Host, Version: version.Version, State: health.Severity().String(), Troubles: health.Troubles,
 		Now: h.o.Now(), Changes: !h.access.files.ReadOnly, Seal: h.access.seal("form", who),
-		Old: h.next != nil, Session: strings.HasPrefix(who, "session "), Body: body,
+		Old: h.next != nil, Checks: h.checks(), Session: strings.HasPrefix(who, "session "), Body: body,
 	}
 }
 

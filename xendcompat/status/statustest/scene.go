@@ -19,6 +19,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/events"
+	"github.com/xenvnet/xend/xendcompat/finding"
 	"github.com/xenvnet/xend/xendcompat/service"
 	"github.com/xenvnet/xend/xendcompat/status"
 	"github.com/xenvnet/xend/xendcompat/topology"
@@ -119,11 +120,43 @@ func (s *Scene) Health(context.Context) service.Health {
 
 // Events are Log.
 func (s *Scene) Events(_ uint64, limit int) events.Log {
+	if limit == 0 {
+		limit = len(s.Log)
+	}
 	return events.Log{Started: Began, Events: slices.Clone(s.Log[max(0, len(s.Log)-limit):])}
 }
 
 // Topology is Picture.
 func (s *Scene) Topology(context.Context) topology.Topology { return s.Picture }
+
+// Check finds what Sick has, and that one host does not answer.
+func (s *Scene) Check(context.Context) (finding.Report, error) {
+	if s.Refuse != nil {
+		return finding.Report{}, s.Refuse
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := finding.Report{Name: "xen-a", Version: "xend 0.2.0", Time: s.now, Summary: "underlay eth0, MTU 1600, group 224.10.0.1 · 3 vnets", Took: 2.4}
+	for _, t := range s.Sick.Troubles {
+		level := finding.Warn
+		if t.Severity == service.Broken {
+			level = finding.Fail
+		}
+		r.Add(finding.Finding{Name: "trouble", Level: level, Of: t.Of, Text: t.Text, Cure: t.Cure})
+	}
+	for _, h := range s.State.Hosts {
+		answers := h.Unicast >= 0
+		x := finding.Host{Address: h.Addr.String(), Version: "xend 0.2.0", Unicast: answers, Group: answers, RTT: .31, MTUTo: 1600, MTUFrom: 1600, Vnets: []string{"97", "1a0"}}
+		if !answers {
+			x = finding.Host{Address: h.Addr.String(), NotAsked: "it speaks only EtherIP"}
+			r.Add(finding.Finding{Name: "not-asked", Level: finding.Skip, Of: x.Address, Text: "not asked: " + x.NotAsked})
+		}
+		r.Hosts = append(r.Hosts, x)
+	}
+	r.Add(finding.Finding{Name: "local", Level: finding.OK, Of: "local", Text: "bridges, vnifs, memberships, clock, limits (12 checks)"})
+	r.Sort()
+	return r, nil
+}
 
 // Reconciled is what it always is.
 func (s *Scene) Reconciled() (restored, failed uint64) { return 2, 1 }
