@@ -71,7 +71,7 @@ func TestFinishedOnTheWire(t *testing.T) {
 				dev, err := h.Uplink().Link()
 				require.NoError(t, err)
 				// Trains are cut into packets before the cable, so that the capture sees those.
-				require.NoError(t, h.Net.SetFeatures(dev.Index, map[string]bool{"tx-udp-segmentation": false}))
+				require.NoError(t, h.Net.SetFeatures(dev.Index, map[string]bool{"tx-udp-segmentation": false, "tx-udp_tnl-segmentation": false, "tx-checksum-ip-generic": false}))
 			}
 			add(t, "97", hosts...)
 			d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")

@@ -166,7 +166,7 @@ func DefaultConfig() Config {
 		TTL:             64,
 		MTUMode:         MTUFragment,
 		ClampMSS:        true,
-		FastPath:        FastPathOff,
+		FastPath:        FastPathAuto,
 		Bypass:          BypassAuto,
 		Encapsulation:   EtherIPInUDP,
 		EtherIPHosts:    EtherIPAuto,

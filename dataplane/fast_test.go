@@ -1,13 +1,25 @@
 package dataplane
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -185,4 +197,311 @@ func TestSecuredStaysOutOfTheKernel(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stream is a counted stream of datagrams from one domain to another.
+type stream struct {
+	t    testing.TB
+	stop chan struct{}
+	done sync.WaitGroup
+	conn net.Conn
+
+	mu   sync.Mutex
+	sent int
+	got  map[uint64]int
+}
+
+// startStream sends numbered datagrams, one every pause, until end.
+func startStream(t testing.TB, from, to *lab.Domain, pause time.Duration) *stream {
+	t.Helper()
+	s := &stream{t: t, stop: make(chan struct{}), got: map[uint64]int{}}
+	var in net.PacketConn
+	require.NoError(t, to.Do(func() (err error) {
+		in, err = net.ListenPacket("udp", netip.AddrPortFrom(to.Addr(), 0).String())
+		return err
+	}))
+	require.NoError(t, in.(*net.UDPConn).SetReadBuffer(1<<20))
+	require.NoError(t, from.Do(func() (err error) {
+		s.conn, err = net.Dial("udp", in.LocalAddr().String())
+		return err
+	}))
+	s.done.Go(func() {
+		b := make([]byte, 2000)
+		for {
+			n, _, err := in.ReadFrom(b)
+			if err != nil || n < 8 {
+				return
+			}
+			s.mu.Lock()
+			s.got[binary.BigEndian.Uint64(b)]++
+			s.mu.Unlock()
+		}
+	})
+	s.done.Go(func() {
+		defer in.Close()
+		b := make([]byte, 200)
+		tick := time.NewTicker(pause)
+		defer tick.Stop()
+		for n := uint64(0); ; n++ {
+			select {
+			case <-s.stop:
+				s.settle(n)
+				return
+			case <-tick.C:
+			}
+			binary.BigEndian.PutUint64(b, n)
+			if _, err := s.conn.Write(b); err == nil {
+				s.mu.Lock()
+				s.sent++
+				s.mu.Unlock()
+			}
+		}
+	})
+	return s
+}
+
+// settle sends a last datagram, again and again until it arrives: then those before it have arrived, too.
+func (s *stream) settle(n uint64) {
+	b := binary.BigEndian.AppendUint64(nil, n)
+	for range 500 {
+		_, _ = s.conn.Write(b)
+		time.Sleep(2 * time.Millisecond)
+		s.mu.Lock()
+		_, arrived := s.got[n]
+		s.mu.Unlock()
+		if arrived {
+			break
+		}
+	}
+}
+
+// end ends the stream, and tells how many datagrams did not come, or came twice.
+func (s *stream) end() (sent, lost, doubled int) {
+	close(s.stop)
+	s.done.Wait()
+	s.conn.Close()
+	for n := range uint64(s.sent) {
+		switch s.got[n] {
+		case 0:
+			lost++
+		case 1:
+		default:
+			doubled++
+		}
+	}
+	return s.sent, lost, doubled
+}
+
+// TestDaemonsGo: while the daemons of both hosts end and begin again and again, an established flow loses nothing; each
+// new one knows at once where the MACs are, and the kernel goes on with its programs.
+func TestDaemonsGo(t *testing.T) {
+	_, _, hosts := newLab(t, 2, fastConfig())
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	there, back := startStream(t, one, two, time.Millisecond), startStream(t, two, one, time.Millisecond)
+	for round := range 6 {
+		i := round % 2
+		hosts[i].stop()
+		time.Sleep(300 * time.Millisecond) // nobody is there
+		hosts[i] = startEngine(t, hosts[i].Host, fastConfig())
+		eventually(t, "it learns from the kernel", func() bool { return len(hosts[i].Entries(Filter{})) == 1 })
+		add(t, "97", hosts[i])
+		eventually(t, "the kernel carries the vnet", func() bool {
+			why, known := hosts[i].Status().FastPath.Vnets[idOf(t, "97")]
+			return known && why == ""
+		})
+	}
+	for _, s := range []*stream{there, back} {
+		sent, lost, doubled := s.end()
+		require.Greater(t, sent, 1000)
+		require.Zero(t, lost, "of %d", sent)
+		require.Zero(t, doubled)
+	}
+	tx, _ := hosts[0].carried()
+	require.Greater(t, tx.Packets, uint64(1000), "counters go on")
+	// What a daemon that is stopped on purpose leaves behind goes.
+	hosts[0].stop()
+	require.NoError(t, RemoveFastPath(hosts[0].Net))
+	vnif, err := hosts[0].Net.LinkByName("vnif97")
+	require.NoError(t, err)
+	uplink, err := hosts[0].Uplink().Link()
+	require.NoError(t, err)
+	for _, h := range []hook{{vnif.Index, true}, {uplink.Index, false}} {
+		filters, err := hosts[0].Net.Filters(h.index, h.egress)
+		require.NoError(t, err)
+		require.Empty(t, filters)
+	}
+}
+
+// TestFastMove: a domain migrates while the kernel carries its flow; the kernel takes the flow up again where it is then.
+func TestFastMove(t *testing.T) {
+	_, _, hosts := newLab(t, 3, fastConfig())
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts[:2]...)
+	p, err := two.StartPing(one.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
+	require.NoError(t, err)
+	defer p.Close()
+	for _, to := range []int{2, 0, 2} {
+		_, err = p.Fresh(soon(t))
+		require.NoError(t, err)
+		require.NoError(t, one.MoveTo(hosts[to].Host, "vif1.0", "vnet97"))
+		require.NoError(t, one.Announce())
+		_, err = p.Fresh(soon(t))
+		require.NoError(t, err)
+		awaitFast(t, one, two, hosts[to], hosts[1])
+	}
+}
+
+// nft gives a host rules.
+func (h *testHost) nft(rules string) {
+	h.t.Helper()
+	require.NoError(h.t, h.Do(func() error {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(rules)
+		out, err := cmd.CombinedOutput()
+		require.NoError(h.t, err, "%s", out)
+		return nil
+	}))
+}
+
+// startFast starts an engine whose programs are looked at often, and whose kernel believes that a host is heard for a moment.
+func startFast(t testing.TB, h *lab.Host, heard time.Duration) *testHost {
+	t.Helper()
+	return startEngineWith(t, h, fastConfig(), func(e *Engine) {
+		e.programs.verifyEvery = 100 * time.Millisecond
+		e.programs.base.HostTTL, e.programs.base.Renew = heard, heard/3
+	})
+}
+
+// TestFirewallAppears: a rule that drops what arrives for the port from one host, or what is sent to it, is heeded though the
+// kernel's programs run before it.
+func TestFirewallAppears(t *testing.T) {
+	for name, c := range map[string]struct{ rule, send string }{
+		"input":  {"add chain inet x c { type filter hook input priority 0 ; }\nadd rule inet x c udp dport 1798 ip saddr %s drop", ""},
+		"output": {"add chain inet x c { type filter hook output priority 0 ; }\nadd rule inet x c udp dport 1798 ip daddr %s drop", "has a rule for what is sent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := lab.New(t)
+			s, err := l.Switch("lan", 0)
+			require.NoError(t, err)
+			var hosts []*testHost
+			for _, n := range []string{"A", "B"} {
+				h, err := s.Host(n)
+				require.NoError(t, err)
+				hosts = append(hosts, startFast(t, h, 3*time.Second))
+			}
+			add(t, "97", hosts...)
+			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			awaitFast(t, one, two, hosts...)
+			p, err := one.StartPing(two.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
+			require.NoError(t, err)
+			defer p.Close()
+			_, err = p.Fresh(soon(t))
+			require.NoError(t, err)
+
+			hosts[0].nft("add table inet x\n" + fmt.Sprintf(c.rule, hosts[1].Addr()))
+			eventually(t, "nothing passes", func() bool {
+				got := p.Stats().Received
+				time.Sleep(300 * time.Millisecond)
+				return p.Stats().Received == got
+			})
+			if c.send != "" {
+				require.Contains(t, hosts[0].Status().FastPath.Underlays[0].Send, c.send)
+			}
+			hosts[0].nft("delete table inet x")
+			_, err = p.Fresh(soon(t))
+			require.NoError(t, err)
+			awaitFast(t, one, two, hosts...)
+		})
+	}
+}
+
+// TestOthersFilters: a filter of another program at the same place runs first, and one that would come after ours keeps the
+// kernel from carrying.
+func TestOthersFilters(t *testing.T) {
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	var hosts []*testHost
+	for _, n := range []string{"A", "B"} {
+		h, err := s.Host(n)
+		require.NoError(t, err)
+		hosts = append(hosts, startFast(t, h, time.Minute))
+	}
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	tc := func(args string) {
+		t.Helper()
+		out, err := hosts[0].Node.Run(soon(t), "tc", strings.Fields(args)...)
+		require.NoError(t, err, "%s", out)
+	}
+	uplink, err := hosts[0].Uplink().Link()
+	require.NoError(t, err)
+	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	require.NoError(t, err)
+	defer other.Close()
+	place := hostnet.Classifier{Index: uplink.Index, Priority: 5, Name: "other"}
+	// Before ours: it sees all that arrives.
+	require.NoError(t, hosts[0].Net.AttachClassifier(place, other))
+	awaitFast(t, one, two, hosts...)
+	time.Sleep(300 * time.Millisecond) // it is looked at meanwhile
+	awaitFast(t, one, two, hosts...)
+	filters, err := hosts[0].Net.Filters(uplink.Index, false)
+	require.NoError(t, err)
+	require.Len(t, filters, 2)
+	require.Equal(t, "other", filters[0].Name)
+	// After ours, it would see nothing.
+	place.Priority = 65500
+	require.NoError(t, hosts[0].Net.AttachClassifier(place, other))
+	eventually(t, "the kernel receives no more", func() bool {
+		return strings.Contains(hosts[0].Status().FastPath.Underlays[0].Receive, "at priority 65500 would be passed by")
+	})
+	_, before := hosts[0].carried()
+	ping(t, one, two.Addr())
+	_, after := hosts[0].carried()
+	require.Equal(t, before.Packets, after.Packets)
+	require.NoError(t, hosts[0].Net.DetachClassifier(place))
+	awaitFast(t, one, two, hosts...)
+	// A vnif whose traffic is shaped is user space's.
+	tc("qdisc add dev vnif97 root tbf rate 1gbit burst 100kb latency 50ms")
+	eventually(t, "user space carries the vnet", func() bool {
+		return strings.Contains(hosts[0].Status().FastPath.Vnets[idOf(t, "97")], "queueing discipline tbf")
+	})
+	tc("qdisc del dev vnif97 root")
+	awaitFast(t, one, two, hosts...)
+	// Whoever takes ours away does not keep it away.
+	tc("qdisc del dev eth0 clsact")
+	awaitFast(t, one, two, hosts...)
+}
+
+// TestNoKernel: where the kernel has no fast path user space carries all, and that is told once.
+func TestNoKernel(t *testing.T) {
+	l := lab.New(t)
+	s, err := l.Switch("lan", 0)
+	require.NoError(t, err)
+	var hosts []*testHost
+	for _, n := range []string{"A", "B"} {
+		h, err := s.Host(n)
+		require.NoError(t, err)
+		hosts = append(hosts, startEngineWith(t, h, fastConfig(), func(e *Engine) {
+			e.programs.verifyEvery = 10 * time.Millisecond
+			e.programs.load = func(fastpath.Times, []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
+				return nil, [2]*ebpf.Program{}, &fastpath.UnsupportedError{Needs: "eBPF", Err: errors.New("invalid argument")}
+			}
+		}))
+	}
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	for range 20 {
+		ping(t, one, two.Addr())
+		hosts[0].mirror.look()
+	}
+	require.Equal(t, 1, hosts[0].log.Count("no kernel fast path"))
+	require.Contains(t, hosts[0].Status().FastPath.Problem, "needs eBPF")
+	require.False(t, hosts[0].Status().FastPath.On)
 }

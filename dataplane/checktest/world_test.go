@@ -182,6 +182,7 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 		cfg.Encapsulation = dataplane.EtherIP
 	}
 	cfg.ClampMSS = !w.unclamped
+	cfg.FastPath, cfg.Bypass = dataplane.FastPathOff, dataplane.BypassOff
 	if w.fast[h.Name[0]-'A'] {
 		cfg.FastPath = dataplane.FastPathOn
 	}
