@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -71,6 +72,28 @@ func TestReasonsInMemory(t *testing.T) {
 			require.Zero(t, m.hosts[0].table.Stats().Remote)
 		})
 	}
+}
+
+// Each reason for which packets of vnets with security are refused has a counter of that name. What a peer forwards of such vnets is
+// dropped where there is none, and goes nowhere.
+func TestReasonsOfSecurity(t *testing.T) {
+	seen := map[Reason]bool{}
+	for r := esp.Taken + 1; r < esp.Refusals; r++ {
+		require.Equal(t, r.String(), refusals[r].String())
+		require.False(t, seen[refusals[r]], r)
+		seen[refusals[r]] = true
+	}
+	m := newMemory(t, 2, testConfig())
+	m.mutualPeers()
+	peer := m.hosts[1].addr
+	packet := make([]byte, 80)
+	packet[0] = 1
+	forwarded, err := wire.AppendVFWD(nil, netip.MustParseAddrPort("10.9.9.9:4500"), netip.AddrPortFrom(m.group, wire.SecurityPort), 64, packet)
+	require.NoError(t, err)
+	m.net.Put(underlaytest.Packet{From: netip.AddrPortFrom(peer, 1798), To: netip.AddrPortFrom(m.hosts[0].addr, 1798), Payload: append(forwarded, packet...)})
+	m.settle()
+	require.Equal(t, 1, m.hosts[0].drop(DropForwardSecured))
+	require.Len(t, m.net.Take(), 1, "the packet itself, and nothing that follows from it")
 }
 
 // A request is answered by unicast by the host that has the MAC, and by nobody else.

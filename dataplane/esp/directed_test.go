@@ -91,6 +91,60 @@ func TestHeldBackKey(t *testing.T) {
 	require.Equal(t, UnknownSPI, refusal)
 }
 
+// TestKeysNotTaken: a KEY that is not the newest of its sender, or contradicts what it said before, changes nothing; nor does one
+// where the table is full, from which nobody is turned out.
+func TestKeysNotTaken(t *testing.T) {
+	w := newWorld(t, 13, vnet.Conf, 1)
+	r := w.hosts[0]
+	v := r.vnet
+	w.pass(time.Second, false)
+	echo := func() [16]byte {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.challengeLocked(r.clock())
+	}
+	hear := func(b []byte) Refusal {
+		verdict, _ := r.table.Message(b, Arrival{Unicast: true, From: netip.MustParseAddrPort("10.9.0.9:4500")}, r.clock(), nil)
+		return verdict.Refusal
+	}
+	p := &puppet{key: newVnetKey(testSecret, testID), instance: [16]byte{1}}
+	spi := uint32(p.key.kid[0]) << 24
+	one := newSending(p.key, vnet.Conf, [16]byte{1}, 1, spi|0x100, 2, 0)
+	first := p.say(one, echo())
+	require.Equal(t, Taken, hear(first))
+	newer := p.say(one, [16]byte{})
+	require.Equal(t, Taken, hear(newer))
+	lanes := v.sas[[16]byte{1}].lanes
+	before := lanes[0].window
+	require.Equal(t, KeyOld, hear(newer), "once more")
+	one.lanes[0].next.Store(1000)
+	for name, s := range map[string]*Sending{
+		"another N for the epoch": newSending(p.key, vnet.Conf, [16]byte{2}, 1, spi|0x200, 2, 0),
+		"another SPI":             newSending(p.key, vnet.Conf, [16]byte{1}, 1, spi|0x300, 2, 0),
+		"other lanes":             newSending(p.key, vnet.Conf, [16]byte{1}, 1, spi|0x100, 4, 0),
+		"another epoch":           newSending(p.key, vnet.Conf, [16]byte{1}, 7, spi|0x100, 2, 0),
+	} {
+		require.Equal(t, KeyOld, hear(p.say(s, echo())), name)
+		require.Equal(t, before, lanes[0].window, name)
+		require.Len(t, v.sas, 1, name)
+	}
+
+	many := func(from, to int, block func(int) uint32) (last Refusal) {
+		for i := from; i < to; i++ {
+			q := &puppet{key: p.key, instance: [16]byte{2, byte(i >> 8), byte(i)}}
+			last = hear(q.say(newSending(p.key, vnet.Conf, [16]byte{3, byte(i >> 8), byte(i)}, 1, spi|block(i)<<8, 2, 0), echo()))
+		}
+		return last
+	}
+	require.Equal(t, Taken, many(0, maxCandidates, func(int) uint32 { return 0x777 }))
+	require.Equal(t, SendersFull, many(maxCandidates, maxCandidates+1, func(int) uint32 { return 0x777 }), "too many share an SPI")
+	require.Equal(t, Taken, many(maxCandidates, maxSAs-1, func(i int) uint32 { return 0x1000 + uint32(i) }))
+	require.Len(t, v.sas, maxSAs)
+	require.Equal(t, SendersFull, many(maxSAs, maxSAs+10, func(i int) uint32 { return 0x1000 + uint32(i) }))
+	require.Len(t, v.sas, maxSAs)
+	require.Contains(t, v.sas, [16]byte{1}, "nobody is turned out")
+}
+
 // TestBoundedDelay: what was sealed before a mark that is old enough is not taken, though its place in the window is free.
 func TestBoundedDelay(t *testing.T) {
 	w := newWorld(t, 3, vnet.Conf, 2)
