@@ -370,6 +370,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte, size int64) {
 		parseShort(b)
 		parseVCPUs(b, 4)
+		parseUptimes(b)
 		_, _ = readTrailer(bytes.NewReader(b), int64(len(b)))
 		_, _ = readTrailer(bytes.NewReader(b), size)
 	})
