@@ -28,6 +28,7 @@ func TestCountersWaitForNobody(t *testing.T) {
 	require.Equal(t, 1, c.Tables.Entries)
 	require.Len(t, h.Entries(Filter{}), 1)
 	require.Empty(t, h.Vifs(Filter{}))
+	require.Equal(t, map[vnet.ID]MACs{idOf(t, "97"): {Elsewhere: 1}}, h.MACs())
 }
 
 func TestFilters(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"slices"
 
 	"github.com/xenvnet/xend/xendcompat/httpx"
 )
@@ -17,7 +18,7 @@ func (d *Daemon) statusServer(rest httpx.Handler, o httpx.Options) server {
 	if d.access.Open() {
 		rest = nil
 	}
-	o.Hosts = append([]string{d.cfg.Status.Address}, o.Hosts...)
+	o.Hosts = slices.Concat([]string{d.cfg.Status.Address}, d.access.Names(), o.Hosts)
 	s := httpx.NewServer("status", d.status.Handler(d.access, rest), o)
 	if c := d.access.TLS(); c != nil {
 		return tlsServer{s, c}

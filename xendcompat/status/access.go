@@ -199,6 +199,15 @@ func (a *Access) TLS() *tls.Config {
 	return c
 }
 
+// Names are those of the server's certificate, by which clients may call it.
+func (a *Access) Names() []string {
+	c := a.secrets.Load().tls
+	if c == nil || c.Certificates[0].Leaf == nil {
+		return nil
+	}
+	return c.Certificates[0].Leaf.DNSNames
+}
+
 // Open tells whether everybody may who can connect.
 func (a *Access) Open() bool { return a.files.Token == "" && a.files.ClientCA == "" }
 

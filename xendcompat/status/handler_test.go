@@ -460,6 +460,7 @@ func TestTLS(t *testing.T) {
 	_, _, person := certificate(t, "alice", &authority)
 	_, _, stranger := certificate(t, "mallory", nil)
 	a := open(t, status.Files{Token: write(t, "token", token), Certificate: cert, Key: key, ClientCA: ca})
+	require.Equal(t, []string{"xend.test"}, a.Names())
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())

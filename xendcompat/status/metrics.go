@@ -60,6 +60,7 @@ var (
 	vnetPackets = counter("vnet_packets_total", "Packets between hosts: out is from this host to others.", "vnet", "direction", "path")
 	vnetFrames  = counter("vnet_frames_total", "Frames at the vnif, a super-frame as one: out is from this host to others.", "vnet", "direction", "path")
 	vnetBytes   = counter("vnet_bytes_total", "Bytes of these frames, without the headers between hosts.", "vnet", "direction", "path")
+	vnetFlooded = counter("vnet_flooded_packets_total", "Packets out to the groups, the replicas and hosts that speak only EtherIP, which all hosts get.", "vnet")
 	vnetFast    = gauge("vnet_fast_path", "1 if the kernel carries known unicast of the vnet; reason says why it does not.", "vnet", "reason")
 	vnetMACs    = gauge("macs", "MACs of the vnet on this host (here) and behind others (elsewhere).", "vnet", "where")
 
@@ -173,6 +174,7 @@ func (s *Status) Collect(out chan<- prometheus.Metric) {
 		if id, ok := ids[v.ID]; ok { // it may have come or gone between the two
 			traffic(ch, id, "out", "user", less(v.Tx, v.KernelTx))
 			traffic(ch, id, "in", "user", less(v.Rx, v.KernelRx))
+			ch.count(vnetFlooded, v.Flooded, id)
 			if _, may := counters.FastPath.Vnets[v.ID]; may || v.KernelTx.Frames+v.KernelRx.Frames > 0 {
 				traffic(ch, id, "out", "kernel", v.KernelTx)
 				traffic(ch, id, "in", "kernel", v.KernelRx)

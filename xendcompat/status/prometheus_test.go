@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +28,39 @@ import (
 func TestRules(t *testing.T) {
 	promtool(t, nil, "check", "rules", rulesFile)
 	promtool(t, nil, "test", "rules", filepath.Join(filepath.Dir(rulesFile), "xend.rules.test.yml"))
+}
+
+// TestDashboard: Prometheus understands every query of the dashboard.
+func TestDashboard(t *testing.T) {
+	b, err := os.ReadFile(dashboardFile)
+	require.NoError(t, err)
+	var dashboard struct {
+		Title  string
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	require.NoError(t, json.Unmarshal(b, &dashboard))
+	require.NotEmpty(t, dashboard.Title)
+	type rule struct {
+		Record string `json:"record"`
+		Expr   string `json:"expr"`
+	}
+	var rules []rule
+	for _, p := range dashboard.Panels {
+		require.NotEmpty(t, p.Targets, p.Title)
+		for _, target := range p.Targets {
+			expr := strings.NewReplacer("$__rate_interval", "5m", "$instance", ".*", "$vnet", ".*").Replace(target.Expr)
+			require.NotContains(t, expr, "$", p.Title)
+			rules = append(rules, rule{fmt.Sprintf("panel:%d", len(rules)), expr})
+		}
+	}
+	require.Greater(t, len(rules), 15)
+	// JSON is YAML, too.
+	file, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}})
+	require.NoError(t, err)
+	promtool(t, nil, "check", "rules", write(t, "rules.yml", string(file)))
 }
 
 // serve serves a scene's handler on loopback until the test ends.
