@@ -111,6 +111,10 @@ _vn()
     top)
         options='-d --delay -n --rounds -s --sort --vnet --host --json'
         ;;
+    capture)
+        options='-w --write -c --count'
+        ((argument)) || kind=vnet
+        ;;
     key-generate)
         ;;
     key-status)
@@ -148,7 +152,7 @@ _vn()
         COMPREPLY=($(compgen -f -- "$cur"))
         return ;;
     command)
-        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats check trace events topology top key-generate key-status key-rotate mtu insmod help' ;;
+        candidates='vnets vnifs vnet-create vnet-delete vifs vif-add vif-delete varp varp-flush peers peer-add peer-delete bridges stats check trace events topology top capture key-generate key-status key-rotate mtu insmod help' ;;
     vnet)
         candidates=$(_vn_vnet "${program[@]}" 2>/dev/null) ;;
     device)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket/pcapgo"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/internal/cli/clitest"
@@ -289,4 +291,112 @@ func TestTrace(t *testing.T) {
 	require.Contains(t, f.sh(a, "vn trace nobody 2>&1 || true"), "nobody is neither a MAC nor an address, nor a domain of this host")
 	f.sh(b, "xend stop")
 	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:02 || echo status $?"), "no answer (3 tries): vn check")
+}
+
+// What goes between two hosts is captured on both sides of the tunnel, each frame with its packet; what is sealed is opened.
+func TestCapture(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	f := &faultLab{t: t, bin: clitest.Build(t)}
+	l := lab.New(t)
+	s, err := l.Switch("lan", 1500)
+	require.NoError(t, err)
+	var domains []*lab.Domain
+	for i, name := range []string{"A", "B"} {
+		h, err := s.Host(name)
+		require.NoError(t, err)
+		f.hosts = append(f.hosts, h)
+		key := filepath.Join(h.Dir, "etc/xen/vnet-keys")
+		require.NoError(t, os.MkdirAll(key, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet97.sxp"), []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))"), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet98.sxp"), []byte("(vnet (id 98) (bridge vnet98) (vnetif vnif98) (security conf))"), 0o644))
+		if i == 0 {
+			f.sh(i, "vn key-generate")
+		} else {
+			b, err := os.ReadFile(filepath.Join(f.hosts[0].Dir, "etc/xen/vnet-keys/default.key"))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(key, "default.key"), b, 0o600))
+		}
+		f.sh(i, "xend start && xm vnet-create $XEND_PREFIX/vnet97.sxp && xm vnet-create $XEND_PREFIX/vnet98.sxp")
+		t.Cleanup(func() { _, _ = h.Run(context.Background(), filepath.Join(f.bin, "xend"), "stop") })
+		for _, n := range []int{97, 98} {
+			d, err := h.Domain(lab.DomainSpec{
+				Name: fmt.Sprintf("dom%d-%d", i, n), Vif: fmt.Sprintf("vif%d.%d", n, i), Bridge: fmt.Sprintf("vnet%d", n), MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, byte(n), byte(i + 1)},
+				Addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.%d/24", n, i+1))},
+			})
+			require.NoError(t, err)
+			domains = append(domains, d)
+			require.NoError(t, h.AwaitForwarding(nettest.Soon(t), fmt.Sprintf("vnet%d", n)))
+		}
+	}
+	ping := func(n int) {
+		t.Helper()
+		from := domains[n-97]
+		_, err := from.Ping(nettest.Soon(t), netip.MustParseAddr(fmt.Sprintf("10.%d.0.2", n)), lab.PingOptions{})
+		require.NoError(t, err)
+	}
+	for _, tt := range []struct {
+		vnet int
+		want []string
+	}{
+		{97, []string{"left by eth0 to 10.9.1.2 by unicast", "came by eth0 from 10.9.1.2 by unicast", "delivered on vnif97 after ", "from vnif97"}},
+		{98, []string{"KEY or ASK message of this vnet, from 10.9.1.2", "inside of ESP: VUDP from 10.9.1.2 by unicast", "what the ESP packet before this one holds", "delivered on vnif98 after "}},
+	} {
+		t.Run(fmt.Sprint(tt.vnet), func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "f.pcapng")
+			cmd := f.hosts[a].Command(t.Context(), filepath.Join(f.bin, "vn"), "capture", "-w", file, fmt.Sprint(tt.vnet))
+			out, err := cmd.StderrPipe()
+			require.NoError(t, err)
+			require.NoError(t, f.hosts[a].Start(cmd))
+			said := bufio.NewReader(out)
+			line, err := said.ReadString('\n')
+			require.NoError(t, err)
+			require.Contains(t, line, "ctrl-C ends it")
+			if tt.vnet == 98 {
+				f.sh(b, "xend restart") // its next KEY message is new
+			}
+			missing := func() (list []string) {
+				all := readComments(t, file)
+				for _, text := range tt.want {
+					if !strings.Contains(all, text) {
+						list = append(list, text)
+					}
+				}
+				return list
+			}
+			nettest.Eventually(t, "all is captured", func() bool {
+				ping(tt.vnet)
+				return len(missing()) == 0
+			})
+			require.NoError(t, cmd.Process.Signal(os.Interrupt))
+			line, err = said.ReadString('\n')
+			require.NoError(t, err)
+			require.Contains(t, line, "packets written")
+			require.NoError(t, cmd.Wait())
+		})
+	}
+	require.Contains(t, f.sh(a, "vn capture 404 2>&1 || true"), "vnet not found: 404")
+}
+
+// readComments returns the comments of all packets that are in a file, which may be written still.
+func readComments(t *testing.T, file string) string {
+	t.Helper()
+	r, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer r.Close()
+	ng, err := pcapgo.NewNgReader(r, pcapgo.DefaultNgReaderOptions)
+	if err != nil {
+		return ""
+	}
+	var all []string
+	for {
+		_, _, options, err := ng.ReadPacketDataWithOptions()
+		if err != nil {
+			return strings.Join(all, "\n")
+		}
+		all = append(all, options.Comments...)
+	}
 }

@@ -167,6 +167,19 @@ func (a *app) commands() *cli.Table {
 				},
 			},
 			{
+				Name: "capture", Group: host, Args: "ID|IF", Min: 1, Max: 1, Run: a.capture,
+				Kinds:   []cli.Kind{cli.Vnet},
+				Summary: "capture a vnet's frames on its interface and on the underlay device together, and say what became of each",
+				Details: []string{
+					vnetID + "Each frame is told with the packet that carries it, the way that took, and how long; of what was not seen on the other side it is told what the daemon dropped meanwhile. What is sealed is opened, where the vnet's key is on this host and the sender's KEY message has come since the capture began.",
+					"It goes on until ctrl-C. Full frames travel in fragments, and bulk TCP in other pieces than on the interface: these are shown, and not matched.",
+				},
+				Options: []cli.Option{
+					{Short: 'w', Long: "write", Arg: "FILE", Help: "write a pcapng file, with comments, for Wireshark (- is the standard output)"},
+					{Short: 'c', Long: "count", Arg: "N", Help: "end after N packets"},
+				},
+			},
+			{
 				Name: "key-generate", Group: keys, Args: "[ID]", Max: 1, Run: a.keyGenerate,
 				Summary: "make the key of vnet ID, or the one for all vnets that have none of their own",
 				Details: []string{"Vnets with security auth or conf need one, the same on all hosts. A key that is there is never overwritten. " + vnetID},

@@ -96,18 +96,34 @@ func LoadServers(p paths.Paths) (Servers, error) {
 
 // KeyDir reads from vnet.toml where the keys of vnets with security are.
 func KeyDir(p paths.Paths) (string, error) {
+	s, err := securityOf(p)
+	return s.KeyDir, err
+}
+
+// SecurityPort reads from vnet.toml the UDP port of vnets with security.
+func SecurityPort(p paths.Paths) (uint16, error) {
+	s, err := securityOf(p)
+	if err == nil && (s.Port < 1 || s.Port > 65535) {
+		err = fmt.Errorf("%s: [security] port: %d is no port", p.VnetConfig(), s.Port)
+	}
+	return uint16(s.Port), err
+}
+
+// securityOf reads the table [security] of vnet.toml.
+func securityOf(p paths.Paths) (Security, error) {
+	const port = 4500
+	v := Vnet{Security: Security{KeyDir: p.VnetKeys(), Port: port}}
 	b, err := read(p.VnetConfig())
 	if err != nil {
-		return "", err
+		return v.Security, err
 	}
-	v := Vnet{Security: Security{KeyDir: p.VnetKeys()}}
 	if _, err := DecodeVnet(b, &v); err != nil {
-		return "", fmt.Errorf("%s: %w", p.VnetConfig(), err)
+		return v.Security, fmt.Errorf("%s: %w", p.VnetConfig(), err)
 	}
 	if !filepath.IsAbs(v.Security.KeyDir) {
-		return "", fmt.Errorf("%s: [security] key_dir: %q is not an absolute path", p.VnetConfig(), v.Security.KeyDir)
+		return v.Security, fmt.Errorf("%s: [security] key_dir: %q is not an absolute path", p.VnetConfig(), v.Security.KeyDir)
 	}
-	return v.Security.KeyDir, nil
+	return v.Security, nil
 }
 
 func read(file string) ([]byte, error) {
