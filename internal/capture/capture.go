@@ -162,7 +162,7 @@ func (c *Correlator) lost(h *held) {
 	if h.frame == 0 {
 		return
 	}
-	text := ""
+	var text string
 	switch {
 	case h.Place == Vnif && h.big:
 		text = "larger than any packet: it goes in pieces, or is put together from them"
