@@ -105,6 +105,17 @@ func TestSaveProcesses(t *testing.T) {
 	m.empty()
 	require.NoError(t, os.Remove(file("restore")))
 
+	// Nor does one that others may have written: its processes would be root's.
+	require.NoError(t, os.Chmod(file("saved"), 0o666))
+	_, _, err = m.Restore(t.Context(), file("saved"), domain.CreateOptions{}, admit)
+	require.ErrorContains(t, err, "others than root can write it")
+	require.NoError(t, os.Chmod(file("saved"), 0o600))
+	require.NoError(t, os.Chown(file("saved"), 65534, 0))
+	_, _, err = m.Restore(t.Context(), file("saved"), domain.CreateOptions{}, admit)
+	require.ErrorContains(t, err, "belongs to user 65534")
+	require.NoError(t, os.Chown(file("saved"), 0, 0))
+	m.empty()
+
 	// One that was paused is paused then, and goes on when it is told to.
 	id, _, err = m.Restore(t.Context(), file("saved"), domain.CreateOptions{Paused: true}, admit)
 	require.NoError(t, err)

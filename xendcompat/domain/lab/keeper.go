@@ -391,12 +391,19 @@ func (k *keeper) serve(l *net.UnixListener) {
 			}
 			_ = c.SetDeadline(time.Now().Add(orderTimeout))
 			fmt.Fprintln(c, answer)
-			if err != nil && errors.Is(err, k.begunErr) { // it was told that its program can't go on
-				k.ended <- Exit{Reason: Crash, Text: err.Error()}
+			var lost *notRevivedError
+			if errors.As(err, &lost) { // now that it is told
+				select {
+				case k.ended <- Exit{Reason: Crash, Text: err.Error()}:
+				default:
+				}
 			}
 		}()
 	}
 }
+
+// notRevivedError says that a saved program can't go on: its domain ends.
+type notRevivedError struct{ error }
 
 func (k *keeper) obey(words []string) error {
 	switch {
@@ -404,7 +411,9 @@ func (k *keeper) obey(words []string) error {
 		k.start()
 		if k.order.Revive != "" {
 			<-k.begun
-			return k.begunErr
+			if k.begunErr != nil {
+				return &notRevivedError{k.begunErr}
+			}
 		}
 	case len(words) == 2 && words[0] == "dump":
 		return k.dump(words[1])

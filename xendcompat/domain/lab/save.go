@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xenvnet/xend/xendcompat/domain"
 )
 
@@ -244,6 +246,9 @@ func (t *Toolstack) Restore(ctx context.Context, file string, o domain.CreateOpt
 	}
 	c, command := domain.Config(m.Config), ""
 	if m.Processes {
+		if err := checkOwner(f); err != nil {
+			return 0, c, err
+		}
 		if command, err = t.criu.find(ctx); err != nil {
 			return 0, c, fmt.Errorf("%s holds the processes of domain %s, and they can't be restored here: %w; 'xm create' starts it anew", file, c.Name, err)
 		}
@@ -262,6 +267,21 @@ func (t *Toolstack) Restore(ctx context.Context, file string, o domain.CreateOpt
 	}
 	id, err := t.bringUp(ctx, e, o.Paused || m.Paused)
 	return id, c, err
+}
+
+// checkOwner lets through what nobody but root has written: processes in a file are run as root.
+func checkOwner(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	switch {
+	case st.Uid != 0:
+		return fmt.Errorf("%s holds processes, and belongs to user %d: only what root has saved is run (chown root)", f.Name(), st.Uid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("%s holds processes, and others than root can write it: only what root alone can change is run (chmod go-w)", f.Name())
+	}
+	return nil
 }
 
 // openSaved opens a regular file.
