@@ -12,7 +12,7 @@ SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 60s
 
-.PHONY: help build bpf bpf-check test test-user recipes race lint fuzz demo lab screenshots bench install uninstall deb test-install test-vm test-xen clean need-go need-root
+.PHONY: book help build bpf bpf-check test test-user recipes race lint fuzz demo lab screenshots bench install uninstall deb test-install test-vm test-xen clean need-go need-root dist test-dist rpm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,23 @@ recipes: need-root build ## run the recipes of docs/recipes, with all that they 
 deb: build ## a Debian package in build/
 	@scripts/need dpkg-deb:dpkg gzip:gzip
 	@scripts/deb "$(VERSION)"
+
+dist: need-go ## release files in build/dist: tarballs, Debian packages, bills of materials, checksums
+	@scripts/need dpkg-deb:dpkg gzip:gzip
+	@scripts/dist "$(VERSION)"
+
+rpm: dist ## RPM packages beside them, from packaging/rpm/xend.spec
+	@scripts/need rpmbuild:rpm
+	@scripts/rpm "$(VERSION)"
+
+test-dist: rpm ## build them once more, elsewhere: the same bytes
+	@scripts/test-dist
+
+book: need-go ## the manual as one HTML file, build/book.html
+	@scripts/need mandoc:mandoc
+	@mkdir -p build
+	@cd tools/book && $(GO) run . -top ../.. -version "$(VERSION)" >../../build/book.html.new && mv ../../build/book.html.new ../../build/book.html
+	@echo build/book.html
 
 test-install: need-root deb ## install the package into a fresh Debian tree and take the README's tour there
 	@scripts/need debootstrap:debootstrap ip:iproute2 systemd-analyze:systemd setpriv:util-linux

@@ -72,6 +72,27 @@ func TestTour(t *testing.T) {
 	}
 }
 
+// The book has every page, each once.
+func TestBook(t *testing.T) {
+	b, err := os.ReadFile("book.txt")
+	require.NoError(t, err)
+	var listed []string
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			listed = append(listed, line)
+		}
+	}
+	want := []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+	for _, pattern := range []string{"*.md", "recipes/*.md"} {
+		pages, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, page := range pages {
+			want = append(want, "docs/"+page)
+		}
+	}
+	require.ElementsMatch(t, want, listed, "docs/book.txt is not what there is")
+}
+
 // TestLinks checks that the pages that pages point to exist.
 func TestLinks(t *testing.T) {
 	pages, err := filepath.Glob("*.md")
