@@ -80,7 +80,8 @@ func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
 	return nil
 }
 
-// stillOld lists the hosts that send with another key than this one, of one vnet or of all.
+// stillOld lists the hosts that send with another key than this one, of one vnet or of all. What a host sent with before is known
+// for two minutes after it was heard last; a packet under the new key shows that it has changed over.
 func stillOld(forms []sxp.Value, id *vnet.ID) []string {
 	var hosts []string
 	for _, f := range forms {
@@ -93,8 +94,14 @@ func stillOld(forms []sxp.Value, id *vnet.ID) []string {
 				sends = k.ChildValue("kid", "")
 			}
 		}
+		changed := map[string]bool{}
 		for _, s := range f.Children("sender") {
-			if addr := s.ChildValue("addr", ""); s.ChildValue("kid", "") != sends && !slices.Contains(hosts, addr) {
+			if s.ChildValue("kid", "") == sends && s.ChildValue("packets", "0") != "0" {
+				changed[s.ChildValue("addr", "")] = true
+			}
+		}
+		for _, s := range f.Children("sender") {
+			if addr := s.ChildValue("addr", ""); s.ChildValue("kid", "") != sends && !changed[addr] && !slices.Contains(hosts, addr) {
 				hosts = append(hosts, addr)
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/internal/cli/clitest"
+	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
@@ -211,6 +213,22 @@ func TestStats(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(stdout), &again))
 	require.Len(t, again.Vnets, 1)
 	require.Empty(t, again.Hosts)
+}
+
+// TestStillOld: a rotation may not remove a key that a host still sends with.
+func TestStillOld(t *testing.T) {
+	forms, err := sxp.Parse([]byte(`
+(keys (vnet 0000:0000:0000:0000:0000:0000:0000:0097) (key (kid aa) (use open)) (key (kid bb) (use send))
+ (sender (addr 192.0.2.1) (kid aa) (packets 9)) (sender (addr 192.0.2.1) (kid bb) (packets 1))
+ (sender (addr 192.0.2.2) (kid aa) (packets 9)) (sender (addr 192.0.2.2) (kid bb) (packets 0))
+ (sender (addr 192.0.2.3) (kid aa) (packets 9)) (sender (addr 192.0.2.4) (kid bb) (packets 0)))
+(keys (vnet 0000:0000:0000:0000:0000:0000:0000:0098) (key (kid cc) (use send)) (sender (addr 192.0.2.5) (kid dd) (packets 1)))
+`), sxp.C)
+	require.NoError(t, err)
+	id, err := vnet.ParseID("97")
+	require.NoError(t, err)
+	require.Equal(t, []string{"192.0.2.2", "192.0.2.3"}, stillOld(forms, &id))
+	require.Equal(t, []string{"192.0.2.2", "192.0.2.3", "192.0.2.5"}, stillOld(forms, nil))
 }
 
 func TestMTU(t *testing.T) {
