@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -198,10 +199,10 @@ func TestStripsNothingAlone(t *testing.T) {
 	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
 	before, segments := stripped(t, s), two.taken(t)
 	frame := ethernet(wire.MAC(two.card.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)) // for the host itself
-	copy(frame[14+16:], two.addr.AsSlice())
+	copy(frame[14+12:], append(one.addr.AsSlice(), two.addr.AsSlice()...))
 	copy(frame[14+10:], []byte{0, 0})
-	sum := wire.Fold(wire.Sum(frame[14:34], 0))
-	frame[24], frame[25] = byte(^sum>>8), byte(^sum)
+	binary.NativeEndian.PutUint16(frame[24:], ^wire.Fold(wire.Sum(frame[14:34], 0)))
+	require.EqualValues(t, 0xffff, wire.Fold(wire.Sum(frame[14:34], 0)))
 	packet := outer(t, one.addr, two.addr, vnet97, frame)
 	copy(packet, two.card.MAC)
 	for range 10 {
@@ -328,4 +329,54 @@ func TestAttachXDP(t *testing.T) {
 		require.NoError(t, err)
 		assert.Zero(t, now)
 	})
+}
+
+// TestStripAtBridgePort: the underlay is a bridge, as network-bridge makes it, and the card is its port. TCP goes by XDP; and
+// if TC's program is gone while XDP strips, what it stripped gets neither to the host nor, by the bridge, to the LAN.
+func TestStripAtBridgePort(t *testing.T) {
+	e := endpoints(t, false)
+	one, two := e[0], e[1]
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, args := range []string{
+		"link add xenbr type bridge forward_delay 0 mcast_snooping 0", "link set xenbr address " + two.card.MAC.String(),
+		"addr flush dev " + wired, "link set " + wired + " master xenbr", "link set xenbr up", "addr add " + two.addr.String() + "/24 dev xenbr",
+		"link add lan type veth peer name behind", "link set lan master xenbr", "link set lan up", "link set behind up",
+	} {
+		_, err := two.Run(ctx, "ip", strings.Fields(args)...)
+		require.NoError(t, err)
+	}
+	require.NoError(t, two.AwaitForwarding(ctx, "xenbr"))
+	bridge, err := two.Net.LinkByName("xenbr")
+	require.NoError(t, err)
+	require.NoError(t, two.SetUnderlay(Underlay{
+		Addr: two.addr, Index: bridge.Index, MTU: bridge.MTU, MAC: wire.MAC(bridge.MAC), Port: wire.Port, TTL: 64, Send: true, Receive: true,
+	}))
+	for _, h := range e { // both ask again who has the other's address
+		_, err := h.Ping(ctx, e[0].addr, lab.PingOptions{})
+		require.NoError(t, err)
+	}
+	s := two.strip(t)
+	assert.Equal(t, "bridge", two.xdp.device.Master)
+	transfer(t, one, two, two.domain.Spec.Addrs[0].Addr(), 8<<20)
+	require.Greater(t, stripped(t, s), uint64(8<<20/1400*9/10))
+
+	require.NoError(t, two.Net.DetachClassifier(two.in))
+	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
+	lan, err := two.Capture("behind", func(f lab.Frame) bool { return f.EtherType() == 0x0800 && len(f.Data) > 23 && f.Data[23] == 6 })
+	require.NoError(t, err)
+	defer lan.Close()
+	before, segments := stripped(t, s), two.taken(t)
+	for _, to := range []wire.MAC{wire.MAC(two.card.MAC), {0, 0x16, 0x3e, 0, 0, 0x77}} { // for the host, for somebody on the LAN
+		packet := outer(t, one.addr, two.addr, vnet97, ethernet(to, wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)))
+		copy(packet, two.card.MAC)
+		for range 10 {
+			require.NoError(t, one.Send(wired, packet))
+		}
+	}
+	require.Eventually(t, func() bool { return stripped(t, s) == before+20 }, 10*time.Second, time.Millisecond)
+	_, err = one.Ping(ctx, two.addr, lab.PingOptions{}) // behind them
+	require.NoError(t, err)
+	assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
+	assert.Empty(t, lan.Take(), "the LAN got one")
 }

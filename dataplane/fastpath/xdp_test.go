@@ -2,7 +2,11 @@ package fastpath
 
 import (
 	"encoding/binary"
+	"flag"
+	"math/rand/v2"
 	"net/netip"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,7 +78,7 @@ func stripping(t *testing.T, there netip.Addr) (*Tables, *Stripper) {
 }
 
 // answered sets when TC gave its last answer.
-func (s *Stripper) answered(t *testing.T, index int, at uint64) {
+func (s *Stripper) answered(t testing.TB, index int, at uint64) {
 	t.Helper()
 	var v xdpIngress
 	require.NoError(t, s.tables.bpf.Ingresses.Lookup(uint32(index), &v))
@@ -230,5 +234,123 @@ func TestLeftByXDP(t *testing.T) {
 		assert.Equal(t, packet, runXDP(t, s.prog, packet).packet, "to be renewed")
 		assert.EqualValues(t, pass, run(t, p.In(), packet, 0).action, "TC leaves it to the socket")
 		assert.Len(t, runXDP(t, s.prog, packet).packet, markSize+len(frame), "until the next renewal")
+	})
+}
+
+// strips says what XDP does with a packet: what TC would find of it, or nil if it is left, and untouched.
+func strips(t testing.TB, s *Stripper, packet []byte) []byte {
+	t.Helper()
+	out := make([]byte, len(packet)+256)
+	o := ebpf.RunOptions{Data: packet, DataOut: out}
+	action, err := s.prog.Run(&o)
+	require.NoError(t, err)
+	require.EqualValues(t, xdpPass, action, "%x", packet)
+	if len(o.DataOut) >= markSize && binary.NativeEndian.Uint32(o.DataOut) == 0x76786e64 {
+		require.EqualValues(t, 2, binary.NativeEndian.Uint16(o.DataOut[14:]), "kind")
+		frame := o.DataOut[markSize:]
+		copy(frame, o.DataOut[8:14])
+		return frame
+	}
+	require.Equal(t, packet, o.DataOut)
+	return nil
+}
+
+// agree asserts that what XDP strips TC would have decapsulated, to the same frame.
+func agree(t testing.TB, p *Tables, s *Stripper, packet []byte) (stripped bool) {
+	t.Helper()
+	frame := strips(t, s, packet)
+	if frame == nil {
+		return false
+	}
+	out := make([]byte, len(packet)+256)
+	o := ebpf.RunOptions{Data: packet, DataOut: out, Context: &skb{Ifindex: loopback}}
+	action, err := p.In().Run(&o)
+	require.NoError(t, err)
+	require.EqualValues(t, redirect, int32(action), "XDP strips what TC leaves: %x", packet)
+	require.Equal(t, o.DataOut, frame)
+	return true
+}
+
+// attacked are tables, and good packets, for those who change them.
+func attacked(t *testing.T) (p *Tables, s *Stripper, good [][]byte) {
+	p, s = stripping(t, there4)
+	require.NoError(t, p.SetTimes(Times{MACTTL: time.Hour, HostTTL: time.Hour, Renew: time.Hour})) // nothing ages between the two
+	s.answered(t, loopback, Now()+uint64(time.Hour))
+	require.NoError(t, p.SetUnderlay(Underlay{Addr: here6, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true}))
+	require.NoError(t, p.SetHost(there6, true, true))
+	other := wire.MAC{0, 0x16, 0x3e, 0, 0, 3}
+	require.NoError(t, p.PutRemote(vnet97, other, there6, Now()))
+	require.NoError(t, p.Heard(there6, Now()))
+	return p, s, [][]byte{
+		outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, tcp4(100))),
+		outer(t, there4, here4, vnet97, ethernet(local, remote, 0x86dd, ipv6(6, here6, there6, tcp(100)))),
+		outer(t, there6, here6, vnet97, ethernet(local, other, 0x0800, tcp4(100))),
+		outer(t, there6, here6, vnet97, ethernet(local, other, 0x86dd, ipv6(6, here6, there6, tcp(100)))),
+	}
+}
+
+var packets = flag.Int("packets", 20000, "how many packets TestStripUnderAttack makes")
+
+// TestStripUnderAttack: bytes of good packets are changed, packets are cut and grow. XDP strips nothing that TC would
+// leave, and leaves the rest as it is.
+func TestStripUnderAttack(t *testing.T) {
+	p, s, good := attacked(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	stripped := 0
+	for range *packets {
+		packet := append([]byte{}, good[rng.IntN(len(good))]...)
+		for range 1 + rng.IntN(3) {
+			switch at := rng.IntN(min(len(packet), 160)); rng.IntN(8) {
+			case 0:
+				packet = packet[:max(14, len(packet)-rng.IntN(100))]
+			case 1:
+				packet = append(packet, make([]byte, rng.IntN(100))...)
+			case 2:
+				packet[at] ^= 1 << rng.IntN(8)
+			case 3:
+				packet[at]++
+			case 4:
+				packet[at]--
+			default:
+				packet[at] = byte(rng.Uint32())
+			}
+		}
+		if agree(t, p, s, packet) {
+			stripped++
+		}
+	}
+	t.Logf("%d of %d were stripped", stripped, *packets)
+	require.Greater(t, stripped, *packets/50, "what is changed where nobody looks")
+	require.Less(t, stripped, *packets/2)
+}
+
+func FuzzStrip(f *testing.F) {
+	if os.Getuid() != 0 {
+		f.Skip("loading eBPF programs needs root")
+	}
+	var p *Tables
+	var s *Stripper
+	var once sync.Once
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		once.Do(func() {
+			var err error
+			p, err = Load(Times{})
+			require.NoError(t, err)
+			require.NoError(t, p.SetUnderlay(Underlay{Addr: here4, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true}))
+			require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
+			require.NoError(t, p.SetHost(there4, true, true))
+			require.NoError(t, p.Heard(there4, Now()+uint64(time.Hour)))
+			require.NoError(t, p.PutRemote(vnet97, remote, there4, Now()+uint64(time.Hour)))
+			s, err = p.LoadXDP()
+			require.NoError(t, err)
+			require.NoError(t, s.allow(Device{Name: "lo", Index: loopback}))
+			s.answered(t, loopback, Now()+uint64(time.Hour))
+		})
+		// What is fuzzed comes behind the outer Ethernet and IP addresses, which would be guessed too rarely.
+		good := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, tcp4(20)))
+		n := copy(good[14+20:], packet)
+		good = append(good, packet[n:min(len(packet), 1400)]...)
+		agree(t, p, s, good)
 	})
 }
