@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/fastpath"
 )
 
 var setups = []setup{
@@ -16,6 +18,7 @@ var setups = []setup{
 	{name: "1500 on 1500 over IPv6", underlay: 1500, inner: 1500, v6: true},
 	{name: "1500 on 1500 in EtherIP", underlay: 1500, inner: 1500, etherip: true},
 	{name: "1500 on 1500, kernel to kernel", underlay: 1500, inner: 1500, fast: [2]bool{true, true}},
+	{name: "1500 on 1500, kernel to kernel by the bridges", underlay: 1500, inner: 1500, fast: [2]bool{true, true}, bridged: true},
 	{name: "1500 on 9000, kernel to kernel", underlay: 9000, inner: 1500, fast: [2]bool{true, true}},
 	{name: "1500 on 1500 over IPv6, kernel to kernel", underlay: 1500, inner: 1500, v6: true, fast: [2]bool{true, true}},
 	{name: "1500 on 1500, kernel to user space", underlay: 1500, inner: 1500, fast: [2]bool{true, false}},
@@ -62,6 +65,7 @@ func TestMatrix(t *testing.T) {
 				c := w.sides[i].engine.Counters().Vnets[0]
 				require.Equal(t, fast, c.KernelTx.Packets > 1000, "sent by the kernel of %s: %d", w.sides[i].host.Name, c.KernelTx.Packets)
 				require.Equal(t, fast && s.fast[1-i], c.KernelRx.Packets > 1000, "received: %d", c.KernelRx.Packets)
+				w.ways(t, w.sides[i], fast)
 			}
 			n := w.wire.counts()
 			t.Logf("on the wire: %v", n)
@@ -102,5 +106,32 @@ func TestOnce(t *testing.T) {
 			w.exchange(t, &settings[0], shots)
 			t.Logf("on the wire: %v", w.wire.counts())
 		})
+	}
+}
+
+// ways asserts by which ways the kernel carried frames: XDP takes packets of one buffer, and domains pass their bridges by
+// unless the world has them not to.
+func (w *world) ways(t *testing.T, x *side, fast bool) {
+	t.Helper()
+	state := x.engine.Counters().FastPath
+	if !fast {
+		require.Empty(t, state.Ports)
+		return
+	}
+	way, family := "xdp", 0
+	if w.underlay > 3502 {
+		way = "tc"
+	}
+	if w.v6 {
+		family = 1
+	}
+	require.Equal(t, way, state.Underlays[family].Way, state.Underlays[family].Why)
+	if w.bridged {
+		require.Empty(t, state.Ports)
+		return
+	}
+	require.NotEmpty(t, state.Ports)
+	for _, p := range state.Ports {
+		require.NotEqual(t, fastpath.WayBridge, p.Way, "%s: %s", p.Name, p.Reason)
 	}
 }

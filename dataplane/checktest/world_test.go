@@ -37,6 +37,8 @@ type setup struct {
 	both, replicate, peers bool
 	// fast has the kernel carry what it can on a host.
 	fast [2]bool
+	// bridged keeps the bridges in the way of what the kernel carries.
+	bridged bool
 }
 
 // limit is the largest inner frame whose outer packet fits, from the tables of the specification.
@@ -185,6 +187,9 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 	cfg.FastPath, cfg.Bypass = dataplane.FastPathOff, dataplane.BypassOff
 	if w.fast[h.Name[0]-'A'] {
 		cfg.FastPath = dataplane.FastPathOn
+	}
+	if w.bridged {
+		cfg.Bypass = dataplane.BypassOff
 	}
 	if w.pmtu {
 		cfg.MTUMode = dataplane.MTUPath

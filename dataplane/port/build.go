@@ -55,6 +55,7 @@ func (w *work) build() error {
 		{"partner quiet", w.quietPartner},
 		{"partner drop", func() error { return w.host.DropIngress(w.partner.Index) }},
 		{"vnif guard", w.guardVnif},
+		{"vnif filters", w.prepareVnif},
 		{"vnif offloads", func() error { return w.host.SetFeatures(w.vnif.Index, offloads()) }},
 		{"vnif quiet", w.quietVnif},
 		{"mtu", w.setMTU},
@@ -180,6 +181,14 @@ func (w *work) guardVnif() error {
 		return nil
 	}
 	return w.host.SetGuard(w.vnif.Index, hostnet.Guard{Closed: true})
+}
+
+// prepareVnif makes the place for the fast path's program while nothing can be lost.
+func (w *work) prepareVnif() error {
+	if !w.created {
+		return nil
+	}
+	return w.host.PrepareFilters(w.vnif.Index)
 }
 
 func (w *work) nameBridge() error { return w.rename(&w.bridge, w.spec.Bridge) }

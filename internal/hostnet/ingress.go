@@ -58,6 +58,22 @@ func (h *Host) dropIngress(index int) error {
 		errors.Join(errBPF, errMatch))
 }
 
+// PrepareFilters makes the place for filters at a device's ingress and egress, if the kernel has such. On a device that is up
+// this loses the frames that it is about to send, so it is done before.
+func (h *Host) PrepareFilters(index int) error {
+	err := retry(func() error {
+		if h.handle == nil {
+			return errClosed
+		}
+		return h.ensureClsact(index)
+	})
+	var unsupported *UnsupportedError
+	if errors.As(err, &unsupported) {
+		return nil
+	}
+	return h.wrapDevice("prepare filters of", index, err)
+}
+
 // ensureClsact makes the place for filters at a device's ingress and egress.
 func (h *Host) ensureClsact(index int) error {
 	err := h.handle.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
