@@ -15,8 +15,8 @@ const (
 	samples     = 60
 )
 
-// history keeps what was counted in the last ten minutes, for as many vnets as there are: 480 bytes for each, and as much
-// for every reason of drops.
+// history keeps what was counted in the last ten minutes, for as many vnets as there are: half a KiB for each, and half of
+// that for every reason of drops.
 type history struct {
 	mu sync.Mutex
 	// at counts the samples that were taken; the last is at index (at-1) mod samples.

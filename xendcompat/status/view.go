@@ -125,6 +125,9 @@ func (h *handler) frontWith(ctx context.Context, r *httpx.Request, who string, s
 		slices.SortStableFunc(p.Vnets, func(a, b vnetRow) int { return int(truth(a.Up) - truth(b.Up)) })
 		p.Vnets = p.Vnets[:maxRows]
 	}
+	for i := range p.Vnets {
+		h.move(&p.Vnets[i])
+	}
 	hosts := foremost(v.status.Hosts, maxRows)
 	p.MoreHosts = len(v.status.Hosts) - len(hosts)
 	for _, x := range hosts {
@@ -218,9 +221,20 @@ func (r *vnetRow) matches(search string) bool {
 	return false
 }
 
+// move fills in the traffic of the last ten minutes, and returns it.
+func (s *Status) move(row *vnetRow) (out, in []float32) {
+	id, err := vnet.ParseID(row.FullID)
+	if err != nil {
+		return nil, nil // its own ids are ids
+	}
+	out, in = s.history.rates(id)
+	row.In, row.Out, row.Curve = last(in), last(out), trafficCurve(curveWidth, curveHeight, in, out)
+	return out, in
+}
+
 var lifetimes = map[service.Lifetime]string{service.Transient: "until xend restarts", service.Default: "default"}
 
-// vnetRows are all vnets, the persistent ones first.
+// vnetRows are all vnets, the persistent ones first, without their traffic.
 func (s *Status) vnetRows(v seen) []vnetRow {
 	carried := make(map[vnet.ID]*dataplane.Vnet, len(v.status.Vnets))
 	for i := range v.status.Vnets {
@@ -249,8 +263,6 @@ func (s *Status) vnetRows(v seen) []vnetRow {
 				row.Domains = append(row.Domains, p.Domain)
 			}
 		}
-		out, in := s.history.rates(c.ID)
-		row.In, row.Out, row.Curve = last(in), last(out), trafficCurve(curveWidth, curveHeight, in, out)
 		rows = append(rows, row)
 	}
 	return rows
@@ -404,10 +416,9 @@ func (h *handler) vnetPage(ctx context.Context, r *httpx.Request, who, id, probl
 	if !ok {
 		return failure(http.StatusNotFound, "No such vnet", service.NoSuchVnet(id).Error()+": it may have been deleted. All vnets are on the page of this host.")
 	}
-	rows := h.vnetRows(seen)
-	i := slices.IndexFunc(rows, func(row vnetRow) bool { return row.FullID == c.ID.String() })
+	seen.all = []service.Vnet{c}
 	p := vnetPage{
-		vnetRow: rows[i], Search: strings.TrimSpace(parseForm(r).Get("mac")), On: seen.ports[c.Bridge],
+		vnetRow: h.vnetRows(seen)[0], Search: strings.TrimSpace(parseForm(r).Get("mac")), On: seen.ports[c.Bridge],
 		Form: string(sxp.AppendPretty(nil, c.Form, 80)), Deletable: c.Lifetime == service.Persistent,
 	}
 	if len(c.Form.Children()) == 0 {
@@ -419,7 +430,7 @@ func (h *handler) vnetPage(ctx context.Context, r *httpx.Request, who, id, probl
 			p.ByKernel = v.KernelTx.Frames + v.KernelRx.Frames
 		}
 	}
-	out, in := h.history.rates(c.ID)
+	out, in := h.move(&p.vnetRow)
 	p.Large = trafficCurve(640, 120, in, out)
 	h.fillMACs(&p, c.ID)
 	p.Paths = pathRows(seen.status.Paths, p.MTU, c.Security != vnet.None)

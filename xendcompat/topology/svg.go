@@ -4,11 +4,15 @@ import (
 	"encoding/xml"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
 // maxDrawn bounds the hosts that SVG draws, so that a page stays readable; the rest is counted below the picture.
 const maxDrawn = 48
+
+// maxVnets bounds the vnets in a host's box.
+const maxVnets = 12
 
 // box is the size of a host's box in user units.
 const (
@@ -190,7 +194,24 @@ func (h Host) svgLines() []svgLine {
 	if second != "" {
 		out = append(out, svgLine{second, "note", 10, false})
 	}
-	for _, v := range h.Vnets {
+	vnets := h.Vnets
+	if len(vnets) > maxVnets { // those that are down are not among what is left out
+		vnets = slices.Clone(vnets)
+		slices.SortStableFunc(vnets, func(a, b Vnet) int {
+			switch {
+			case a.Up == b.Up:
+				return 0
+			case b.Up:
+				return -1
+			}
+			return 1
+		})
+	}
+	for i, v := range vnets {
+		if i == maxVnets {
+			out = append(out, svgLine{fmt.Sprintf("and %d more vnets", len(vnets)-i), "note", 10, false})
+			break
+		}
 		if !v.Up && h.State == Self {
 			out = append(out, svgLine{v.title() + ": down", "down", 10, false})
 			continue

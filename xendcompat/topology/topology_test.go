@@ -143,6 +143,20 @@ func TestSVG(t *testing.T) {
 	require.Contains(t, s, "vnet 98 on lan, conf: down")
 }
 
+// A host with very many vnets has a box that can be looked at, and in it those that are down.
+func TestManyVnets(t *testing.T) {
+	x := Topology{Hosts: []Host{{Name: "a", State: Self}}}
+	for i := range 1000 {
+		x.Hosts[0].Vnets = append(x.Hosts[0].Vnets, Vnet{ID: fmt.Sprintf("%x", 0x100+i), Up: i != 999})
+	}
+	s := x.SVG(nil)
+	wellFormed(t, s)
+	_, drawn, _ := strings.Cut(s, "</desc>") // which has all, in words
+	require.Contains(t, drawn, "vnet 4e7: down")
+	require.Contains(t, drawn, "and 988 more vnets")
+	require.Less(t, strings.Count(drawn, "<text"), 20)
+}
+
 func TestJSON(t *testing.T) {
 	b, err := json.Marshal(sample())
 	require.NoError(t, err)
