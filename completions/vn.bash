@@ -50,10 +50,11 @@ _vn()
     local options= kind= candidates= candidate
     case $command in
     vnets)
-        options='-a --all -l --long'
+        options='-a --all -l --long --json'
         kind=vnet
         ;;
     vnifs)
+        options='--json'
         ;;
     vnet-create)
         options='-s --security -b --bridge -v --vnetif'
@@ -63,6 +64,7 @@ _vn()
         ((argument)) || kind=vnet
         ;;
     vifs)
+        options='--vnet --json'
         ;;
     vif-add)
         options='-i --interface'
@@ -79,10 +81,12 @@ _vn()
         esac
         ;;
     varp)
+        options='--vnet --host --json'
         ;;
     varp-flush)
         ;;
     peers)
+        options='--host --json'
         ;;
     peer-add)
         options='-p --port'
@@ -91,7 +95,7 @@ _vn()
         ((argument)) || kind=peer
         ;;
     bridges)
-        options='-l --long'
+        options='-l --long --json'
         ;;
     stats)
         options='-a --all --vnet --host --json -l --long'
@@ -118,7 +122,7 @@ _vn()
     key-generate)
         ;;
     key-status)
-        options='-l --long'
+        options='-l --long --json'
         ;;
     key-rotate)
         options='-f --force'
@@ -126,7 +130,7 @@ _vn()
         candidates='add use remove'
         ;;
     mtu)
-        options='-l --long'
+        options='-l --long --json'
         ;;
     insmod)
         ((argument)) || kind=keyword

@@ -126,12 +126,18 @@ func (a *app) print(width int, forms ...sxp.Value) {
 	}
 }
 
-// printList prints the answer to one of the list commands.
+// printList prints the answer to one of the list commands, less what --vnet and --host do not mean.
 func (a *app) printList(name string) func(context.Context, cli.Invocation) error {
-	return func(ctx context.Context, _ cli.Invocation) error {
+	return func(ctx context.Context, in cli.Invocation) error {
 		forms, err := a.ask(ctx, command(name))
-		if err != nil {
+		if err == nil {
+			forms, err = filter(forms, in)
+		}
+		switch {
+		case err != nil:
 			return err
+		case in.Has("json"):
+			return a.printForms(forms)
 		}
 		a.print(formWidth, forms...)
 		return nil

@@ -19,6 +19,19 @@ func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 		return err
 	}
 	slices.SortFunc(list, func(a, b device) int { return cmp.Compare(a.Name, b.Name) })
+	if in.Has("json") {
+		type bridge struct {
+			Name  string   `json:"name"`
+			Ports []string `json:"ports"`
+		}
+		out := []bridge{}
+		for _, d := range list {
+			if d.isBridge() {
+				out = append(out, bridge{d.Name, append([]string{}, ports(list, d)...)})
+			}
+		}
+		return a.printJSON(out)
+	}
 	if in.Has("long") {
 		fmt.Fprint(a.stdout, "bridge name\tbridge id\t\tSTP enabled\tinterfaces\n")
 	}

@@ -115,6 +115,9 @@ func (a *app) keyStatus(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
+	if in.Has("json") {
+		return a.printForms(forms)
+	}
 	if in.Has("long") {
 		a.print(formWidth, forms...)
 		return nil

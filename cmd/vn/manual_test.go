@@ -30,6 +30,8 @@ Options stand before arguments.
 .Pp
 Vnets, addresses and peers are printed as S-expressions with an empty line
 after each, sorted by vnet id and then by address.
+Every list is printed as JSON with
+.Fl -json .
 `,
 	After: []cli.Section{
 		{Title: "ENVIRONMENT", Text: `
@@ -47,10 +49,19 @@ the daemon's control socket
 `},
 		{Title: "EXIT STATUS", Text: `
 .Ex -std
+.Cm check
+exits with 1 where there are warnings, and 2 where something is cut off.
 Errors are printed to standard error as
 .Dq vn: Ar text .
 `},
 		{Title: "EXAMPLES", Text: `
+Something does not work:
+.Bd -literal -offset indent
+vn check
+vn trace 10.97.0.12
+vn capture -w /tmp/97.pcapng 97
+.Ed
+.Pp
 See who lives where:
 .Bd -literal -offset indent
 vn vnets -a 97

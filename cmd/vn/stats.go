@@ -214,6 +214,9 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
+	if in.Has("json") {
+		return a.printForms([]sxp.Value{mtu})
+	}
 	if in.Has("long") {
 		a.print(formWidth, mtu)
 		return nil

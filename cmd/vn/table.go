@@ -14,6 +14,8 @@ func (a *app) commands() *cli.Table {
 	long := func(text string) cli.Option { return cli.Option{Short: 'l', Long: "long", Help: text} }
 	vnetID := "In ID, groups of zeros on the left may be left out. "
 	asJSON := cli.Option{Long: "json", Help: "as JSON"}
+	oneVnet := cli.Option{Long: "vnet", Arg: "ID", Help: "only those of that vnet"}
+	oneHost := cli.Option{Long: "host", Arg: "ADDR", Help: "only those of that host"}
 	device := cli.Option{Short: 'i', Long: "interface", Help: "VMAC is the name of an interface; its MAC is meant"}
 	return &cli.Table{
 		Program: "vn",
@@ -26,11 +28,13 @@ func (a *app) commands() *cli.Table {
 				Options: []cli.Option{
 					{Short: 'a', Long: "all", Help: "with the interface, the local addresses and the addresses of other hosts"},
 					long("with the interface"),
+					asJSON,
 				},
 			},
 			{
 				Name: "vnifs", Group: vnets, Run: a.vnifs,
 				Summary: "print the interfaces of the vnets, in the layout of ifconfig",
+				Options: []cli.Option{asJSON},
 			},
 			{
 				Name: "vnet-create", Group: vnets, Args: "ID", Min: 1, Max: 1, Run: a.vnetCreate,
@@ -57,6 +61,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "vifs", Group: hosts, Run: a.printList("vif.list"),
 				Summary: "print the addresses that live on this host",
+				Options: []cli.Option{oneVnet, asJSON},
 			},
 			{
 				Name: "vif-add", Group: hosts, Args: "VNET VMAC", Min: 2, Max: 2, Run: a.vif("vif.add"),
@@ -74,6 +79,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "varp", Group: hosts, Run: a.printList("varp.list"),
 				Summary: "print the settings of the data plane, and which address lives on which other host",
+				Options: []cli.Option{oneVnet, oneHost, asJSON},
 			},
 			{
 				Name: "varp-flush", Group: hosts, Run: a.varpFlush,
@@ -82,6 +88,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "peers", Group: hosts, Run: a.printList("peer.list"),
 				Summary: "print the hosts to which group packets are forwarded",
+				Options: []cli.Option{oneHost, asJSON},
 			},
 			{
 				Name: "peer-add", Group: hosts, Args: "HOST", Min: 1, Max: 1, Run: a.peerAdd,
@@ -98,7 +105,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "bridges", Group: host, Run: a.bridges,
 				Summary: "print the bridges of this host and their ports",
-				Options: []cli.Option{long("with bridge ids, as brctl show prints them")},
+				Options: []cli.Option{long("with bridge ids, as brctl show prints them"), asJSON},
 			},
 			{
 				Name: "stats", Group: host, Run: a.stats,
@@ -187,7 +194,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "key-status", Group: keys, Run: a.keyStatus,
 				Summary: "print with which keys vnets are protected, and which hosts take part",
-				Options: []cli.Option{long("as an S-expression")},
+				Options: []cli.Option{long("as an S-expression"), asJSON},
 			},
 			{
 				Name: "key-rotate", Group: keys, Args: "STEP [ID]", Min: 1, Max: 2, Run: a.keyRotate,
@@ -200,7 +207,7 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "mtu", Group: host, Run: a.mtu,
 				Summary: "print how large a packet may be, to the group and to each host",
-				Options: []cli.Option{long("as an S-expression")},
+				Options: []cli.Option{long("as an S-expression"), asJSON},
 			},
 			{
 				Name: "insmod", Group: host, Args: "[varp_mcaddr=ADDR]", Max: 1, Run: a.insmod,

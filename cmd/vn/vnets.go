@@ -62,6 +62,21 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
+	if in.Has("json") {
+		vnets := byID(forms)
+		if len(in.Args) > 0 {
+			vnets = slices.DeleteFunc(vnets, func(v sxp.Value) bool {
+				return !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) })
+			})
+		}
+		for _, f := range forms {
+			of := f.ChildValue("vnet", "")
+			if of != "" && slices.ContainsFunc(vnets, func(v sxp.Value) bool { return v.ChildValue("id", "") == of }) {
+				vnets = append(vnets, f)
+			}
+		}
+		return a.printForms(vnets)
+	}
 	for _, v := range byID(forms) {
 		if len(in.Args) > 0 && !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) }) {
 			continue
@@ -81,10 +96,13 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	return nil
 }
 
-func (a *app) vnifs(ctx context.Context, _ cli.Invocation) error {
+func (a *app) vnifs(ctx context.Context, in cli.Invocation) error {
 	forms, err := a.ask(ctx, command("vnet.list"))
 	if err != nil {
 		return err
+	}
+	if in.Has("json") {
+		return a.vnifsJSON(byID(forms))
 	}
 	for _, v := range byID(forms) {
 		if err := a.printVnif(v); err != nil {
@@ -92,6 +110,28 @@ func (a *app) vnifs(ctx context.Context, _ cli.Invocation) error {
 		}
 	}
 	return nil
+}
+
+// vnifsJSON prints the interfaces of vnets as the kernel has them; those that are missing are left out.
+func (a *app) vnifsJSON(vnets []sxp.Value) error {
+	type vnif struct {
+		Name string `json:"name"`
+		Vnet string `json:"vnet"`
+		MAC  string `json:"mac"`
+		MTU  int    `json:"mtu"`
+		Up   bool   `json:"up"`
+	}
+	out := []vnif{}
+	for _, v := range vnets {
+		d, ok, err := deviceByName(v.ChildValue("vnetif", ""))
+		if err != nil {
+			return err
+		}
+		if ok {
+			out = append(out, vnif{d.Name, v.ChildValue("id", ""), d.HardwareAddr.String(), d.MTU, d.Flags&net.FlagUp != 0})
+		}
+	}
+	return a.printJSON(out)
 }
 
 // printVnif prints the interface of a vnet as the kernel has it. One that is missing is told on standard error,
