@@ -139,11 +139,21 @@ func (m *Manager) Create(ctx context.Context, c Config, o CreateOptions) (Domain
 	if err := m.bridges(ctx, &check); err != nil {
 		return Domain{}, err
 	}
-	if err := m.begin(ctx, record{Config: c}, func() (int, error) { return m.run(ctx, c, o) }); err != nil {
+	id := 0
+	if err := m.begin(ctx, record{Config: c}, func() (int, error) {
+		var err error
+		id, err = m.run(ctx, c, o)
+		return id, err
+	}); err != nil {
 		return Domain{}, err
 	}
+	d, err := m.Get(ctx, c.UUID)
+	if err != nil { // a toolstack that does not answer any more: nobody can be told what was made
+		t := target{rec: record{Config: c}, mine: true}
+		return Domain{}, errors.Join(err, m.leave(t, ending, func() error { return m.tool.Destroy(ctx, id) }))
+	}
 	m.o.Log.Info("domain created", "domain", c.Name, "uuid", c.UUID)
-	return m.Get(ctx, c.UUID)
+	return d, nil
 }
 
 // begin records that a domain is being started, starts it, and records that it runs. After an error all is as before.

@@ -232,6 +232,26 @@ func TestCreateFails(t *testing.T) {
 	require.Equal(t, "vm1 | m", h.names(t))
 }
 
+// TestCreateUnseen has a toolstack that makes a domain, and then does not answer: who is told of an error has no domain.
+func TestCreateUnseen(t *testing.T) {
+	h := newHost(t)
+	hung := errors.New("no answer")
+	h.tool.After = func(op string) {
+		if op == "add vm1" {
+			h.tool.Blind = hung
+		}
+	}
+	_, err := h.Create(t.Context(), config(t, vm1), domain.CreateOptions{})
+	require.ErrorIs(t, err, hung)
+	h.tool.After, h.tool.Blind = nil, nil
+	require.Equal(t, []string{"create vm1", "destroy 1"}, h.tool.Calls())
+	require.Zero(t, h.files(t))
+	require.Eventually(t, func() bool {
+		list, err := h.List(t.Context(), domain.All)
+		return err == nil && len(list) <= 1
+	}, 10*time.Second, time.Millisecond)
+}
+
 func TestManaged(t *testing.T) {
 	h := newHost(t)
 	d, err := h.New(t.Context(), config(t, vm1))

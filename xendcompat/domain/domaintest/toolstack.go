@@ -23,6 +23,8 @@ import (
 type Toolstack struct {
 	// Fail, if not nil, is asked before everything that changes something, "create vm1", "destroy 3"; its error is the answer.
 	Fail func(op string) error
+	// Blind, if not nil, is List's answer: the toolstack hangs. After may set it.
+	Blind error
 	// After, if not nil, is told of everything that changed something.
 	After func(op string)
 	// File, if not empty, keeps the domains, so that they survive the process, as those of a real toolstack do. Load reads it.
@@ -128,6 +130,9 @@ func (*Toolstack) Name() string { return "fake" }
 func (t *Toolstack) List(context.Context) ([]domain.Status, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.Blind != nil {
+		return nil, t.Blind
+	}
 	var list []domain.Status
 	for _, id := range slices.Sorted(maps.Keys(t.domains)) {
 		s := *t.domains[id]
