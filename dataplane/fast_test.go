@@ -1,9 +1,11 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -504,4 +506,263 @@ func TestNoKernel(t *testing.T) {
 	require.Equal(t, 1, hosts[0].log.Count("no kernel fast path"))
 	require.Contains(t, hosts[0].Status().FastPath.Problem, "needs eBPF")
 	require.False(t, hosts[0].Status().FastPath.On)
+}
+
+// TestFastBridge: the underlay is network-bridge's bridge, the usual Xen host: what comes by the network card is the kernel's,
+// and what a domain on the same bridge sends goes by the sockets, whatever it pretends.
+func TestFastBridge(t *testing.T) {
+	for name, otherMAC := range map[string]bool{"the card has the bridge's MAC": false, "the card has another MAC": true} {
+		t.Run(name, func(t *testing.T) {
+			l := lab.New(t)
+			s, err := l.Switch("lan", 0)
+			require.NoError(t, err)
+			var hosts []*testHost
+			for i, n := range []string{"A", "B"} {
+				h, err := s.Host(n)
+				require.NoError(t, err)
+				if i == 0 {
+					bridgeUplink(t, h, otherMAC)
+				}
+				hosts = append(hosts, startEngine(t, h, fastConfig()))
+			}
+			add(t, "97", hosts...)
+			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			awaitFast(t, one, two, hosts...)
+			_, err = lab.Transfer(soon(t), two.Node, one.Node, one.Addr(), 16<<20)
+			require.NoError(t, err)
+			_, rx := hosts[0].carried()
+			require.Greater(t, rx.Bytes, uint64(16<<20))
+
+			// A domain on the bridge itself, with the other host's address.
+			bad, err := hosts[0].Domain(lab.DomainSpec{Name: "bad", Vif: "vif9.0", Bridge: "eth0", MAC: domainMAC(9)})
+			require.NoError(t, err)
+			require.NoError(t, hosts[0].AwaitForwarding(soon(t), "eth0"))
+			bridge, err := hosts[0].Net.LinkByName("eth0")
+			require.NoError(t, err)
+			inner := udpFrame(t, domainMAC(1), 7, []byte("a lie"))
+			copy(inner[6:12], domainMAC(2))
+			packet, err := wire.AppendDatagram(nil, netip.AddrPortFrom(hosts[1].Addr(), 1798), netip.AddrPortFrom(hosts[0].Addr(), 1798), 64, 1, vudp(idOf(t, "97"), inner))
+			require.NoError(t, err)
+			frame := append(append([]byte{}, bridge.MAC...), domainMAC(9)...)
+			frame = append(append(append(frame, 8, 0), packet...), vudp(idOf(t, "97"), inner)...)
+			quiet(t, hosts[0])
+			_, before := hosts[0].carried()
+			for range 10 {
+				require.NoError(t, bad.Send("eth0", frame))
+			}
+			ping(t, one, two.Addr())
+			_, after := hosts[0].carried()
+			require.LessOrEqual(t, after.Packets-before.Packets, uint64(3), "the kernel took what a domain sent")
+		})
+	}
+}
+
+// quiet waits until the kernel of a host has carried nothing for a moment.
+func quiet(t testing.TB, h *testHost) {
+	t.Helper()
+	eventually(t, "nothing is on its way", func() bool {
+		_, before := h.carried()
+		time.Sleep(50 * time.Millisecond)
+		_, after := h.carried()
+		return before == after
+	})
+}
+
+// bridgeUplink does to a host's card what network-bridge does: it is peth0, a port of the bridge eth0, which has its addresses.
+func bridgeUplink(t testing.TB, h *lab.Host, otherMAC bool) {
+	t.Helper()
+	u := h.Uplink()
+	card, err := u.Link()
+	require.NoError(t, err)
+	require.NoError(t, h.Net.SetDown(card.Index))
+	require.NoError(t, h.Net.Rename(card.Index, "peth0"))
+	bridge, err := h.Net.CreateBridge(hostnet.Bridge{Name: "eth0", MAC: card.MAC})
+	require.NoError(t, err)
+	if otherMAC {
+		require.NoError(t, h.Net.SetHardwareAddr(card.Index, net.HardwareAddr{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}))
+	}
+	require.NoError(t, h.Net.SetMaster(card.Index, bridge.Index))
+	require.NoError(t, h.Net.SetUp(card.Index))
+	require.NoError(t, h.Net.SetUp(bridge.Index))
+	require.NoError(t, h.AwaitForwarding(soon(t), "eth0"))
+	for _, p := range []netip.Prefix{u.Addr4, u.Addr6} {
+		_ = h.Net.DeleteAddress(hostnet.Address{Index: card.Index, Prefix: p})
+		require.NoError(t, h.Net.EnsureAddress(hostnet.Address{Index: bridge.Index, Prefix: p}))
+	}
+	require.NoError(t, h.Net.EnsureRoute(hostnet.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Index: bridge.Index}))
+}
+
+// TestFastSizes: the sizes that matter pass, and a DF ping that fills 1500 does on an underlay of 1500.
+func TestFastSizes(t *testing.T) {
+	_, _, hosts := newLab(t, 2, fastConfig())
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	for _, to := range two.Spec.Addrs {
+		for _, size := range []int{16, 1000, 1400, 1401, 1422, 1423, 1452, 1472, 3000, 20_000} {
+			if to.Addr().Is6() && size == 1472 {
+				continue // does not fit 1500
+			}
+			_, err := one.Ping(soon(t), to.Addr(), lab.PingOptions{Size: size, DontFragment: size <= 1472})
+			require.NoError(t, err, "%d bytes to %s", size, to)
+		}
+	}
+}
+
+// hostile are packets that a host sends whose headers lie: each with a number of its own in it, made from a seed.
+func hostile(t testing.TB, from, to netip.Addr, toMAC, fromMAC net.HardwareAddr, id vnet.ID, count int) (out [][]byte) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(7, 12))
+	for i := range count {
+		inner := udpFrame(t, domainMAC(1), uint16(i), fmt.Appendf(make([]byte, 20+r.IntN(200)), "%08d", i))
+		copy(inner[6:12], domainMAC(2))
+		payload := vudp(id, inner)
+		p, err := wire.AppendDatagram(nil, netip.AddrPortFrom(from, wire.Port), netip.AddrPortFrom(to, wire.Port), 64, uint16(i), payload)
+		require.NoError(t, err)
+		f := append(append(append(append([]byte{}, toMAC...), fromMAC...), 8, 0), p...)
+		f = append(f, payload...)
+		copy(f[40:], []byte{0, 0}) // no checksum: nobody has verified one here
+		const ip, udp, message, frame = 14, 34, 42, 64
+		resum := true
+		switch r.IntN(12) {
+		case 0: // as it should be
+		case 1:
+			f = f[:ip+r.IntN(len(f)-ip)] // cut short
+			resum = false
+		case 2:
+			f = append(f, make([]byte, r.IntN(100))...) // longer than it says
+		case 3:
+			binary.BigEndian.PutUint16(f[ip+2:], uint16(r.IntN(1600)))
+		case 4:
+			binary.BigEndian.PutUint16(f[udp+4:], uint16(r.IntN(1600)))
+		case 5:
+			f[message+r.IntN(6)] ^= byte(1 << r.IntN(8))
+		case 6:
+			f[message+6+r.IntN(16)] ^= byte(1 << r.IntN(8)) // the vnet
+		case 7:
+			f[frame+6+r.IntN(6)] ^= byte(1 << r.IntN(8)) // the source inside
+		case 8:
+			f[frame+r.IntN(40)] ^= byte(1 << r.IntN(8))
+		case 9:
+			f[ip+r.IntN(20)] ^= byte(1 << r.IntN(8))
+			resum = r.IntN(2) == 0
+		case 10:
+			f[udp+r.IntN(6)] ^= byte(1 << r.IntN(8))
+		case 11:
+			binary.BigEndian.PutUint16(f[frame+16:], uint16(r.IntN(3000))) // the length of the packet inside
+		}
+		if resum && len(f) >= ip+20 {
+			wire.PutSum(f[ip+10:], 0)
+			wire.PutSum(f[ip+10:], ^wire.Fold(wire.Sum(f[ip:ip+20], 0)))
+		}
+		// Sources are another matter: MACs would move.
+		if len(f) >= ip+16 {
+			copy(f[ip+12:], from.AsSlice())
+		}
+		if resum && len(f) >= ip+20 {
+			wire.PutSum(f[ip+10:], 0)
+			wire.PutSum(f[ip+10:], ^wire.Fold(wire.Sum(f[ip:ip+20], 0)))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// TestSameDrops: what an attacker sends in the name of a host that the kernel hears comes out, or is dropped and counted, as
+// without the fast path.
+func TestSameDrops(t *testing.T) {
+	type outcome struct {
+		frames map[string]int
+		drops  map[Reason]uint64
+	}
+	var outcomes []outcome
+	for _, mode := range []FastPath{FastPathOff, FastPathOn} {
+		l := lab.New(t)
+		s, err := l.Switch("lan", 0)
+		require.NoError(t, err)
+		h, err := s.Host("A")
+		require.NoError(t, err)
+		cfg := fastConfig()
+		cfg.FastPath, cfg.Workers = mode, 1
+		a := startEngine(t, h, cfg)
+		add(t, "97", a)
+		d := a.domain(1, "97")
+		b := newOriginal(t, s, "B")
+		id := idOf(t, "97")
+		there, err := h.Uplink().Link()
+		require.NoError(t, err)
+		here, err := b.Uplink().Link()
+		require.NoError(t, err)
+		c, err := d.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && bytes.Contains(f.Data, []byte("000")) })
+		require.NoError(t, err)
+		valid := func(n int) []byte {
+			inner := udpFrame(t, domainMAC(1), 1, fmt.Appendf(nil, "valid %d", n))
+			copy(inner[6:12], domainMAC(2))
+			return inner
+		}
+		b.send(wire.Group, vudp(id, valid(0)))
+		b.send(h.Addr(), vudp(id, valid(0)))
+		if mode == FastPathOn {
+			eventually(t, "the kernel hears the host", func() bool {
+				inner := valid(1)
+				p, err := wire.AppendDatagram(nil, netip.AddrPortFrom(b.Addr(), wire.Port), netip.AddrPortFrom(h.Addr(), wire.Port), 64, 1, vudp(id, inner))
+				require.NoError(t, err)
+				f := append(append(append(append([]byte{}, there.MAC...), here.MAC...), 8, 0), p...)
+				f = append(f, vudp(id, inner)...)
+				copy(f[40:], []byte{0, 0})
+				require.NoError(t, b.Send("eth0", f))
+				_, rx := a.carried()
+				return rx.Packets > 0
+			})
+		}
+		before := map[Reason]uint64{}
+		for _, x := range a.Counters().Drops {
+			before[x.Reason] = x.Count
+		}
+		_, rx0 := a.carried()
+		packets := hostile(t, b.Addr(), h.Addr(), there.MAC, here.MAC, id, 800)
+		total := func() (n uint64) {
+			counters := a.Counters()
+			for _, x := range counters.Drops {
+				n += x.Count
+			}
+			return n + counters.Vnets[0].Rx.Packets
+		}
+		for len(packets) > 0 {
+			n := min(200, len(packets))
+			for _, p := range packets[:n] {
+				require.NoError(t, b.Send("eth0", p))
+			}
+			packets = packets[n:]
+			for was, now := uint64(0), total()+1; was != now; was, now = now, total() {
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		o := outcome{frames: map[string]int{}, drops: map[Reason]uint64{}}
+		for _, x := range a.Counters().Drops {
+			if n := x.Count - before[x.Reason]; n > 0 {
+				o.drops[x.Reason] = n
+			}
+		}
+		// What comes last has all others before it.
+		last := udpFrame(t, domainMAC(1), 9, []byte("000 the last"))
+		copy(last[6:12], domainMAC(2))
+		b.send(h.Addr(), vudp(id, last))
+		_, rx := a.carried()
+		for ctx, done := soon(t), false; !done; {
+			f, err := c.Next(ctx)
+			require.NoError(t, err)
+			if done = bytes.Equal(f.Data, last); !done {
+				o.frames[string(f.Data)]++
+			}
+		}
+		require.Equal(t, mode == FastPathOn, rx.Packets-rx0.Packets > 20, "%d carried by the kernel", rx.Packets-rx0.Packets)
+		outcomes = append(outcomes, o)
+	}
+	require.Equal(t, outcomes[0].drops, outcomes[1].drops)
+	for f, n := range outcomes[0].frames {
+		require.Equal(t, n, outcomes[1].frames[f], "%x", f)
+	}
+	require.Len(t, outcomes[1].frames, len(outcomes[0].frames))
+	require.Greater(t, len(outcomes[0].frames), 120)
 }

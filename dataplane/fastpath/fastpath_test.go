@@ -386,6 +386,8 @@ func TestLeftIn(t *testing.T) {
 			packet := outer(t, there4, here4, vnet97, frame)
 			if c.patch != nil {
 				c.patch(packet)
+				wire.PutSum(packet[ip+10:], 0)
+				wire.PutSum(packet[ip+10:], ^wire.Fold(wire.Sum(packet[ip:ip+20], 0)))
 			}
 			if c.change != nil {
 				require.NoError(t, c.change(p))
@@ -638,4 +640,12 @@ func TestOrder(t *testing.T) {
 	require.EqualValues(t, pass, run(t, p.In(), in, 0).action)
 	forgetOrder(t, p)
 	require.EqualValues(t, redirect, run(t, p.In(), in, 0).action)
+}
+
+// TestDamagedHeader: the kernel's stack drops a packet whose IPv4 header is damaged, and so it is left to that.
+func TestDamagedHeader(t *testing.T) {
+	p := known(t, there4)
+	packet := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, udp4(t, 1)))
+	packet[14+8] ^= 1
+	assert.EqualValues(t, pass, run(t, p.In(), packet, 0).action)
 }

@@ -338,6 +338,8 @@ int underlay_in(struct __sk_buff *skb)
 				first_part(skb, ETH_HLEN + sizeof(ip), 0, now);
 			return TC_ACT_UNSPEC; // the kernel puts fragments together for the sockets
 		}
+		if (!sums(&ip))
+			return TC_ACT_UNSPEC; // the kernel drops it
 		family = 0;
 		udp_at = ETH_HLEN + sizeof(ip);
 		((__u32 *)src.id)[2] = ((__u32 *)dst.id)[2] = bpf_htonl(0xffff);

@@ -319,6 +319,19 @@ static __always_inline int plain_tcp(struct __sk_buff *skb, __u32 off, __be16 pr
 	return 0;
 }
 
+// sums reports whether the checksum of an IPv4 header without options is right.
+static __always_inline int sums(const struct iphdr *ip)
+{
+	const __u16 *w = (const __u16 *)ip;
+	__u32 sum = 0;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += w[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
 // is_part reports whether an inner packet at off is a fragment: user space has all parts of a packet, in order, since some do
 // not fit the underlay.
 static __always_inline int is_part(struct __sk_buff *skb, __u32 off, __be16 proto)

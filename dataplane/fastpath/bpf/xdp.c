@@ -66,7 +66,7 @@ int underlay_xdp(struct xdp_md *x)
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		struct outer4 *o = data;
 		if ((void *)(o + 1) > end || *(__u8 *)&o->ip != 0x45 || o->ip.protocol != IPPROTO_UDP ||
-		    (o->ip.frag_off & bpf_htons(0x3fff)) || ETH_HLEN + bpf_ntohs(o->ip.tot_len) != length)
+		    (o->ip.frag_off & bpf_htons(0x3fff)) || ETH_HLEN + bpf_ntohs(o->ip.tot_len) != length || !sums((void *)o + ETH_HLEN))
 			return XDP_PASS;
 		family = 0;
 		((__u32 *)src.id)[2] = ((__u32 *)dst.id)[2] = bpf_htonl(0xffff);
