@@ -79,15 +79,15 @@ func terminalName(f *os.File) (string, error) {
 	return fmt.Sprintf("tty[%x:%x]", st.Rdev, st.Dev), nil
 }
 
-// noProgram is what a keeper says that has no processes to dump.
-const noProgram = "no program runs"
+// noProgram is what a keeper says that has no processes to dump, or can't see them: in a chroot, whose /proc is the machine's.
+const noProgram = "no program runs that can be saved"
 
 // dump has criu write the program's processes, and leaves them stopped.
 func (k *keeper) dump(command string) error {
 	k.mu.Lock()
 	p, terminal := k.program, k.terminal
 	k.mu.Unlock()
-	if p == nil {
+	if p == nil || !k.ownProc { // or criu would see the machine's processes
 		return errors.New(noProgram)
 	}
 	if err := os.RemoveAll(processesDir); err != nil {

@@ -178,7 +178,9 @@ func (t *Toolstack) dumpProcesses(ctx context.Context, g *guest) (bool, error) {
 	} else {
 		err = errors.Join(err, g.resume())
 	}
-	if strings.Contains(err.Error(), noProgram) { // one that was made paused, and has not begun
+	err = errors.Join(err, os.RemoveAll(filepath.Join(g.dir, processesDir)))
+	if strings.Contains(err.Error(), noProgram) { // one that was made paused, and has not begun, for one
+		t.o.Log.Warn("a saved domain keeps its network; its program starts anew when it is restored", "name", g.rec.Name, "program", g.rec.Kernel[0], "reason", err)
 		return false, nil
 	}
 	return false, fmt.Errorf("domain %s goes on, its processes can't be saved: %w", g.rec.Name, err)
