@@ -34,7 +34,7 @@ func loggerTo(l *testLog) *slog.Logger { return l.Logger(slog.LevelDebug) }
 func testConfig() Config {
 	c := DefaultConfig()
 	c.Workers = 2
-	// A vif that gets a program is deaf for a moment; shortcuts_test.go waits for that.
+	// Before Linux 6.6 a vif that gets a program is deaf for a moment; shortcuts_test.go waits for that.
 	c.Bypass = BypassOff
 	return c
 }

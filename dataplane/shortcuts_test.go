@@ -30,7 +30,9 @@ func pastBridge(w fastpath.Way) bool { return w != fastpath.WayBridge }
 
 // TestBypass: domains pass their bridges by, until there is a policy, and while the engine runs.
 func TestBypass(t *testing.T) {
-	_, _, hosts := newLab(t, 2, fastConfig())
+	cfg := fastConfig()
+	cfg.Bypass = BypassAuto
+	_, _, hosts := newLab(t, 2, cfg)
 	add(t, "97", hosts...)
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
@@ -51,7 +53,7 @@ func TestBypass(t *testing.T) {
 	hosts[0].awaitWay(pastBridge, "")
 
 	// With the key it ends, and with the engine.
-	off := fastConfig()
+	off := cfg
 	off.Bypass = BypassOff
 	require.NoError(t, hosts[0].Reload(off))
 	eventually(t, "no filter is at the vif", func() bool { return !hosts[0].hasVifFilter(one) })
