@@ -766,3 +766,30 @@ func TestSameDrops(t *testing.T) {
 	require.Len(t, outcomes[1].frames, len(outcomes[0].frames))
 	require.Greater(t, len(outcomes[0].frames), 120)
 }
+
+// TestFastSwitch: fastpath can be switched while frames pass; what was counted stays, and no program stays behind.
+func TestFastSwitch(t *testing.T) {
+	_, _, hosts := newLab(t, 2, fastConfig())
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	before, _ := hosts[0].carried()
+	off := fastConfig()
+	off.FastPath = FastPathOff
+	require.NoError(t, hosts[0].Reload(off))
+	eventually(t, "it is off", func() bool { return !hosts[0].Status().FastPath.On })
+	vnif, err := hosts[0].Net.LinkByName("vnif97")
+	require.NoError(t, err)
+	eventually(t, "no program is left", func() bool {
+		filters, err := hosts[0].Net.Filters(vnif.Index, true)
+		require.NoError(t, err)
+		return len(filters) == 0
+	})
+	ping(t, one, two.Addr())
+	after, _ := hosts[0].carried()
+	require.GreaterOrEqual(t, after.Packets, before.Packets, "what was counted stays")
+	require.NoError(t, hosts[0].Reload(fastConfig()))
+	awaitFast(t, one, two, hosts...)
+	again, _ := hosts[0].carried()
+	require.Greater(t, again.Packets, after.Packets)
+}
