@@ -89,7 +89,7 @@ dist: need-go ## release files in build/dist: tarballs, Debian packages, bills o
 	@scripts/dist "$(VERSION)"
 
 rpm: dist ## RPM packages beside them, from packaging/rpm/xend.spec
-	@scripts/need rpmbuild:rpm
+	@scripts/need rpmbuild:rpm cpio:cpio
 	@scripts/rpm "$(VERSION)"
 
 test-dist: rpm ## build them once more, elsewhere: the same bytes
