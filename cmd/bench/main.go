@@ -122,6 +122,8 @@ type report struct {
 type series struct {
 	Samples map[string][]*float64 `json:"samples"`
 	Failed  string                `json:"failed,omitempty"`
+	// Chosen is what a daemon of ours says of its fast path, as vn stats prints it.
+	Chosen []string `json:"chosen,omitempty"`
 }
 
 // add appends one round: a sample of every figure, or nil.
@@ -174,6 +176,11 @@ func (o *options) run(w io.Writer) error {
 						r.Scenarios[sc.label][s.sys.label].add(m.figures, figures)
 					}
 				}
+			}
+			for _, s := range up {
+				got := r.Scenarios[sc.label][s.sys.label]
+				got.Chosen = s.chosen(ctx)
+				r.Scenarios[sc.label][s.sys.label] = got
 			}
 			return nil
 		})

@@ -365,6 +365,24 @@ func startDaemon(ctx context.Context, h *lab.Host, bin string, level vnet.Securi
 	return err
 }
 
+// chosen is what the second host's daemon says of its fast path; nil without one.
+func (s *setup) chosen(ctx context.Context) (lines []string) {
+	if !strings.HasPrefix(s.sys.label, "xend") {
+		return nil
+	}
+	out, err := s.hosts[1].Run(ctx, filepath.Join(s.bin, "vn"), "stats")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	_, out, _ = strings.Cut(out, "Fast path in the kernel")
+	for line := range strings.Lines(out) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // tap makes the device of an overlay on host i.
 func (s *setup) tap(ctx context.Context, i int) error {
 	return s.ip(ctx, i, "tuntap", "add", "dev", overlay, "mode", "tap")
