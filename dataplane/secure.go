@@ -14,7 +14,6 @@ import (
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
-	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -567,7 +566,7 @@ func (e *Engine) keyStatus() []esp.Status {
 // watchCopies has the vnets with security begin anew when this machine may be a copy of another, or was set back, until ctx
 // ends: what they seal with may be in use elsewhere then.
 func (e *Engine) watchCopies(ctx context.Context) error {
-	hostnet.WatchCopies(ctx, func(what string) {
+	e.host.WatchCopies(ctx, func(what string) {
 		if !e.secured.Empty() {
 			e.log.Info("this machine may be a copy, or was set back: vnets with security begin anew", "sign", what)
 			e.secured.Vnets((*esp.Vnet).Suspect)

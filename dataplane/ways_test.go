@@ -17,6 +17,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/nettest/uevent"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -428,6 +429,53 @@ func TestSecuredFleet(t *testing.T) {
 			require.Zero(t, st.Refused[r], "%s: %s", h.Name, r)
 		}
 	}
+}
+
+// A new generation id of the virtual machine, which a clone has and one that was set back: the host begins another life, the others
+// drop nothing of it, and nothing is sealed with what the original may have sealed with.
+func TestSecuredCopy(t *testing.T) {
+	_, s, hosts := newSecured(t, 2, testConfig(), vnet.Conf)
+	a, b := hosts[0], hosts[1]
+	id := idOf(t, "97")
+	d1, d2 := a.domain(1, "97"), b.domain(2, "97")
+	ping(t, d1, d2.Addr())
+	spis, err := s.Capture(func(f lab.Frame) bool {
+		d, ok := datagramIn(f.Data)
+		return ok && d.from.Addr() == a.Addr() && len(d.payload) > wire.ESPMinLen && wire.DecodeSecured(d.payload) == wire.SecuredESP
+	})
+	require.NoError(t, err)
+	flow, err := d1.StartPing(d2.Addr(), lab.PingOptions{Interval: 5 * time.Millisecond})
+	require.NoError(t, err)
+	defer flow.Close()
+	_, err = flow.Fresh(soon(t))
+	require.NoError(t, err)
+	old := map[uint32]bool{}
+	for _, f := range spis.Take() {
+		d, _ := datagramIn(f.Data)
+		old[binary.BigEndian.Uint32(d.payload)>>8] = true
+	}
+	before := a.secured.Vnet(id).Sending(a.now())
+	require.NotNil(t, before)
+	require.NoError(t, a.Host.Do(func() error {
+		return uevent.Tell("change@/devices/platform/vmgenid", "ACTION=change", "DEVPATH=/devices/platform/vmgenid", "SUBSYSTEM=acpi", "NEW_VMGENID=1")
+	}))
+	eventually(t, "another key seals", func() bool {
+		now := a.secured.Vnet(id).Sending(a.now())
+		return now != nil && now != before
+	})
+	_, err = flow.Fresh(soon(t))
+	require.NoError(t, err)
+	fresh := 0
+	for _, f := range spis.Take() {
+		d, _ := datagramIn(f.Data)
+		if !old[binary.BigEndian.Uint32(d.payload)>>8] {
+			fresh++
+		} else {
+			require.Zero(t, fresh, "what was given up is used again")
+		}
+	}
+	require.NotZero(t, fresh)
+	require.Contains(t, a.log.String(), "this machine may be a copy, or was set back")
 }
 
 // What the paths tell of vnets with security is what fits into a packet that no fragment is made of.

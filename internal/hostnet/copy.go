@@ -13,8 +13,9 @@ import (
 )
 
 // WatchCopies calls sign when this machine may be a copy of another, or was set back, until ctx ends: a generation id of the virtual
-// machine that changed, a clock that was set. What cannot be watched is told to failed, and is done without.
-func WatchCopies(ctx context.Context, sign func(what string), failed func(what string, err error)) {
+// machine that changed (which the kernel tells in all network namespaces), a clock that was set. What cannot be watched is told to
+// failed, and is done without.
+func (h *Host) WatchCopies(ctx context.Context, sign func(what string), failed func(what string, err error)) {
 	var group sync.WaitGroup
 	for _, w := range []struct {
 		what string
@@ -25,7 +26,11 @@ func WatchCopies(ctx context.Context, sign func(what string), failed func(what s
 		{"the generation id of the virtual machine changed", openUevents, nextGeneration},
 		{"the clock was set", openClock, nextClockSet},
 	} {
-		f, err := w.open()
+		var f *os.File
+		err := h.Do(func() (err error) {
+			f, err = w.open()
+			return err
+		})
 		if err != nil {
 			failed(w.what, err)
 			continue

@@ -104,7 +104,17 @@ func TestMigrate(t *testing.T) {
 	defer ping.Close()
 	_, err = ping.Next(t.Context())
 	require.NoError(t, err)
+	// It knows somebody who will not answer a question.
+	silent := neighbour{Address: netip.MustParseAddr("10.1.0.77"), MAC: "02:00:00:00:00:77"}
+	ns := must(must(p.a.get(id)).network())
+	eth := must(ns.LinkByName("eth0"))
+	require.NoError(t, ns.EnsureNeighbour(hostnet.Neighbour{Index: eth.Index, Addr: silent.Address, MAC: must(net.ParseMAC(silent.MAC))}))
+	ns.Close()
 
+	// From here on nobody answers its questions; the hosts know each other.
+	require.NoError(t, p.a.host.Net.EnsureNeighbour(hostnet.Neighbour{
+		Index: p.a.bridge.Index, Addr: netip.MustParseAddr(addressB), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, Permanent: true}))
+	require.NoError(t, p.b.host.Net.SetSysctl("8", "net", "ipv4", "conf", "all", "arp_ignore"))
 	require.NoError(t, p.a.Migrate(t.Context(), id, c, domain.MigrateOptions{Host: addressB, Live: true}))
 	list := must(p.a.List(t.Context()))
 	require.Empty(t, list)
@@ -121,6 +131,7 @@ func TestMigrate(t *testing.T) {
 	n := must(look(must(must(p.b.get(list[0].ID)).network()), nil))
 	require.Equal(t, netip.MustParseAddr("10.1.0.250"), n.Routes[0].Via)
 	require.Equal(t, "1", n.Sysctls["net.ipv4.ip_forward"])
+	require.Contains(t, n.Cards[0].Neighbours, silent, "who it knows it need not ask for")
 }
 
 // What the other host refuses, or can't do, leaves the domain where it is.

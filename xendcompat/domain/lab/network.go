@@ -27,6 +27,15 @@ type network struct {
 type card struct {
 	Number    int            `json:"number"`
 	Addresses []netip.Prefix `json:"addresses"`
+	// Neighbours are whom it knows on its link. Without them the first thing that a domain does where it comes is to ask for
+	// them, and when that is lost, nothing goes out for a second.
+	Neighbours []neighbour `json:"neighbours,omitempty"`
+}
+
+type neighbour struct {
+	Address   netip.Addr `json:"address"`
+	MAC       string     `json:"mac"`
+	Permanent bool       `json:"permanent,omitempty"`
 }
 
 type route struct {
@@ -38,8 +47,9 @@ type route struct {
 
 // Bounds of a network that a file or another host tells.
 const (
-	maxVifs   = 64
-	maxRoutes = 4096
+	maxVifs       = 64
+	maxRoutes     = 4096
+	maxNeighbours = 1024 // of a card
 )
 
 func (n network) validate() error {
@@ -53,6 +63,14 @@ func (n network) validate() error {
 		for _, a := range c.Addresses {
 			if !a.IsValid() || a.Addr().Zone() != "" {
 				return fmt.Errorf("card %d: %v is not an address", c.Number, a)
+			}
+		}
+		if len(c.Neighbours) > maxNeighbours {
+			return fmt.Errorf("card %d: more than %d neighbours", c.Number, maxNeighbours)
+		}
+		for _, a := range c.Neighbours {
+			if mac, err := net.ParseMAC(a.MAC); err != nil || len(mac) != 6 || !a.Address.IsValid() || a.Address.Zone() != "" {
+				return fmt.Errorf("card %d: %v %q is not a neighbour", c.Number, a.Address, a.MAC)
 			}
 		}
 	}
@@ -260,6 +278,14 @@ func (n network) apply(ns *hostnet.Host) error {
 				return err
 			}
 		}
+		for _, a := range c.Neighbours {
+			mac, err := net.ParseMAC(a.MAC)
+			if err != nil {
+				return err
+			}
+			// One that can't be told of (IPv6 may be off here) is asked for when it is needed.
+			_ = ns.EnsureNeighbour(hostnet.Neighbour{Index: l.Index, Addr: a.Address, MAC: mac, Permanent: a.Permanent})
+		}
 	}
 	for _, r := range n.Routes {
 		l, err := ns.LinkByName(ethName(r.Card))
@@ -301,6 +327,13 @@ func look(ns *hostnet.Host, sysctls map[string]string) (network, error) {
 				continue // made anew where it comes
 			}
 			c.Addresses = append(c.Addresses, a.Prefix)
+		}
+		neighbours, err := ns.Neighbours(l.Index)
+		if err != nil {
+			return n, err
+		}
+		for _, a := range neighbours[:min(len(neighbours), maxNeighbours)] {
+			c.Neighbours = append(c.Neighbours, neighbour{a.Addr, a.MAC.String(), a.Permanent})
 		}
 		n.Cards = append(n.Cards, c)
 	}
