@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -127,7 +128,7 @@ func (w *world) traffic(t *testing.T, s *setting, rec [2]*record) {
 				header = 48
 			}
 			for _, size := range []int{w.inner - header, w.limit() - 14 - header, 1000, 100} {
-				n, err := datagrams(ctx, x.guest, y.guest, p.Addr(), min(size, w.inner-header))
+				n, err := datagrams(ctx, x.guest, y.guest, p.Addr(), min(size, w.inner-header), !w.overtaking())
 				require.NoError(t, err, w.drops())
 				sent += n
 			}
@@ -144,9 +145,9 @@ func (w *world) traffic(t *testing.T, s *setting, rec [2]*record) {
 	}
 }
 
-// datagrams sends a burst of datagrams with UDP_SEGMENT, checks that all arrive as they were sent, and
-// returns their number.
-func datagrams(ctx context.Context, from, to *lab.Domain, addr netip.Addr, size int) (n int, err error) {
+// datagrams sends a burst of datagrams with UDP_SEGMENT, checks that all arrive once and as they were sent, in order if
+// that can be asked for, and returns their number.
+func datagrams(ctx context.Context, from, to *lab.Domain, addr netip.Addr, size int, inOrder bool) (n int, err error) {
 	var in, out *net.UDPConn
 	err = to.Do(func() (err error) {
 		in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
@@ -184,16 +185,20 @@ func datagrams(ctx context.Context, from, to *lab.Domain, addr netip.Addr, size 
 	stop := context.AfterFunc(ctx, func() { in.Close() })
 	defer stop()
 	buf := make([]byte, 64<<10)
-	for ; len(whole) > 0; n++ {
+	rest := slices.Collect(slices.Chunk(whole, size))
+	for ; len(rest) > 0; n++ {
 		got, err := in.Read(buf)
 		if err != nil {
 			return n, fmt.Errorf("datagram %d of %d bytes: %w", n, size, err)
 		}
-		want := whole[:min(size, len(whole))]
-		if !bytes.Equal(buf[:got], want) {
-			return n, fmt.Errorf("datagram %d has %d bytes instead of %d, or others", n, got, len(want))
+		at := 0
+		if !inOrder {
+			at = max(0, slices.IndexFunc(rest, func(b []byte) bool { return bytes.Equal(b, buf[:got]) }))
 		}
-		whole = whole[len(want):]
+		if !bytes.Equal(buf[:got], rest[at]) {
+			return n, fmt.Errorf("datagram %d has %d bytes instead of %d, or others", n, got, len(rest[at]))
+		}
+		rest = slices.Delete(rest, at, at+1)
 	}
 	return n, nil
 }

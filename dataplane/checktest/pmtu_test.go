@@ -242,7 +242,7 @@ func (w *world) guestsLearn(t *testing.T, s *setting, rec [2]*record) {
 			_, err = lab.Transfer(ctx, x.guest.Node, y.guest.Node, p.Addr(), transferSize)
 			require.NoError(t, err, w.drops())
 			for _, size := range []int{mtu - header, 1000} {
-				_, err := datagrams(ctx, x.guest, y.guest, p.Addr(), size)
+				_, err := datagrams(ctx, x.guest, y.guest, p.Addr(), size, true)
 				require.NoError(t, err, w.drops())
 			}
 		}

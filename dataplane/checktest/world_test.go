@@ -52,6 +52,10 @@ func (s *setup) limit() int {
 	return s.underlay - 50
 }
 
+// overtaking reports whether a frame that went by the bridge can be overtaken by those that pass it by: one a minute of
+// each MAC goes there, so that the bridge does not forget where it is.
+func (s *setup) overtaking() bool { return (s.fast[0] || s.fast[1]) && !s.bridged }
+
 // flooded is the same for frames that go to everybody: what fits all ways.
 func (s *setup) flooded() int {
 	switch {
@@ -187,9 +191,9 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 	cfg.FastPath, cfg.Bypass = dataplane.FastPathOff, dataplane.BypassOff
 	if w.fast[h.Name[0]-'A'] {
 		cfg.FastPath = dataplane.FastPathOn
-	}
-	if w.bridged {
-		cfg.Bypass = dataplane.BypassOff
+		if !w.bridged {
+			cfg.Bypass = dataplane.BypassAuto
+		}
 	}
 	if w.pmtu {
 		cfg.MTUMode = dataplane.MTUPath
