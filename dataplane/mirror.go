@@ -121,7 +121,11 @@ func (m *mirror) clear() {
 }
 
 // kernelTime is a time of the engine's clock on the kernel's, and engineTime the reverse.
-func (m *mirror) kernelTime(t int64) uint64 { return m.clock() - uint64(max(0, m.engine.now()-t)) }
+func (m *mirror) kernelTime(t int64) uint64 {
+	now := m.clock()
+	return now - min(now, uint64(max(0, m.engine.now()-t)))
+}
+
 
 func (m *mirror) engineTime(t uint64) int64 {
 	return max(1, m.engine.now()-max(0, int64(m.clock()-t)))

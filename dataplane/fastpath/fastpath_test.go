@@ -285,6 +285,9 @@ func TestSuperFrame(t *testing.T) {
 	})
 }
 
+// ago is a time before now, or never on a machine that was not up yet.
+func ago(d time.Duration) uint64 { return Now() - min(Now(), uint64(d)) }
+
 func TestLeftOut(t *testing.T) {
 	frame := ethernet(remote, local, 0x0800, udp4(t, 100))
 	for name, c := range map[string]struct {
@@ -306,7 +309,7 @@ func TestLeftOut(t *testing.T) {
 		"fragment in IPv6":      {LeftForm, nil, ethernet(remote, local, 0x86dd, ipv6(44, here6, there6, make([]byte, 60)))},
 		"not IP":                {LeftRoom, nil, ethernet(remote, local, 0x0806, make([]byte, 46))},
 		"destination is old": {LeftMiss, func(p *Tables) error {
-			return p.PutRemote(vnet97, remote, there4, Now()-uint64(61*time.Second))
+			return p.PutRemote(vnet97, remote, there4, ago(61*time.Second))
 		}, frame},
 		"destination was deleted": {LeftMiss, func(p *Tables) error { p.Delete(vnet97, remote); return nil }, frame},
 		"host may not be sent to": {LeftHost, func(p *Tables) error { return p.SetHost(there4, false, true) }, frame},
@@ -376,7 +379,7 @@ func TestLeftIn(t *testing.T) {
 		"unknown host":               {LeftHost, nil, patch(ip+12, 192, 0, 2, 77)},
 		"MAC unknown":                {LeftSource, nil, patch(message+22+6, 0, 9)},
 		"MAC lives here":             {LeftSource, func(p *Tables) error { return p.PutLocal(vnet97, remote, Now()) }, nil},
-		"MAC is old":                 {LeftSource, func(p *Tables) error { return p.PutRemote(vnet97, remote, there4, Now()-uint64(61*time.Second)) }, nil},
+		"MAC is old":                 {LeftSource, func(p *Tables) error { return p.PutRemote(vnet97, remote, there4, ago(61*time.Second)) }, nil},
 		"MAC is behind another host": {LeftSource, func(p *Tables) error { return p.PutRemote(vnet97, remote, netip.MustParseAddr("192.0.2.3"), Now()) }, nil},
 		"host may not be heard":      {LeftHost, func(p *Tables) error { return p.SetHost(there4, true, false) }, nil},
 		"receiving is off":           {LeftOff, func(p *Tables) error { return p.ClearUnderlay(here4) }, func([]byte) {}},
@@ -503,7 +506,7 @@ func TestRecorded(t *testing.T) {
 // TestSeen: MACs that the kernel heard are told, with the time.
 func TestSeen(t *testing.T) {
 	p := known(t, there4)
-	long := Now() - uint64(30*time.Second)
+	long := ago(30 * time.Second)
 	require.NoError(t, p.PutRemote(vnet97, remote, there4, long))
 	require.NoError(t, p.PutLocal(vnet97, local, long))
 	seen := func(since uint64) map[wire.MAC]uint64 {

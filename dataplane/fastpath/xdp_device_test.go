@@ -214,7 +214,7 @@ func TestStripsNothingAlone(t *testing.T) {
 	assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
 
 	// Without the trick XDP notices by itself.
-	s.answered(t, two.card.Index, Now()-uint64(time.Second))
+	s.answered(t, two.card.Index, ago(time.Second))
 	before = stripped(t, s)
 	for range 10 {
 		require.NoError(t, one.Send(wired, packet))

@@ -95,7 +95,7 @@ func TestStrip(t *testing.T) {
 		for _, u := range []struct{ here, there netip.Addr }{{here4, there4}, {here6, there6}} {
 			t.Run(name+" from "+u.there.String(), func(t *testing.T) {
 				p, s := stripping(t, u.there)
-				long := Now() - uint64(30*time.Second)
+				long := ago(30 * time.Second)
 				require.NoError(t, p.PutRemote(vnet97, remote, u.there, long))
 				packet := outer(t, u.there, u.here, vnet97, frame)
 				r := runXDP(t, s.prog, packet)
@@ -124,7 +124,7 @@ func TestStrip(t *testing.T) {
 // TestAsk: without an answer of TC nothing is stripped, but TC is asked.
 func TestAsk(t *testing.T) {
 	packet := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, tcp4(100)))
-	for name, at := range map[string]uint64{"never": 0, "long ago": Now() - uint64(time.Second)} {
+	for name, at := range map[string]uint64{"never": 0, "long ago": ago(time.Second)} {
 		t.Run(name, func(t *testing.T) {
 			_, s := stripping(t, there4)
 			s.answered(t, loopback, at)
@@ -180,7 +180,7 @@ func TestLeftByXDP(t *testing.T) {
 		"MAC unknown":                {nil, patch(inner+6, 0, 9), nil},
 		"MAC lives here":             {func(p *Tables, _ *Stripper) error { return p.PutLocal(vnet97, remote, Now()) }, nil, nil},
 		"MAC is old": {func(p *Tables, _ *Stripper) error {
-			return p.PutRemote(vnet97, remote, there4, Now()-uint64(61*time.Second))
+			return p.PutRemote(vnet97, remote, there4, ago(61*time.Second))
 		}, nil, nil},
 		"MAC is behind another host": {func(p *Tables, _ *Stripper) error {
 			return p.PutRemote(vnet97, remote, netip.MustParseAddr("192.0.2.3"), Now())
