@@ -126,7 +126,6 @@ func (m *mirror) kernelTime(t int64) uint64 {
 	return now - min(now, uint64(max(0, m.engine.now()-t)))
 }
 
-
 func (m *mirror) engineTime(t uint64) int64 {
 	return max(1, m.engine.now()-max(0, int64(m.clock()-t)))
 }

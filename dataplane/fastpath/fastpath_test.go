@@ -286,7 +286,10 @@ func TestSuperFrame(t *testing.T) {
 }
 
 // ago is a time before now, or never on a machine that was not up yet.
-func ago(d time.Duration) uint64 { return Now() - min(Now(), uint64(d)) }
+func ago(d time.Duration) uint64 {
+	now := Now()
+	return now - min(now, uint64(d))
+}
 
 func TestLeftOut(t *testing.T) {
 	frame := ethernet(remote, local, 0x0800, udp4(t, 100))
