@@ -509,7 +509,7 @@ func TestRecorded(t *testing.T) {
 // TestSeen: MACs that the kernel heard are told, with the time.
 func TestSeen(t *testing.T) {
 	p := known(t, there4)
-	long := ago(30 * time.Second)
+	long := max(1, ago(30*time.Second))
 	require.NoError(t, p.PutRemote(vnet97, remote, there4, long))
 	require.NoError(t, p.PutLocal(vnet97, local, long))
 	seen := func(since uint64) map[wire.MAC]uint64 {

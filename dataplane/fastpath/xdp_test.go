@@ -95,7 +95,7 @@ func TestStrip(t *testing.T) {
 		for _, u := range []struct{ here, there netip.Addr }{{here4, there4}, {here6, there6}} {
 			t.Run(name+" from "+u.there.String(), func(t *testing.T) {
 				p, s := stripping(t, u.there)
-				long := ago(30 * time.Second)
+				long := max(1, ago(30*time.Second))
 				require.NoError(t, p.PutRemote(vnet97, remote, u.there, long))
 				packet := outer(t, u.there, u.here, vnet97, frame)
 				r := runXDP(t, s.prog, packet)
