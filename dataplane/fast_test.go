@@ -96,16 +96,21 @@ func TestFastPath(t *testing.T) {
 // newMixed makes two hosts, of which the first or both have the fast path.
 func newMixed(t testing.TB, first, second FastPath) (*lab.Switch, []*testHost) {
 	t.Helper()
-	l := lab.New(t)
-	s, err := l.Switch("lan", 0)
+	return startPair(t, func(i int, h *lab.Host) *testHost {
+		c := fastConfig()
+		c.FastPath = [2]FastPath{first, second}[i]
+		return startEngine(t, h, c)
+	})
+}
+
+// startPair makes two hosts on one switch with vnet 97, whose engines start starts.
+func startPair(t testing.TB, start func(i int, h *lab.Host) *testHost) (*lab.Switch, []*testHost) {
+	t.Helper()
+	s, err := lab.New(t).Switch("lan", 0)
 	require.NoError(t, err)
 	var hosts []*testHost
-	for i, f := range []FastPath{first, second} {
-		h, err := s.Host("lan" + string(rune('A'+i)))
-		require.NoError(t, err)
-		c := fastConfig()
-		c.FastPath = f
-		hosts = append(hosts, startEngine(t, h, c))
+	for i := range 2 {
+		hosts = append(hosts, start(i, addHost(t, s, s.Name+string(rune('A'+i)))))
 	}
 	add(t, "97", hosts...)
 	return s, hosts
@@ -385,16 +390,7 @@ func TestFirewallAppears(t *testing.T) {
 		"output": {"add chain inet x c { type filter hook output priority 0 ; }\nadd rule inet x c udp dport 1798 ip daddr %s drop", "has a rule for what is sent"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := lab.New(t)
-			s, err := l.Switch("lan", 0)
-			require.NoError(t, err)
-			var hosts []*testHost
-			for _, n := range []string{"A", "B"} {
-				h, err := s.Host(n)
-				require.NoError(t, err)
-				hosts = append(hosts, startFast(t, h, 3*time.Second))
-			}
-			add(t, "97", hosts...)
+			_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startFast(t, h, 3*time.Second) })
 			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 			awaitFast(t, one, two, hosts...)
 			p, err := one.StartPing(two.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
@@ -423,16 +419,7 @@ func TestFirewallAppears(t *testing.T) {
 // TestOthersFilters: a filter of another program at the same place runs first, and one that would come after ours keeps the
 // kernel from carrying.
 func TestOthersFilters(t *testing.T) {
-	l := lab.New(t)
-	s, err := l.Switch("lan", 0)
-	require.NoError(t, err)
-	var hosts []*testHost
-	for _, n := range []string{"A", "B"} {
-		h, err := s.Host(n)
-		require.NoError(t, err)
-		hosts = append(hosts, startFast(t, h, time.Minute))
-	}
-	add(t, "97", hosts...)
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startFast(t, h, time.Minute) })
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
 	tc := func(args string) {
@@ -483,21 +470,14 @@ func TestOthersFilters(t *testing.T) {
 
 // TestNoKernel: where the kernel has no fast path user space carries all, and that is told once.
 func TestNoKernel(t *testing.T) {
-	l := lab.New(t)
-	s, err := l.Switch("lan", 0)
-	require.NoError(t, err)
-	var hosts []*testHost
-	for _, n := range []string{"A", "B"} {
-		h, err := s.Host(n)
-		require.NoError(t, err)
-		hosts = append(hosts, startEngineWith(t, h, fastConfig(), func(e *Engine) {
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
+		return startEngineWith(t, h, fastConfig(), func(e *Engine) {
 			e.programs.verifyEvery = 10 * time.Millisecond
 			e.programs.load = func(fastpath.Times, []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
 				return nil, [2]*ebpf.Program{}, &fastpath.UnsupportedError{Needs: "eBPF", Err: errors.New("invalid argument")}
 			}
-		}))
-	}
-	add(t, "97", hosts...)
+		})
+	})
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	for range 20 {
 		ping(t, one, two.Addr())
@@ -513,22 +493,15 @@ func TestNoKernel(t *testing.T) {
 func TestFastBridge(t *testing.T) {
 	for name, otherMAC := range map[string]bool{"the card has the bridge's MAC": false, "the card has another MAC": true} {
 		t.Run(name, func(t *testing.T) {
-			l := lab.New(t)
-			s, err := l.Switch("lan", 0)
-			require.NoError(t, err)
-			var hosts []*testHost
-			for i, n := range []string{"A", "B"} {
-				h, err := s.Host(n)
-				require.NoError(t, err)
+			_, hosts := startPair(t, func(i int, h *lab.Host) *testHost {
 				if i == 0 {
 					bridgeUplink(t, h, otherMAC)
 				}
-				hosts = append(hosts, startEngine(t, h, fastConfig()))
-			}
-			add(t, "97", hosts...)
+				return startEngine(t, h, fastConfig())
+			})
 			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 			awaitFast(t, one, two, hosts...)
-			_, err = lab.Transfer(soon(t), two.Node, one.Node, one.Addr(), 16<<20)
+			_, err := lab.Transfer(soon(t), two.Node, one.Node, one.Addr(), 16<<20)
 			require.NoError(t, err)
 			_, rx := hosts[0].carried()
 			require.Greater(t, rx.Bytes, uint64(16<<20))

@@ -74,19 +74,12 @@ func (h *testHost) hasVifFilter(d *lab.Domain) bool {
 
 // TestIngressByXDP: on plain cards outer headers go at XDP, with TC behind it; when another program comes first at TC, XDP goes.
 func TestIngressByXDP(t *testing.T) {
-	l := lab.New(t)
-	s, err := l.Switch("lan", 0)
-	require.NoError(t, err)
-	var hosts []*testHost
-	for _, name := range []string{"lanA", "lanB"} {
-		h, err := s.Host(name)
-		require.NoError(t, err)
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
 		card, err := h.Uplink().Link()
 		require.NoError(t, err)
 		require.NoError(t, h.Net.SetFeatures(card.Index, map[string]bool{"tx-udp_tnl-segmentation": false, "tx-udp_tnl-csum-segmentation": false}))
-		hosts = append(hosts, startEngine(t, h, fastConfig()))
-	}
-	add(t, "97", hosts...)
+		return startEngine(t, h, fastConfig())
+	})
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
 	way := func(h *testHost) string { return h.Counters().FastPath.Underlays[0].Way }

@@ -189,24 +189,32 @@ func (f *faultLab) check() finding.Report {
 	return r
 }
 
-// Every fault is found by its name, and what is well is not called ill.
-func TestFaults(t *testing.T) {
+// newFaultLab makes hosts on one switch, with the file of vnet 97 where XEND_PREFIX is.
+func newFaultLab(t *testing.T, names ...string) *faultLab {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
 	f := &faultLab{t: t, bin: clitest.Build(t)}
-	l := lab.New(t)
-	s, err := l.Switch("lan", 1500)
+	s, err := lab.New(t).Switch("lan", 1500)
 	require.NoError(t, err)
-	for _, name := range []string{"A", "B", "C"} {
+	for _, name := range names {
 		h, err := s.Host(name)
 		require.NoError(t, err)
 		f.hosts = append(f.hosts, h)
 		require.NoError(t, os.MkdirAll(filepath.Join(h.Dir, "etc/xen"), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "etc/xen/vnet.toml"), []byte("[dataplane]\nhold_down = \"0s\"\n"), 0o644))
 		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet97.sxp"), []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))"), 0o644))
-		f.sh(len(f.hosts)-1, "xend start && vn vnet-create 98 && vn vnet-create 99")
 		t.Cleanup(func() { _, _ = h.Run(context.Background(), filepath.Join(f.bin, "xend"), "stop") })
+	}
+	return f
+}
+
+// Every fault is found by its name, and what is well is not called ill.
+func TestFaults(t *testing.T) {
+	f := newFaultLab(t, "A", "B", "C")
+	for i, h := range f.hosts {
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "etc/xen/vnet.toml"), []byte("[dataplane]\nhold_down = \"0s\"\n"), 0o644))
+		f.sh(i, "xend start && vn vnet-create 98 && vn vnet-create 99")
 	}
 	f.sh(a, "xm vnet-create $XEND_PREFIX/vnet97.sxp")
 	f.sh(b, "xm vnet-create $XEND_PREFIX/vnet97.sxp")
@@ -246,21 +254,10 @@ func TestFaults(t *testing.T) {
 // A domain is found by its MAC and its address, on this host and behind another, with the way that frames take; and where it
 // is not, that is said.
 func TestTrace(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	f := &faultLab{t: t, bin: clitest.Build(t)}
-	l := lab.New(t)
-	s, err := l.Switch("lan", 1500)
-	require.NoError(t, err)
-	for i, name := range []string{"A", "B"} {
-		h, err := s.Host(name)
-		require.NoError(t, err)
-		f.hosts = append(f.hosts, h)
-		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet97.sxp"), []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))"), 0o644))
+	f := newFaultLab(t, "A", "B")
+	for i, h := range f.hosts {
 		f.sh(i, "xend start && xm vnet-create $XEND_PREFIX/vnet97.sxp")
-		t.Cleanup(func() { _, _ = h.Run(context.Background(), filepath.Join(f.bin, "xend"), "stop") })
-		_, err = h.Domain(lab.DomainSpec{
+		_, err := h.Domain(lab.DomainSpec{
 			Name: fmt.Sprint("dom", i), Vif: fmt.Sprintf("vif%d.0", i+1), Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
 			Addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1))},
 		})
@@ -295,21 +292,11 @@ func TestTrace(t *testing.T) {
 
 // What goes between two hosts is captured on both sides of the tunnel, each frame with its packet; what is sealed is opened.
 func TestCapture(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	f := &faultLab{t: t, bin: clitest.Build(t)}
-	l := lab.New(t)
-	s, err := l.Switch("lan", 1500)
-	require.NoError(t, err)
+	f := newFaultLab(t, "A", "B")
 	var domains []*lab.Domain
-	for i, name := range []string{"A", "B"} {
-		h, err := s.Host(name)
-		require.NoError(t, err)
-		f.hosts = append(f.hosts, h)
+	for i, h := range f.hosts {
 		key := filepath.Join(h.Dir, "etc/xen/vnet-keys")
 		require.NoError(t, os.MkdirAll(key, 0o700))
-		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet97.sxp"), []byte("(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))"), 0o644))
 		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "vnet98.sxp"), []byte("(vnet (id 98) (bridge vnet98) (vnetif vnif98) (security conf))"), 0o644))
 		if i == 0 {
 			f.sh(i, "vn key-generate")
@@ -319,7 +306,6 @@ func TestCapture(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(key, "default.key"), b, 0o600))
 		}
 		f.sh(i, "xend start && xm vnet-create $XEND_PREFIX/vnet97.sxp && xm vnet-create $XEND_PREFIX/vnet98.sxp")
-		t.Cleanup(func() { _, _ = h.Run(context.Background(), filepath.Join(f.bin, "xend"), "stop") })
 		for _, n := range []int{97, 98} {
 			d, err := h.Domain(lab.DomainSpec{
 				Name: fmt.Sprintf("dom%d-%d", i, n), Vif: fmt.Sprintf("vif%d.%d", n, i), Bridge: fmt.Sprintf("vnet%d", n), MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, byte(n), byte(i + 1)},

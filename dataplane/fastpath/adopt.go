@@ -1,7 +1,9 @@
 package fastpath
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -97,22 +99,14 @@ func (p *Tables) restore() {
 func (p *Tables) Vnets() []vnet.ID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make([]vnet.ID, 0, len(p.vnets))
-	for id := range p.vnets {
-		out = append(out, id)
-	}
-	return out
+	return slices.Collect(maps.Keys(p.vnets))
 }
 
 // Hosts are the hosts that are set.
 func (p *Tables) Hosts() []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make([]netip.Addr, 0, len(p.hosts))
-	for addr := range p.hosts {
-		out = append(out, addr)
-	}
-	return out
+	return slices.Collect(maps.Keys(p.hosts))
 }
 
 // without makes slots be in use.

@@ -19,7 +19,6 @@ import (
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
-	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/finding"
 	"github.com/xenvnet/xend/xendcompat/service"
@@ -56,7 +55,7 @@ func (c *Checker) Trace(ctx context.Context, target string) (*finding.Trace, err
 		return nil, err
 	}
 	t.Text = text
-	names := c.domainNames(ctx)
+	names := c.o.Domains.RunningNames(ctx)
 	for _, w := range list {
 		if len(t.Places) >= maxTraced {
 			break
@@ -213,24 +212,6 @@ func arpAnswer(frame []byte, addr netip.Addr) (net.HardwareAddr, bool) {
 	}
 	mac := net.HardwareAddr(bytes.Clone(b[8:14]))
 	return mac, mac[0]&1 == 0
-}
-
-// domainNames are the names of running domains by their ids, as far as they can be had soon.
-func (c *Checker) domainNames(ctx context.Context) map[int]string {
-	names := map[int]string{}
-	if c.o.Domains == nil {
-		return names
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	list, err := c.o.Domains.List(ctx, domain.Running)
-	if err != nil {
-		return names
-	}
-	for _, d := range list {
-		names[d.ID] = d.Name
-	}
-	return names
 }
 
 // places are where a MAC is.

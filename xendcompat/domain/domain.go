@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/xenvnet/xend/sxp"
 )
@@ -79,6 +80,28 @@ func (m *Manager) List(ctx context.Context, s State) ([]Domain, error) {
 		return halted, nil
 	}
 	return append(list, halted...), nil
+}
+
+// namesTimeout bounds the question for domains where their names are an ornament only.
+const namesTimeout = 2 * time.Second
+
+// RunningNames are the names of the domains that run, by their ids; without them where they can't be had soon, or where
+// nobody manages domains (m is nil).
+func (m *Manager) RunningNames(ctx context.Context) map[int]string {
+	names := map[int]string{}
+	if m == nil {
+		return names
+	}
+	ctx, cancel := context.WithTimeout(ctx, namesTimeout)
+	defer cancel()
+	list, err := m.List(ctx, Running)
+	if err != nil {
+		return names
+	}
+	for _, d := range list {
+		names[d.ID] = d.Name
+	}
+	return names
 }
 
 // Get finds a domain by its name, id or uuid, whether it runs or not; a NotFoundError if there is none.

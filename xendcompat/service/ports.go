@@ -34,7 +34,7 @@ func (s *Service) Ports(ctx context.Context) (map[string][]Port, error) {
 	if err != nil {
 		return nil, failed("list devices", err)
 	}
-	names := s.domainNames(ctx)
+	names := s.o.Domains.RunningNames(ctx)
 	out, on := map[string][]Port{}, survey.ByMaster()
 	for _, v := range s.All() {
 		bridge, ok := survey.Link(v.Bridge)

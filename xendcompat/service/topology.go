@@ -13,7 +13,6 @@ import (
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/vnet"
-	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/topology"
 )
@@ -21,14 +20,11 @@ import (
 // Events returns what an operator must know of, from number seq on; see events.Ring.Since.
 func (s *Service) Events(seq uint64, limit int) events.Log { return s.o.Events.Since(seq, limit) }
 
-// domainsTimeout bounds the question for domains where their names are an ornament only.
-const domainsTimeout = 2 * time.Second
-
 // Topology is what this host knows of its vnets and of other hosts.
 func (s *Service) Topology(ctx context.Context) topology.Topology {
 	view := drawing{
 		status: s.Dataplane().Status(), vifs: s.Dataplane().Vifs(dataplane.Filter{}), entries: s.Dataplane().Entries(dataplane.Filter{}),
-		domains: s.domainNames(ctx), now: time.Now(),
+		domains: s.o.Domains.RunningNames(ctx), now: time.Now(),
 	}
 	s.mu.RLock()
 	view.wanted = s.all()
@@ -36,24 +32,6 @@ func (s *Service) Topology(ctx context.Context) topology.Topology {
 	view.survey, _ = s.o.Devices.Look() // without, ports are missing
 	view.name, _ = os.Hostname()
 	return view.draw()
-}
-
-// domainNames are the names of the domains that run, by their ids; without them where they can't be had soon.
-func (s *Service) domainNames(ctx context.Context) map[int]string {
-	ctx, cancel := context.WithTimeout(ctx, domainsTimeout)
-	defer cancel()
-	names := map[int]string{}
-	if s.o.Domains == nil {
-		return names
-	}
-	list, err := s.o.Domains.List(ctx, domain.Running)
-	if err != nil {
-		return names
-	}
-	for _, d := range list {
-		names[d.ID] = d.Name
-	}
-	return names
 }
 
 // vifName is a device that leads to a domain, with the domain's id: vif3.0, or tap3.0 of one with emulated devices.

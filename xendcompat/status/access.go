@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/xenvnet/xend/xendcompat/httpx"
@@ -99,9 +100,9 @@ func (a *Access) Reload() error {
 	return nil
 }
 
-// readFile reads a small file; one that has a secret must be root's alone.
+// readFile reads a small file; one that has a secret must be root's alone. Of a pipe, opening it would wait for a writer.
 func readFile(path string, secret bool) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
