@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -476,6 +477,54 @@ func TestPolicies(t *testing.T) {
 			require.Equal(t, tt.calls, strings.Join(h.tool.Calls(), ","))
 			require.Equal(t, strings.Count(tt.names, "a"), h.files(t))
 		})
+	}
+}
+
+// TestRenameRestartFails: whichever step of rename-restart fails, as on a full disk, the next daemon brings it to its end: the
+// successor is never forgotten.
+func TestRenameRestartFails(t *testing.T) {
+	for n := int64(1); ; n++ {
+		h := newHost(t)
+		var left atomic.Int64
+		failed := make(chan struct{})
+		require.NoError(t, h.Close())
+		m, err := domain.Open(domain.Options{Toolstack: h.tool, Dir: h.dir, Networks: h.net, Step: func(string) error {
+			if left.Add(-1) == 0 {
+				close(failed)
+				return errors.New("no space left on device")
+			}
+			return nil
+		}})
+		require.NoError(t, err)
+		h.Manager = m
+		h.create(t, "(vm (name a) (on_crash rename-restart))")
+		stop := h.serve(t)
+		left.Store(n)
+		h.tool.End(1, domain.Crash)
+		reached := true
+		require.Eventually(t, func() bool {
+			select {
+			case <-failed:
+				return true
+			default:
+				reached = h.names(t) != "a-1 a |"
+				return !reached
+			}
+		}, 10*time.Second, time.Millisecond)
+		stop()
+		h.open(t)
+		stop = h.serve(t)
+		names := ""
+		require.Eventually(t, func() bool {
+			names = h.names(t) // a successor that could not be started is there, and can be started by hand
+			return names == "a-1 a |" || names == "a-1 | a"
+		}, 10*time.Second, time.Millisecond, "step %d", n)
+		stop()
+		require.NoError(t, h.Close())
+		if !reached {
+			require.Greater(t, n, int64(3))
+			return
+		}
 	}
 }
 

@@ -96,9 +96,14 @@ func (m *Manager) attend(ctx context.Context, uuid string) {
 		r.doing = nothing
 		err = m.store.put(r)
 	}
+	_, _, replaced := r.doing.successor()
 	switch {
 	case err != nil:
 		m.o.Log.Error("can't look after a domain", "domain", r.Name, "error", err)
+	case status == nil && replaced: // its successor is still to be made
+		if err := m.renameRestart(ctx, r, nil); err != nil {
+			m.o.Log.Error("can't do what should become of a domain that ended", "domain", r.Name, "error", err)
+		}
 	case status == nil && r.Managed && r.doing != leaving:
 		// It was ended by somebody else, and can be started again.
 	case status == nil:
@@ -224,11 +229,14 @@ func (m *Manager) renameRestart(ctx context.Context, r record, s *Status) error 
 	if err == nil {
 		err = m.step("replace-recorded")
 	}
+	if err != nil {
+		return err // r says what is to be done: without the successor it must not forget that
+	}
 	if s == nil {
-		err = errors.Join(err, m.store.remove(r.UUID))
+		err = m.store.remove(r.UUID)
 	} else {
 		r.OnPoweroff, r.OnReboot, r.OnCrash, r.Managed, r.doing = Preserve, Preserve, Preserve, false, nothing
-		err = errors.Join(err, m.store.put(r))
+		err = m.store.put(r)
 	}
 	if err != nil || next.doing != restarting {
 		return err
