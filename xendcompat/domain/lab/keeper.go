@@ -98,6 +98,8 @@ type keeper struct {
 	terminal string       // that it is on, as criu calls it
 	helpers  map[int]bool // processes of this one's own that are waited for elsewhere
 	wanted   string       // the reason of the shutdown that was asked for
+
+	answering sync.RWMutex // is read-locked from when an order was heard until it is answered
 }
 
 func keep() error {
@@ -306,6 +308,7 @@ func (k *keeper) wait(signals <-chan os.Signal) error {
 		case <-children:
 			k.reap()
 		case exit := <-k.ended:
+			k.answered()
 			return k.end(exit)
 		}
 	}
@@ -328,6 +331,19 @@ func (k *keeper) reap() {
 			continue
 		}
 		_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
+	}
+}
+
+// answered waits for the answers to orders that were heard: one of them may have been to end.
+func (k *keeper) answered() {
+	done := make(chan struct{})
+	go func() {
+		k.answering.Lock()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(orderTimeout):
 	}
 }
 
@@ -384,6 +400,8 @@ func (k *keeper) serve(l *net.UnixListener) {
 			if err != nil {
 				return
 			}
+			k.answering.RLock()
+			defer k.answering.RUnlock()
 			answer := "ok"
 			err = k.obey(strings.Fields(line))
 			if err != nil {
