@@ -61,6 +61,7 @@ type programs struct {
 	loaded   [2]*ebpf.Program // at ingress, at egress
 	ids      [2]ebpf.ProgramID
 	attached map[hook]struct{} // also what an earlier run left
+	searched bool              // for that, while the kernel's path is off
 	placed   map[hook]struct{} // the programs of this run
 	times    fastpath.Times
 	set      [2]fastpath.Underlay
@@ -239,7 +240,7 @@ func (k *programs) open(v *view) bool {
 	if failed != "" {
 		return false
 	}
-	attached, ids := k.find()
+	attached, ids, _ := k.find() // without them it begins anew
 	times := k.timesOf(v)
 	t, programs, err := k.load(times, ids)
 	if err != nil {
@@ -276,11 +277,11 @@ func programID(p *ebpf.Program) ebpf.ProgramID {
 }
 
 // find looks for programs of an earlier run.
-func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID) {
+func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID, error) {
 	attached, ids := map[hook]struct{}{}, []ebpf.ProgramID(nil)
 	links, err := k.host.Links()
 	if err != nil {
-		return attached, nil
+		return attached, nil, err
 	}
 	for _, l := range links {
 		for _, h := range []hook{{l.Index, false}, {l.Index, true}} {
@@ -298,7 +299,7 @@ func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID) {
 			}
 		}
 	}
-	return attached, ids
+	return attached, ids, nil
 }
 
 // close takes the programs away: user space carries all.
@@ -306,8 +307,10 @@ func (k *programs) close() {
 	k.shortcuts.close()
 	k.retry()
 	if !k.mirror.open.Load() {
-		if len(k.attached) == 0 {
-			k.attached, _ = k.find() // of an earlier run, which was configured otherwise
+		if !k.searched { // once, for those of an earlier run, which was configured otherwise
+			var err error
+			k.attached, _, err = k.find()
+			k.searched = err == nil
 		}
 	} else {
 		for _, id := range k.mirror.vnetsNow() {
@@ -659,8 +662,8 @@ func (k *programs) state(mode FastPath) FastPathState {
 // carries the frames of vnets from then on.
 func RemoveFastPath(h *hostnet.Host) error {
 	k := &programs{host: h}
-	attached, _ := k.find()
-	var errs []error
+	attached, _, err := k.find()
+	errs := []error{err}
 	for at := range attached {
 		errs = append(errs, h.DetachClassifier(at.classifier()))
 	}

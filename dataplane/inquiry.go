@@ -200,6 +200,12 @@ type inquirer struct {
 	found map[netip.Addr]*Inquired
 }
 
+// isOther is Engine.isOther by the view, without the lock.
+func (r *inquirer) isOther(addr netip.Addr) bool {
+	_, own := r.view.Load().own[addr]
+	return addr.IsValid() && !own
+}
+
 // know lists the hosts that are known.
 func (r *inquirer) know(only netip.Addr) error {
 	status := r.Status()

@@ -232,9 +232,11 @@ func (m *mirror) start(t kernelTables) {
 	now := e.now()
 	if vnets := t.Vnets(); len(vnets) > 0 {
 		m.adopting = now + adoptFor
+		m.writing.Lock()
 		for _, id := range vnets {
 			m.vnets[id] = struct{}{}
 		}
+		m.writing.Unlock()
 	}
 	for _, addr := range t.Hosts() {
 		m.hosts[addr] = mirroredHost{send: true, receive: true}
@@ -244,9 +246,13 @@ func (m *mirror) start(t kernelTables) {
 		if now-seen >= int64(e.table.Options().TTL) {
 			return // compare deletes it
 		}
+		m.writing.Lock() // vnets may be barred meanwhile
 		m.put[k] = x.Addr
 		if x.Addr.IsValid() {
 			m.behind[x.Addr]++
+		}
+		m.writing.Unlock()
+		if x.Addr.IsValid() {
 			e.table.LearnRemote(k, x.Addr, varp.Frame, seen)
 			e.hosts.See(x.Addr, seen)
 		} else {
@@ -502,19 +508,24 @@ func (m *mirror) compare() {
 		e.log.Debug("what the kernel has seen is not known", "err", err)
 		return
 	}
-	m.writing.Lock()
+	// One by one: a worker that moves a MAC waits for the lock.
 	for _, k := range strays {
+		m.writing.Lock()
 		if _, known := m.put[k]; !known {
 			m.tables.Delete(k.Vnet, k.MAC)
 		}
+		m.writing.Unlock()
 	}
 	for _, k := range young {
+		m.writing.Lock()
 		if entry, ok := e.table.Entry(k, now); ok && entry.Damped <= 0 {
 			if at, known := m.put[k]; known && at == entry.Addr {
 				m.writeLocked(k, at, now-int64(entry.Age))
 			}
 		}
+		m.writing.Unlock()
 	}
+	m.writing.Lock()
 	var idle []netip.Addr
 	if now >= m.adopting {
 		for addr := range m.hosts {
@@ -584,7 +595,8 @@ func (m *mirror) unbar(id vnet.ID) {
 	m.writing.Unlock()
 }
 
-// forgetBars forgets the bars of vnets that a view does not have: it is not older than they are.
+// forgetBars forgets the bars of vnets that a view does not have, and what the kernel counted of them: it is not older than
+// they are.
 func (m *mirror) forgetBars(v *view) {
 	m.writing.Lock()
 	defer m.writing.Unlock()
@@ -593,6 +605,9 @@ func (m *mirror) forgetBars(v *view) {
 			delete(m.barred, id)
 		}
 	}
+	m.counting.Lock()
+	defer m.counting.Unlock()
+	maps.DeleteFunc(m.counted, func(id vnet.ID, _ fastpath.Counters) bool { return v.vnets[id] == nil })
 }
 
 // removeVnet takes a vnet out of the kernel, and keeps what was counted.

@@ -79,19 +79,16 @@ func mapsOf(id ebpf.ProgramID) (out []*ebpf.Map) {
 // restore takes over what tables of an earlier run hold.
 func (p *Tables) restore() {
 	used := map[uint32]bool{}
-	var vid bpfId
-	var v bpfVnet
-	for it := p.bpf.VnetOfId.Iterate(); it.Next(&vid, &v); {
-		p.vnets[vnet.ID(vid.Id)] = carried{slot: v.Slot, vnif: int(v.Vnif), mtu: int(v.Mtu)}
+	_ = each(p.bpf.VnetOfId, func(k *bpfId, v *bpfVnet) {
+		p.vnets[vnet.ID(k.Id)] = carried{slot: v.Slot, vnif: int(v.Vnif), mtu: int(v.Mtu)}
 		used[v.Slot] = true
-	}
+	})
 	p.slots.without(used)
 	used = map[uint32]bool{}
-	var h bpfHost
-	for it := p.bpf.Hosts.Iterate(); it.Next(&vid, &h); {
-		p.hosts[netip.AddrFrom16(vid.Id).Unmap()] = h.Slot
-		used[h.Slot] = true
-	}
+	_ = each(p.bpf.Hosts, func(k *bpfId, v *bpfHost) {
+		p.hosts[netip.AddrFrom16(k.Id).Unmap()] = v.Slot
+		used[v.Slot] = true
+	})
 	p.free.without(used)
 }
 

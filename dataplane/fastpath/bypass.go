@@ -527,24 +527,6 @@ func (p *Tables) letVif(id vnet.ID, index int) error {
 // forgetVifs forgets what an earlier run let pass bridges by.
 func (p *Tables) forgetVifs() {
 	_ = p.bpf.BypassUntil.Put(uint32(0), uint64(0))
-	var k bpfMacKey
-	var vif bpfVif
-	var macs []bpfMacKey
-	for it := p.bpf.Vifs.Iterate(); it.Next(&k, &vif); {
-		macs = append(macs, k)
-	}
-	for i := range macs {
-		_ = p.bpf.Vifs.Delete(&macs[i])
-	}
-	var index uint32
-	var v bpfVnet
-	var vifs []uint32
-	for it := p.bpf.VnetOfVnif.Iterate(); it.Next(&index, &v); {
-		if v.Vnif != index {
-			vifs = append(vifs, index)
-		}
-	}
-	for i := range vifs {
-		_ = p.bpf.VnetOfVnif.Delete(&vifs[i])
-	}
+	deleteIf(p.bpf.Vifs, func(*bpfMacKey, *bpfVif) bool { return true })
+	deleteIf(p.bpf.VnetOfVnif, func(index *uint32, v *bpfVnet) bool { return v.Vnif != *index })
 }

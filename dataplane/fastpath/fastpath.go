@@ -295,17 +295,7 @@ func (p *Tables) removeLocked(id vnet.ID, c carried) {
 	_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
 	_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
 	// A slot that is used again must not bring the MACs of its last user.
-	var k bpfMacKey
-	var m bpfMac
-	var gone []bpfMacKey
-	for it := p.bpf.Macs.Iterate(); it.Next(&k, &m); {
-		if k.Slot == c.slot {
-			gone = append(gone, k)
-		}
-	}
-	for i := range gone {
-		_ = p.bpf.Macs.Delete(&gone[i])
-	}
+	deleteIf(p.bpf.Macs, func(k *bpfMacKey, _ *bpfMac) bool { return k.Slot == c.slot })
 	p.slots.give(c.slot)
 }
 
@@ -436,27 +426,51 @@ func (p *Tables) MACs(f func(MAC)) error {
 		ids[c.slot] = id
 	}
 	p.mu.Unlock()
-	keys, macs := make([]bpfMacKey, 1024), make([]bpfMac, 1024)
+	err := each(p.bpf.Macs, func(k *bpfMacKey, v *bpfMac) {
+		id, ok := ids[k.Slot]
+		if !ok {
+			return
+		}
+		m := MAC{Vnet: id, MAC: k.Mac, Seen: v.Seen}
+		if v.Place == placeRemote {
+			m.Addr = netip.AddrFrom16(v.Host).Unmap()
+		}
+		f(m)
+	})
+	if err != nil {
+		return fmt.Errorf("kernel fast path: read the MACs: %w", err)
+	}
+	return nil
+}
+
+// each calls f for every element of a hash, which it reads in batches. What changes meanwhile may be missed or met twice.
+func each[K, V any](m *ebpf.Map, f func(*K, *V)) error {
+	keys, values := make([]K, 1024), make([]V, 1024)
 	var cursor ebpf.MapBatchCursor
 	for {
-		n, err := p.bpf.Macs.BatchLookup(&cursor, keys, macs, nil)
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
 		for i := range n {
-			id, ok := ids[keys[i].Slot]
-			if !ok {
-				continue
-			}
-			m := MAC{Vnet: id, MAC: keys[i].Mac, Seen: macs[i].Seen}
-			if macs[i].Place == placeRemote {
-				m.Addr = netip.AddrFrom16(macs[i].Host).Unmap()
-			}
-			f(m)
+			f(&keys[i], &values[i])
 		}
 		switch {
 		case errors.Is(err, ebpf.ErrKeyNotExist): // the end
 			return nil
 		case err != nil:
-			return fmt.Errorf("kernel fast path: read the MACs: %w", err)
+			return err
 		}
+	}
+}
+
+// deleteIf deletes the elements of a hash that f names.
+func deleteIf[K, V any](m *ebpf.Map, f func(*K, *V) bool) {
+	var gone []K
+	_ = each(m, func(k *K, v *V) {
+		if f(k, v) {
+			gone = append(gone, *k)
+		}
+	})
+	for i := range gone {
+		_ = m.Delete(&gone[i])
 	}
 }
 
