@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,9 +69,9 @@ func (a *app) capture(ctx context.Context, in cli.Invocation) error {
 	ctx, stop := untilInterrupt(ctx)
 	defer stop()
 	packets := make(chan capture.Packet, capturedQueue)
-	var lost [2]uint64
+	var lost atomic.Uint64
 	for place, device := range map[capture.Place]string{capture.Vnif: o.Vnif, capture.Underlay: o.Device} {
-		if err := listen(ctx, device, place, o, packets, &lost[place]); err != nil {
+		if err := listen(ctx, device, place, o, packets, &lost); err != nil {
 			return err
 		}
 	}
@@ -80,6 +81,9 @@ func (a *app) capture(ctx context.Context, in cli.Invocation) error {
 	written, err := a.correlate(ctx, o, packets, count, show, flush)
 	if in.Has("write") {
 		fmt.Fprintf(a.stderr, "vn: %d packets written\n", written)
+	}
+	if n := lost.Load(); n > 0 {
+		fmt.Fprintf(a.stderr, "vn: %d packets came too fast to be looked at\n", n)
 	}
 	return errors.Join(err, flush())
 }
@@ -204,7 +208,7 @@ func (a *app) captured(ctx context.Context, arg string) (o capture.Options, err 
 }
 
 // listen sends what comes and goes by a device to out, until ctx ends.
-func listen(ctx context.Context, device string, place capture.Place, o capture.Options, out chan<- capture.Packet, lost *uint64) error {
+func listen(ctx context.Context, device string, place capture.Place, o capture.Options, out chan<- capture.Packet, lost *atomic.Uint64) error {
 	dev, err := net.InterfaceByName(device)
 	if err != nil {
 		return fmt.Errorf("capture on %s: %w", device, err)
@@ -246,7 +250,7 @@ func listen(ctx context.Context, device string, place capture.Place, o capture.O
 			select {
 			case out <- p:
 			default:
-				*lost++ // only this goroutine writes it
+				lost.Add(1)
 			}
 		}
 	}()

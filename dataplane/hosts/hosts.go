@@ -401,6 +401,14 @@ type Info struct {
 	TxPackets, TxBytes, RxPackets, RxBytes uint64
 }
 
+// Heard is the time since the host was last heard by any way; negative: never.
+func (i Info) Heard() time.Duration {
+	if i.Group < 0 || i.Unicast >= 0 && i.Unicast < i.Group {
+		return i.Unicast
+	}
+	return i.Group
+}
+
 // List returns all hosts in order of their addresses. An address that is another's alias has no entry of its own, unless
 // somebody named it.
 func (s *Store) List(now int64) []Info {

@@ -365,12 +365,7 @@ func (j *judge) silent(h *dataplane.Inquired) {
 	if j.facts.pings[h.Addr] {
 		ping = "it answers ping"
 	}
-	last := time.Duration(-1)
-	for _, d := range []time.Duration{h.Info.Group, h.Info.Unicast} {
-		if d >= 0 && (last < 0 || d < last) {
-			last = d
-		}
-	}
+	last := h.Heard()
 	switch {
 	case last >= 0 && last < time.Minute:
 		j.add("host-silent", finding.Skip, of, "", "not asked: it was heard %s ago and answers no probe, as an original host or an older xend; %s", last.Round(time.Second), ping)

@@ -24,13 +24,7 @@ func counts(t dataplane.Traffic) traffic.Counts {
 // snapshotOf puts together what the data plane tells.
 func snapshotOf(d service.Dataplane, s dataplane.Status, c dataplane.Counters, now time.Time) traffic.Snapshot {
 	out := traffic.Snapshot{Time: now, Vnets: []traffic.Vnet{}, Hosts: []traffic.Host{}, Drops: []traffic.Drop{}}
-	here, elsewhere := map[vnet.ID]int{}, map[vnet.ID]int{}
-	for _, v := range d.Vifs(dataplane.Filter{}) {
-		here[v.Vnet]++
-	}
-	for _, e := range d.Entries(dataplane.Filter{}) {
-		elsewhere[e.Vnet]++
-	}
+	macs := d.MACs()
 	counted := map[vnet.ID]dataplane.VnetCounters{}
 	for _, v := range c.Vnets {
 		counted[v.ID] = v
@@ -39,7 +33,7 @@ func snapshotOf(d service.Dataplane, s dataplane.Status, c dataplane.Counters, n
 		x := counted[v.ID]
 		out.Vnets = append(out.Vnets, traffic.Vnet{
 			ID: v.ID.Short(), Bridge: v.Bridge, Up: v.Up, Security: v.Security.String(), Tx: counts(x.Tx), Rx: counts(x.Rx),
-			KernelTx: counts(x.KernelTx), KernelRx: counts(x.KernelRx), Flooded: x.Flooded, Here: here[v.ID], Elsewhere: elsewhere[v.ID],
+			KernelTx: counts(x.KernelTx), KernelRx: counts(x.KernelRx), Flooded: x.Flooded, Here: macs[v.ID].Here, Elsewhere: macs[v.ID].Elsewhere,
 		})
 	}
 	for _, h := range s.Hosts {

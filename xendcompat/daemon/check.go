@@ -36,7 +36,10 @@ func Check(ctx context.Context, o Options) (*finding.Report, error) {
 		if err != nil {
 			return nil, fmt.Errorf("it does not say how it is: %w", err)
 		}
-		if strings.HasPrefix(answer, "(") || json.Unmarshal([]byte(answer), r) != nil {
+		if strings.HasPrefix(answer, "(") { // it refuses, or does not know the question
+			return nil, fmt.Errorf("it does not say how it is: %s; if it is of another version: xend restart", strings.TrimSpace(answer))
+		}
+		if json.Unmarshal([]byte(answer), r) != nil {
 			return nil, errors.New("the daemon is of another version; xend restart")
 		}
 	}

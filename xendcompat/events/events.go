@@ -123,11 +123,11 @@ func (r *Ring) Since(seq uint64, limit int) Log {
 		}
 	}
 	slices.SortFunc(l.Events, func(a, b Event) int { return int(int64(a.Seq - b.Seq)) })
-	if limit > 0 && len(l.Events) > limit {
-		l.Events = l.Events[len(l.Events)-limit:]
-	}
 	if seq < r.next {
 		l.Lost = r.next - seq - uint64(len(l.Events))
+	}
+	if limit > 0 && len(l.Events) > limit {
+		l.Events = l.Events[len(l.Events)-limit:]
 	}
 	return l
 }

@@ -103,14 +103,12 @@ func (d *drawing) draw() topology.Topology {
 // lastHeard is when a host was last heard, and by what way it speaks.
 func lastHeard(h dataplane.Host) (time.Duration, topology.Way) {
 	switch {
-	case h.Unicast >= 0 && h.Group >= 0:
-		return min(h.Unicast, h.Group), topology.ByUnicast
 	case h.Unicast >= 0:
-		return h.Unicast, topology.ByUnicast
+		return h.Heard(), topology.ByUnicast
 	case h.Group >= 0:
-		return h.Group, topology.ByGroup
+		return h.Heard(), topology.ByGroup
 	}
-	return -1, topology.ByNone
+	return h.Heard(), topology.ByNone
 }
 
 // vnets are this host's, with what is on their bridges; it fills in their names.

@@ -243,7 +243,7 @@ func collectUnderlays(ch sink, st *dataplane.Status) {
 func collectHosts(ch sink, st *dataplane.Status) {
 	heard := 0
 	for _, h := range st.Hosts {
-		if topology.StateOf(heardAgo(h)) == topology.Live {
+		if topology.StateOf(h.Heard()) == topology.Live {
 			heard++
 		}
 	}

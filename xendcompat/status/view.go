@@ -282,17 +282,9 @@ type hostRow struct {
 	RxPackets     uint64
 }
 
-// heardAgo is when a host was last heard by any way; negative: never.
-func heardAgo(h dataplane.Host) time.Duration {
-	if h.Group < 0 || h.Unicast >= 0 && h.Unicast < h.Group {
-		return h.Unicast
-	}
-	return h.Group
-}
-
 func newHostRow(h dataplane.Host) hostRow {
 	row := hostRow{
-		Addr: h.Addr.String(), State: string(topology.StateOf(heardAgo(h))), Heard: heardAgo(h), Group: h.Group, Unicast: h.Unicast, MACs: h.MACs,
+		Addr: h.Addr.String(), State: string(topology.StateOf(h.Heard())), Heard: h.Heard(), Group: h.Group, Unicast: h.Unicast, MACs: h.MACs,
 		Named: strings.Join(h.Sources, ", "), Speaks: "EtherIP in UDP",
 		Tx: h.TxBytes, Rx: h.RxBytes, TxPackets: h.TxPackets, RxPackets: h.RxPackets,
 	}
