@@ -7,7 +7,6 @@ import (
 	"html"
 	"io"
 	"math"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -120,33 +119,13 @@ func hostsWith(ctx context.Context, l *lab.Lab, o *options, n int, settings stri
 			return nil, nil, err
 		}
 	}
-	s := &setup{sc: growScenario, bin: bin, hosts: [2]*lab.Host{list[0], list[n-1]}}
+	s := &setup{sc: growScenario, sys: system{label: "growth"}, bin: bin, hosts: [2]*lab.Host{list[0], list[n-1]}}
 	for _, h := range list {
 		if err := startDaemon(ctx, h, bin, vnet.None, settings, 1500); err != nil {
 			return nil, nil, err
 		}
 	}
 	return s, list, nil
-}
-
-// meet puts a domain on both hosts of a setup and waits until they reach each other.
-func (s *setup) meet(ctx context.Context) error {
-	for i, d := range []**lab.Domain{&s.one, &s.two} {
-		var err error
-		*d, err = s.hosts[i].Domain(lab.DomainSpec{
-			Name: fmt.Sprintf("d%d", i+1), Vif: "vif1.0", Bridge: bridge, MTU: s.sc.inner,
-			Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}), subnet.Bits())},
-		})
-		if err != nil {
-			return err
-		}
-	}
-	settle, cancel := context.WithTimeout(ctx, settling)
-	defer cancel()
-	if _, err := s.one.Ping(settle, s.two.Addr(), lab.PingOptions{}); err != nil {
-		return fmt.Errorf("the domains do not reach each other: %w", err)
-	}
-	return nil
 }
 
 // cost measures what the two domains of a setup get, and what the first host's daemon takes.

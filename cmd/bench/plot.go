@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"html"
@@ -22,6 +23,8 @@ var colors = map[string]string{
 	limitSystem: "#bdbdbd", reference: "#636363", "xend": "#1f6fb4", "xend-vnif": "#6baed6", "xend-bypass": "#08519c", "xend-user": "#c6dbef",
 	"openvpn": "#e6550d", "xend-auth": "#31a354", "xend-conf": "#006d2c", "openvpn-gcm": "#a63603", "tinc": "#fd8d3c", "vde": "#fdae6b",
 }
+
+func (s system) color() string { return cmp.Or(colors[s.label], "#999") }
 
 // plot draws a report: the median ratio of each system to kernel VXLAN.
 func plot(r report) (string, error) {
@@ -86,14 +89,10 @@ func plot(r report) (string, error) {
 				if !ok {
 					continue
 				}
-				color := colors[s.label]
-				if color == "" {
-					color = "#999"
-				}
 				tall := min(v, highest) / highest * float64(height-14)
 				x := float64(x0+4) + float64(k)*bar
 				fmt.Fprintf(&b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"><title>%s: %.2f</title></rect>`+"\n",
-					x+1, float64(y0+height)-tall, bar-2, tall, color, html.EscapeString(s.about), v)
+					x+1, float64(y0+height)-tall, bar-2, tall, s.color(), html.EscapeString(s.about), v)
 				text(int(x+bar/2), int(float64(y0+height)-tall)-2, "middle", "s", fmt.Sprintf("%.2f", v))
 			}
 			one := float64(y0+height) - float64(height-14)/highest
@@ -102,7 +101,7 @@ func plot(r report) (string, error) {
 	}
 	x, y := 8, h-legend+6
 	for _, s := range shown {
-		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="10" height="10" fill="%s"/>`+"\n", x, y-9, colors[s.label])
+		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="10" height="10" fill="%s"/>`+"\n", x, y-9, s.color())
 		text(x+14, y, "start", "s", s.about)
 		x += 24 + 6*len(s.about)
 	}

@@ -155,30 +155,36 @@ func build(ctx context.Context, l *lab.Lab, bin string, sc scenario, sys system)
 	if err := sys.join(ctx, s); err != nil {
 		return nil, err
 	}
+	if err := s.meet(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.serve(ctx, processes)
+}
+
+// meet makes a domain on each of the first two hosts, which reach each other.
+func (s *setup) meet(ctx context.Context) error {
 	for i, d := range []**lab.Domain{&s.one, &s.two} {
 		var err error
 		*d, err = s.hosts[i].Domain(lab.DomainSpec{
-			Name: fmt.Sprintf("%s-d%d", sys.label, i+1), Vif: "vif1.0", Bridge: bridge, MTU: sc.inner,
+			Name: fmt.Sprintf("%s-d%d", s.sys.label, i+1), Vif: "vif1.0", Bridge: bridge, MTU: s.sc.inner,
 			Addrs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}), subnet.Bits())},
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
-	}
-	for _, d := range []*lab.Domain{s.one, s.two} {
 		// Whatever this machine's default is: BBR's timers cost as much as a tunnel. ip-route(8).
-		_, err := d.Run(ctx, "ip", "route", "replace", subnet.String(), "dev", "eth0", "proto", "kernel", "scope", "link",
-			"src", d.Addr().String(), "congctl", "cubic")
+		_, err = (*d).Run(ctx, "ip", "route", "replace", subnet.String(), "dev", "eth0", "proto", "kernel", "scope", "link",
+			"src", (*d).Addr().String(), "congctl", "cubic")
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	settle, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
 	if _, err := s.one.Ping(settle, s.two.Addr(), lab.PingOptions{}); err != nil {
-		return nil, fmt.Errorf("the domains do not reach each other: %w", err)
+		return fmt.Errorf("the domains do not reach each other: %w", err)
 	}
-	return s, s.serve(ctx, processes)
+	return nil
 }
 
 // serve starts the servers in the second domain, so many of them iperf3.

@@ -48,8 +48,9 @@ func (f *Firewall) Dropped(packets ...Packet) (list []Dropped, unsure int) {
 		unsure += n
 		list = append(list, d...)
 	}
+	saves := f.readIPTables()
 	for _, p := range packets {
-		d, n := f.droppedByIPTables(p)
+		d, n := droppedByIPTables(saves, p)
 		unsure += n
 		list = append(list, d...)
 	}
@@ -332,23 +333,15 @@ func (w *walk) inSet(r *nftables.Rule, e *expr.Lookup, value []byte) (in, ok boo
 }
 
 // droppedByIPTables follows a packet through the rules of iptables, as iptables-save prints them.
-func (f *Firewall) droppedByIPTables(p Packet) (list []Dropped, unsure int) {
-	for _, b := range allBackends() {
+func droppedByIPTables(saves []savedTables, p Packet) (list []Dropped, unsure int) {
+	for _, b := range saves {
 		if b.family != p.family() {
-			continue
-		}
-		program, err := f.program(b, "-save")
-		if err != nil {
-			continue
-		}
-		text, err := run(program, "")
-		if err != nil {
 			continue
 		}
 		for _, table := range []string{"raw", "mangle", "filter"} {
 			chains := map[string][]string{}
 			policy := map[string]string{}
-			readSaved(text, table, chains, policy)
+			readSaved(b.text, table, chains, policy)
 			names := []string{"PREROUTING", "INPUT"}
 			if p.Out {
 				names = []string{"OUTPUT", "POSTROUTING"}
@@ -372,6 +365,26 @@ func (f *Firewall) droppedByIPTables(p Packet) (list []Dropped, unsure int) {
 		}
 	}
 	return list, unsure
+}
+
+// savedTables is what iptables-save prints of one of its places.
+type savedTables struct {
+	family Family
+	text   string
+}
+
+// readIPTables reads the tables of all places where iptables keeps rules.
+func (f *Firewall) readIPTables() (list []savedTables) {
+	for _, b := range allBackends() {
+		program, err := f.program(b, "-save")
+		if err != nil {
+			continue
+		}
+		if text, err := run(program, ""); err == nil {
+			list = append(list, savedTables{b.family, text})
+		}
+	}
+	return list
 }
 
 // allBackends are the places where iptables may keep rules.

@@ -83,11 +83,8 @@ func (h *Host) DetachClassifier(c Classifier) error {
 // classifierAt is the eBPF filter in a classifier's place; nil if there is none.
 func (h *Host) classifierAt(c Classifier) (*netlink.BpfFilter, error) {
 	at := c.attrs()
-	filters, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: c.Index}}, at.Parent)
-	switch {
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // no clsact
-		return nil, nil
-	case err != nil:
+	filters, err := h.filters(c.Index, at.Parent)
+	if err != nil {
 		return nil, err
 	}
 	for _, f := range filters {
@@ -107,20 +104,25 @@ type Filter struct {
 	Program ebpf.ProgramID
 }
 
+// filters are those at a device's ingress or egress, HANDLE_MIN_INGRESS or HANDLE_MIN_EGRESS; none without a clsact.
+func (h *Host) filters(index int, parent uint32) ([]netlink.Filter, error) {
+	if h.handle == nil {
+		return nil, errClosed
+	}
+	list, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, parent)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	return list, err
+}
+
 // Filters lists what is at a device's ingress or egress, first the one that runs first; none without a clsact.
 func (h *Host) Filters(index int, egress bool) ([]Filter, error) {
 	var out []Filter
 	err := retry(func() error {
 		out = nil
-		if h.handle == nil {
-			return errClosed
-		}
-		at := Classifier{Index: index, Egress: egress}.attrs()
-		filters, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, at.Parent)
-		switch {
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // no clsact
-			return nil
-		case err != nil:
+		filters, err := h.filters(index, Classifier{Index: index, Egress: egress}.attrs().Parent)
+		if err != nil {
 			return err
 		}
 		for _, f := range filters {

@@ -105,14 +105,8 @@ func (h *Host) dropByProgram(at netlink.FilterAttrs) error {
 
 // dropsIngress looks for the filter of an earlier call.
 func (h *Host) dropsIngress(index int) (bool, error) {
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	filters, err := h.handle.FilterList(link, netlink.HANDLE_MIN_INGRESS)
-	switch {
-	case errors.Is(err, unix.ENODEV):
-		return false, err
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // no clsact yet
-		return false, nil
-	case err != nil:
+	filters, err := h.filters(index, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
 		return false, err
 	}
 	for _, f := range filters {

@@ -2,7 +2,6 @@ package hostnet
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -235,14 +234,8 @@ func (h *Host) DevicePrograms(index int) ([]DeviceProgram, error) {
 	tcx := len(list)
 	err = retry(func() error {
 		list = list[:tcx]
-		if h.handle == nil {
-			return errClosed
-		}
 		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-			filters, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, parent)
-			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // no clsact
-				continue
-			}
+			filters, err := h.filters(index, parent)
 			if err != nil {
 				return err
 			}

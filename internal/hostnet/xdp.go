@@ -6,7 +6,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	bpflink "github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,24 +23,11 @@ func (h *Host) FirstAtIngress(index int) (ebpf.ProgramID, error) {
 	if err != nil || first != 0 {
 		return first, err
 	}
-	err = retry(func() error {
-		first = 0
-		filters, err := h.handle.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.HANDLE_MIN_INGRESS)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // no clsact
-			return nil
-		}
-		var lowest netlink.Filter
-		for _, f := range filters {
-			if lowest == nil || f.Attrs().Priority < lowest.Attrs().Priority {
-				lowest = f
-			}
-		}
-		if b, ok := lowest.(*netlink.BpfFilter); ok {
-			first = ebpf.ProgramID(b.Id)
-		}
-		return err
-	})
-	return first, h.wrapDevice("list filters of", index, err)
+	filters, err := h.Filters(index, false) // first the one that runs first
+	if err != nil || len(filters) == 0 {
+		return 0, err
+	}
+	return filters[0].Program, nil
 }
 
 // XDPProgram tells which program is at a device's XDP hook, in whatever mode; 0: none.
