@@ -133,6 +133,19 @@ func add(t testing.TB, id string, hosts ...*testHost) {
 	for _, h := range hosts {
 		require.NoError(t, attach(h.Engine, configOf(t, id)))
 	}
+	for _, h := range hosts {
+		h.settled(id)
+	}
+}
+
+// settled waits until it was decided how the kernel carries a vnet: a card that gets the programs sends nothing for a moment.
+func (h *testHost) settled(id string) {
+	h.t.Helper()
+	eventually(h.t, "it is decided who carries vnet "+id, func() bool {
+		s := h.Counters().FastPath
+		_, decided := s.Vnets[idOf(h.t, id)]
+		return decided || s.Problem != "" || s.Mode == FastPathOff
+	})
 }
 
 // domainMAC is the MAC of domain n.
