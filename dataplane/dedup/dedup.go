@@ -64,14 +64,15 @@ const (
 	maxCrossed = 1
 	crossedFor = int64(10 * time.Second)
 
-	shards = 16
-	slots  = 256 // per shard
-	ways   = 8   // of a set
-	paths  = 4
+	shards   = 16
+	arrivals = 1024 // per shard: what a replicating host sends is all noted, at its full rate
+	sendings = 256  // per shard: own frames are noted only where they are flooded
+	ways     = 8    // of a set
+	paths    = 4
 )
 
-// Table remembers flooded frames. A full one forgets the oldest: a duplicate may pass then, but what this host has
-// just sent stays.
+// Table remembers flooded frames. A full one forgets the oldest: a duplicate may pass then. What this host has sent
+// and what it got do not displace each other.
 type Table struct {
 	seed    maphash.Seed
 	crossed atomic.Int64 // until when forwarders are held to be in each other's way
@@ -79,14 +80,16 @@ type Table struct {
 }
 
 type shard struct {
-	mu    sync.Mutex
-	slots [slots]frame
-	_     [64]byte
+	mu      sync.Mutex
+	arrived [arrivals]arrival
+	sent    [sendings]sending
+	_       [64]byte
 }
 
-type frame struct {
+// arrival is a frame of which copies have arrived.
+type arrival struct {
 	hash uint64
-	// first is when the first copy arrived; 0: none did.
+	// first is when the first copy did; 0: the slot is free.
 	first     int64
 	from      netip.Addr // of the first copy
 	delivered uint8
@@ -96,9 +99,14 @@ type frame struct {
 		way   uint32 // 0: free
 		count uint8
 	}
-	// sent is when this host last sent the frame; 0: it did not. repeats counts since sentFirst.
-	sent, sentFirst int64
-	repeats         uint16
+}
+
+// sending is a frame that this host has flooded.
+type sending struct {
+	hash uint64
+	// last is when it last did; 0: the slot is free. repeats counts since first.
+	first, last int64
+	repeats     uint16
 }
 
 // New returns an empty table.
@@ -118,28 +126,43 @@ func (t *Table) way(c Copy) uint32 {
 	return uint32(h>>8)<<3 | uint32(c.Kind)&3 | 4 // never 0
 }
 
-// frameLocked finds or makes the entry of a hash. The slot that was used longest ago makes room, those last that
-// tell loops.
-func (s *shard) frameLocked(hash uint64, now int64) *frame {
-	base := int(hash>>8) % (slots / ways) * ways
-	set := s.slots[base : base+ways]
-	var oldest *frame
-	var since int64
-	for i := range set {
-		f := &set[i]
-		if f.hash == hash {
+// set is where a frame of a hash can be in a table of n slots.
+func set(hash uint64, n int) (from, to int) {
+	from = int(hash>>8) % (n / ways) * ways
+	return from, from + ways
+}
+
+// arrivalLocked finds the arrivals of a frame, or makes room for them where the longest known are.
+func (s *shard) arrivalLocked(hash uint64) *arrival {
+	from, to := set(hash, arrivals)
+	oldest := &s.arrived[from]
+	for i := from; i < to; i++ {
+		f := &s.arrived[i]
+		if f.first != 0 && f.hash == hash {
 			return f
 		}
-		at := max(f.first, f.sent)
-		if f.sent != 0 && now-f.sent <= LoopWindow {
-			at = f.sent + LoopWindow + Window // behind all others
-		}
-		if oldest == nil || at < since {
-			oldest, since = f, at
+		if f.first < oldest.first {
+			oldest = f
 		}
 	}
-	*oldest = frame{hash: hash}
+	*oldest = arrival{hash: hash}
 	return oldest
+}
+
+// sendingLocked finds a frame that was sent, and where to note it if it was not: where it is longest ago.
+func (s *shard) sendingLocked(hash uint64) (f *sending, found bool) {
+	from, to := set(hash, sendings)
+	oldest := &s.sent[from]
+	for i := from; i < to; i++ {
+		f := &s.sent[i]
+		if f.last != 0 && f.hash == hash {
+			return f, true
+		}
+		if f.last < oldest.last {
+			oldest = f
+		}
+	}
+	return oldest, false
 }
 
 func (t *Table) shard(hash uint64) *shard { return &t.shards[hash%shards] }
@@ -149,7 +172,7 @@ func (t *Table) Arrived(hash uint64, c Copy, now int64) Verdict {
 	s := t.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.frameLocked(hash, now)
+	f := s.arrivalLocked(hash)
 	way := t.way(c)
 	// Copies bear their sender's address, or that of its other family, whatever way they come: from
 	// another host it is no copy, but a domain that has moved.
@@ -202,11 +225,11 @@ func (t *Table) Sent(hash uint64, now int64) int {
 	s := t.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.frameLocked(hash, now)
-	if f.sent == 0 || now-f.sentFirst > int64(time.Second) {
-		f.sentFirst, f.repeats = now, 0
+	f, found := s.sendingLocked(hash)
+	if !found || now-f.first > int64(time.Second) {
+		*f = sending{hash: hash, first: now}
 	}
-	f.sent = max(now, 1)
+	f.last = max(now, 1)
 	if f.repeats < 1<<15 {
 		f.repeats++
 	}
@@ -219,6 +242,6 @@ func (t *Table) Returned(hash uint64, now int64) bool {
 	s := t.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.frameLocked(hash, now)
-	return f.sent != 0 && now-f.sent <= LoopWindow
+	f, found := s.sendingLocked(hash)
+	return found && now-f.last <= LoopWindow
 }

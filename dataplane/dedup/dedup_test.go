@@ -122,17 +122,43 @@ func TestPassingOnEnds(t *testing.T) {
 	require.True(t, tab.Arrived(h, byGroup(a), now+crossedFor+2).Pass, "forgiven")
 }
 
-// What this host has sent is remembered however much comes in, so that loops are seen.
-func TestSentIsRemembered(t *testing.T) {
+// What this host has sent is remembered however much comes in, so that loops are seen, and what came in however much
+// is sent.
+func TestRemembered(t *testing.T) {
 	tab := New()
 	now := int64(time.Hour)
-	own := tab.Hash(1, []byte("own"))
+	own, other := tab.Hash(1, []byte("own")), tab.Hash(1, []byte("other"))
 	require.Equal(t, 1, tab.Sent(own, now))
-	for i := range 10 * shards * slots {
+	for i := range 10 * shards * arrivals {
 		tab.Arrived(tab.Hash(1, fmt.Append(nil, i)), byUnicast(a), now+int64(i))
 	}
 	require.True(t, tab.Returned(own, now+LoopWindow))
 	require.False(t, tab.Returned(own, now+LoopWindow+1))
 	require.Equal(t, 2, tab.Sent(own, now+ms))
 	require.Equal(t, 1, tab.Sent(own, now+2*int64(time.Second)))
+
+	require.False(t, tab.Arrived(other, byGroup(a), now+3*ms).Duplicate)
+	for i := range 10 * shards * sendings {
+		tab.Sent(tab.Hash(1, fmt.Append(nil, i)), now+3*ms)
+		tab.Returned(tab.Hash(2, fmt.Append(nil, i)), now+3*ms)
+	}
+	require.True(t, tab.Arrived(other, byPeer(a, b), now+4*ms).Duplicate)
+}
+
+// Two hosts flood each other with different frames, of which each comes by two ways: the second copies come after
+// 300 others, and none is taken for another frame.
+func TestCopiesAmongOthers(t *testing.T) {
+	tab := New()
+	const behind, frames = 300, 50_000
+	hash := func(host, i int) uint64 { return tab.Hash(uint64(host), fmt.Append(nil, i)) }
+	for i := range frames + behind {
+		now := int64(time.Hour) + int64(i)*20_000
+		tab.Sent(hash(0, i), now)
+		if i < frames {
+			require.False(t, tab.Arrived(hash(1, i), byGroup(a), now).Duplicate)
+		}
+		if i >= behind {
+			require.True(t, tab.Arrived(hash(1, i-behind), byUnicast(a), now).Duplicate, i)
+		}
+	}
 }
