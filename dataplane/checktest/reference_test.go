@@ -413,10 +413,16 @@ func runs(frames [][]byte) (out [][]byte) {
 }
 
 // inOrder compares two frames of a flow by what a sender counts up: sequence and acknowledgement of TCP, relative
-// to those of some frame of the flow; of other protocols by their bytes.
+// to those of some frame of the flow; of other protocols by what their packets carry, since the ids of packets that were
+// joined on the way are new.
 func inOrder(some, a, b []byte) int {
 	if !isTCP(some) || !isTCP(a) || !isTCP(b) {
-		return bytes.Compare(a, b)
+		x, errX := look(a)
+		y, errY := look(b)
+		if errX != nil || errY != nil {
+			return bytes.Compare(a, b)
+		}
+		return cmp.Or(bytes.Compare(a[x.l4:x.end], b[y.l4:y.end]), bytes.Compare(a, b))
 	}
 	field := func(f []byte, at int) int32 {
 		l, _ := look(f)
