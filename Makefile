@@ -44,7 +44,7 @@ test-user: need-go ## run the tests of data plane and service without root; says
 # Programs end at once, without waiting a second for races at their end: tests run many.
 race: need-root need-go ## run the tests of the concurrent packages under the race detector
 	@scripts/need gcc:gcc ip:iproute2
-	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race ./dataplane/... ./internal/... ./xendcompat/...
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./dataplane/... ./internal/... ./xendcompat/...
 
 lint: need-go ## vet, golangci-lint, gofmt, tidy module files
 	@scripts/lint

@@ -117,7 +117,7 @@ func newFileHandler(w io.Writer, level slog.Leveler) slog.Handler {
 
 // journalHandler sends records to systemd's journal: as one text, since journalctl does not show fields unless it is asked
 // to and people would read "vnet is up", and not which; and every attribute as a field as well, XEND_VNET for vnet, by which
-// the journal finds records.
+// the journal finds records. (systemd/slog-journal sends the message alone as text.)
 type journalHandler struct {
 	level slog.Leveler
 	// render makes a handler that writes the text of a record.
