@@ -698,6 +698,7 @@ func (m *mirror) run(ctx context.Context) error {
 	tick := time.NewTicker(hearEvery)
 	defer tick.Stop()
 	var compared, verified time.Time
+	hear := true // at the start and by the tick; a wake tells that something was learned, and that may be often
 	for {
 		m.mu.Lock()
 		changed, network := m.changed, m.network
@@ -714,7 +715,10 @@ func (m *mirror) run(ctx context.Context) error {
 		if m.open.Load() {
 			due = tick.C
 			m.flush()
-			m.hear()
+			if hear {
+				hear = false
+				m.hear()
+			}
 			if time.Since(compared) > min(compareEvery, m.engine.table.Options().TTL/4) {
 				compared = time.Now()
 				m.compare()
@@ -725,6 +729,7 @@ func (m *mirror) run(ctx context.Context) error {
 			return nil
 		case <-m.wake:
 		case <-due:
+			hear = true
 		}
 	}
 }

@@ -148,11 +148,11 @@ func (s *setup) cost(ctx context.Context, o *options, step growthStep) (growthSt
 
 // daemonMemory is the resident size of a host's daemon, in MiB.
 func daemonMemory(h *lab.Host) (float64, error) {
-	pid, err := os.ReadFile(filepath.Join(h.Dir, "run", "xend.pid"))
+	pid, err := daemonPID(h)
 	if err != nil {
 		return 0, err
 	}
-	status, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/status")
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
@@ -162,7 +162,7 @@ func daemonMemory(h *lab.Host) (float64, error) {
 			return kib / 1024, err
 		}
 	}
-	return 0, fmt.Errorf("process %s has no VmRSS", pid)
+	return 0, fmt.Errorf("process %d has no VmRSS", pid)
 }
 
 func growHosts(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {

@@ -292,15 +292,17 @@ func (b *Bypass) look() error {
 		return err
 	}
 	firewall := map[bool]string{} // by whether a bridge hands frames to it by itself
-	for _, calls := range []bool{false, true} {
-		if firewall[calls], err = b.host.BridgeFirewall(calls); err != nil {
-			return err
-		}
-	}
 	l := look{ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}}
 	for _, id := range slices.SortedFunc(maps.Keys(vnets), func(x, y vnet.ID) int { return slices.Compare(x[:], y[:]) }) {
 		s := BridgeState{BridgeTraits: bridges[vnets[id].Bridge]}
-		s.Firewall = firewall[s.CallsFirewall]
+		reason, asked := firewall[s.CallsFirewall]
+		if !asked {
+			if reason, err = b.host.BridgeFirewall(s.CallsFirewall); err != nil {
+				return err
+			}
+			firewall[s.CallsFirewall] = reason
+		}
+		s.Firewall = reason
 		// What is going away, or was replaced, the next look will find.
 		if slot, ok := b.tables.slot(id); ok && s.Index != 0 {
 			_ = b.lookAt(&l, id, slot, s, vnets[id].Vnif)
