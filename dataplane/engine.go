@@ -85,6 +85,7 @@ type Engine struct {
 	question      atomic.Pointer[question]
 	asking        chan struct{}
 	memberAnswers *bucket
+	locating      locating
 	pending       *varp.Pending
 	// mirror keeps the kernel's tables, and programs are at devices.
 	mirror   *mirror

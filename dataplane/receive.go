@@ -439,6 +439,9 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		w.drop(DropMalformed)
 		return false
 	}
+	if key := (varp.Key{Vnet: m.Vnet, MAC: m.MAC}); w.engine.locating.waits(key) {
+		w.engine.locating.claim(key, w.canonical(m.CareOf))
+	}
 	if !w.learnRemote(n, m.MAC, m.CareOf, varp.Announce) {
 		w.drop(DropFlapping)
 	}
@@ -457,7 +460,8 @@ func (w *worker) unasked(m wire.VARP, a arrival) bool {
 		}
 		return false
 	}
-	return !w.engine.pending.Waits(varp.Key{Vnet: m.Vnet, MAC: m.MAC})
+	key := varp.Key{Vnet: m.Vnet, MAC: m.MAC}
+	return !w.engine.pending.Waits(key) && !w.engine.locating.waits(key)
 }
 
 // collect keeps a frame for its vnif until deliver.

@@ -74,7 +74,7 @@ func (a *app) trace(ctx context.Context, in cli.Invocation) error {
 		return err
 	}
 	if in.Has("json") {
-		if err := t.WriteJSON(a.stdout); err != nil {
+		if err := a.printJSON(t); err != nil {
 			return err
 		}
 	} else {

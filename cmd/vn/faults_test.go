@@ -259,7 +259,7 @@ func TestTrace(t *testing.T) {
 		f.sh(i, "xend start && xm vnet-create $XEND_PREFIX/vnet97.sxp")
 		_, err := h.Domain(lab.DomainSpec{
 			Name: fmt.Sprint("dom", i), Vif: fmt.Sprintf("vif%d.0", i+1), Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
-			Addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1))},
+			Addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd97::%d/64", i+1))},
 		})
 		require.NoError(t, err)
 		require.NoError(t, h.AwaitForwarding(nettest.Soon(t), "vnet97"))
@@ -271,12 +271,24 @@ func TestTrace(t *testing.T) {
 	})
 	require.Regexp(t, `(?m)^10\.97\.0\.2 is 00:16:3e:00:00:02 \(answered ARP within [0-9.]+ ms\) on vnet 97$`, out)
 	require.Regexp(t, `(?m)^behind   10\.9\.1\.2, by (frame|announce) [0-9.]+ s ago$`, out)
+	require.Regexp(t, `(?m)^asked    10\.9\.1\.2 says that it has it \(VARP, within [0-9.]+ ms\)$`, out)
 	require.Regexp(t, `(?m)^path     (user space|the kernel's fast path) → eth0 → 10\.9\.1\.2, VUDP; packets of up to 1436 bytes cross in one piece \(MTU 1500\)$`, out)
 	require.Regexp(t, `(?m)^probe    reached by unicast in [0-9.]+ ms; path MTU 1500 there, 1500 back; xend `, out)
 	f.eventually("A's own domain answers", func() bool {
 		out = f.sh(a, "vn trace 10.97.0.1; true")
 		return strings.Contains(out, "here     port vif1.0 of vnet97")
 	})
+	f.eventually("B's domain answers by IPv6", func() bool {
+		out = f.sh(a, "vn trace fd97::2; true")
+		return strings.Contains(out, "behind")
+	})
+	require.Regexp(t, `(?m)^fd97::2 is 00:16:3e:00:00:02 \(answered ND within [0-9.]+ ms\) on vnet 97$`, out)
+	require.Contains(t, f.sh(a, "vn trace fd97::77 || echo status $?"), "fd97::77 was not found: nobody answered ND for it in the 1 vnets")
+	// B is asked where nothing is known, and says so.
+	f.sh(a, "vn varp-flush")
+	f.sh(b, "vn vif-add 97 00:16:3e:00:00:55")
+	f.sh(a, "vn varp-flush")
+	require.Regexp(t, `(?m)^behind   10\.9\.1\.2, by announce 0\.0 s ago$`, f.sh(a, "vn trace 00:16:3e:00:00:55"))
 	var trace finding.Trace
 	require.NoError(t, json.Unmarshal([]byte(f.sh(a, "vn trace --json 00:16:3e:00:00:02")), &trace))
 	require.Len(t, trace.Places, 1)
@@ -284,7 +296,7 @@ func TestTrace(t *testing.T) {
 	require.True(t, *trace.Places[0].Reached)
 
 	require.Contains(t, f.sh(a, "vn trace 10.97.0.77 || echo status $?"), "10.97.0.77 was not found: nobody answered ARP for it in the 1 vnets")
-	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:99 || echo status $?"), "status 1")
+	require.Regexp(t, `and no host says that it has it: [^\n]*\nstatus 1`, f.sh(a, "vn trace 00:16:3e:00:00:99 || echo status $?"))
 	require.Contains(t, f.sh(a, "vn trace nobody 2>&1 || true"), "nobody is neither a MAC nor an address, nor a domain of this host")
 	f.sh(b, "xend stop")
 	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:02 || echo status $?"), "no answer (3 tries): vn check")

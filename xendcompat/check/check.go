@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/vnet"
@@ -32,6 +33,8 @@ type Engine interface {
 	Inquire(ctx context.Context, only netip.Addr) (*dataplane.Inquiry, error)
 	// Members asks the hosts of a vnet with security, inside its ESP.
 	Members(ctx context.Context, id vnet.ID) ([]dataplane.Member, error)
+	// Locate asks all hosts of a vnet who has a MAC.
+	Locate(ctx context.Context, id vnet.ID, mac wire.MAC) ([]dataplane.Claim, error)
 }
 
 var _ Engine = (*dataplane.Engine)(nil)

@@ -1,9 +1,7 @@
 package check
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -11,9 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/mdlayher/packet"
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -30,9 +25,8 @@ var ErrOff = errors.New("the data plane is turned off: vnets are bridges of this
 const (
 	// maxTraced bounds the places that are told of, and maxTraceEvents the events of each.
 	maxTraced, maxTraceEvents = 16, 10
-	// maxAsked bounds the vnets in which an address is asked for, arpTries how often, and arpWait is for how long each time.
-	maxAsked, arpTries = 64, 2
-	arpWait            = 300 * time.Millisecond
+	// maxAsked bounds the vnets in which something is asked for.
+	maxAsked = 64
 )
 
 // wanted is a MAC that is traced, in one vnet or in all.
@@ -43,7 +37,8 @@ type wanted struct {
 	domain string
 }
 
-// Trace finds where a MAC, an IPv4 address or a domain is, and which way frames to it go.
+// Trace finds where a MAC, an address or a domain is, and which way frames to it go: what this host has learned, what the
+// others say when they are asked, and what a probe of the host says.
 func (c *Checker) Trace(ctx context.Context, target string) (*finding.Trace, error) {
 	if c.o.Engine == nil {
 		return nil, ErrOff
@@ -62,8 +57,10 @@ func (c *Checker) Trace(ctx context.Context, target string) (*finding.Trace, err
 		}
 		t.Places = append(t.Places, c.places(ctx, w, status, names)...)
 	}
+	c.locate(ctx, t, list, status)
 	if len(t.Places) == 0 && t.Text == "" {
-		t.Text = "no vnet of this host has seen a frame from it lately, here or behind another host; frames to it are flooded"
+		t.Text = "no vnet of this host has seen a frame from it lately, here or behind another host, and no host says that it has it: " +
+			"frames to it are flooded. Is its vnet here (xm vnet-list), and does it send anything (there: vn vif-list)?"
 	}
 	c.probe(ctx, t, status)
 	return t, nil
@@ -75,10 +72,14 @@ func (c *Checker) resolve(ctx context.Context, target string, s dataplane.Status
 		return []wanted{{mac: wire.MAC(hw)}}, "", nil
 	}
 	if addr, err := netip.ParseAddr(target); err == nil {
-		if !addr.Unmap().Is4() {
-			return nil, "", errors.New("only IPv4 addresses can be asked for; name the MAC: ip -6 neigh in a domain of the vnet shows it")
+		addr = addr.Unmap()
+		switch {
+		case addr.Zone() != "":
+			return nil, "", fmt.Errorf("%s: an address is looked for in each vnet; name it without %%%s", target, addr.Zone())
+		case addr.IsMulticast() || addr.IsUnspecified() || addr.IsLoopback() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			return nil, "", fmt.Errorf("%s is no single machine's address; name that of a domain (there: ip addr)", target)
 		}
-		return c.askARP(ctx, addr.Unmap(), s)
+		return c.askNeighbours(ctx, addr, s)
 	}
 	list, err = c.ofDomain(ctx, target)
 	return list, "", err
@@ -87,11 +88,12 @@ func (c *Checker) resolve(ctx context.Context, target string, s dataplane.Status
 // ofDomain are the MACs of a domain's interfaces.
 func (c *Checker) ofDomain(ctx context.Context, name string) ([]wanted, error) {
 	if c.o.Domains == nil {
-		return nil, fmt.Errorf("%s is neither a MAC nor an address", name)
+		return nil, fmt.Errorf("%s is neither a MAC nor an address, and this host manages no domains: name its MAC or address", name)
 	}
 	d, err := c.o.Domains.Get(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("%s is neither a MAC nor an address, nor a domain of this host: %w", name, err)
+		return nil, fmt.Errorf("%s is neither a MAC nor an address, nor a domain of this host, and other hosts do not tell the names of theirs: "+
+			"name its MAC or address, or ask on its host: %w", name, err)
 	}
 	var list []wanted
 	for _, v := range d.Devices("vif") {
@@ -122,96 +124,38 @@ func find(v sxp.Value, name string) string {
 	return ""
 }
 
-// askARP asks in each vnet who has an address: an ARP probe (RFC 5227) from the vnet's bridge reaches all hosts.
-func (c *Checker) askARP(ctx context.Context, addr netip.Addr, s dataplane.Status) (list []wanted, text string, err error) {
+// askNeighbours asks in each vnet who has an address: the question reaches all hosts from the vnet's bridge.
+func (c *Checker) askNeighbours(ctx context.Context, addr netip.Addr, s dataplane.Status) (list []wanted, text string, err error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	asked := 0
 	var problem error
+	q := newNeighbourQuestion(addr)
 	for _, v := range s.Vnets {
 		if v.Bridge == "" || !v.Up || asked == maxAsked {
 			continue
 		}
 		asked++
 		wg.Go(func() {
-			mac, took, err := c.arp(ctx, v.Bridge, addr)
+			mac, took, err := c.neighbour(ctx, v.Bridge, q)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err != nil:
 				problem = err
 			case mac != nil:
-				list = append(list, wanted{mac: wire.MAC(mac), vnet: v.ID, how: fmt.Sprintf("answered ARP within %.1f ms", took.Seconds()*1000)})
+				list = append(list, wanted{mac: wire.MAC(mac), vnet: v.ID, how: fmt.Sprintf("answered %s within %.1f ms", q.name, took.Seconds()*1000)})
 			}
 		})
 	}
 	wg.Wait()
 	slices.SortFunc(list, func(a, b wanted) int { return a.vnet.Compare(b.vnet) })
-	text = fmt.Sprintf("nobody answered ARP for it in the %d vnets that are up here and on a bridge", asked)
+	text = fmt.Sprintf("nobody answered %s for it in the %d vnets that are up here and on a bridge; is it the domain's address (there: ip addr), "+
+		"and is the vnet here, too (xm vnet-list)?", q.name, asked)
 	if problem != nil && len(list) == 0 {
 		text += "; " + problem.Error()
 	}
 	return list, text, nil
-}
-
-// arp asks by a device; nil if nobody answers.
-func (c *Checker) arp(ctx context.Context, device string, addr netip.Addr) (net.HardwareAddr, time.Duration, error) {
-	const ethARP = 0x0806
-	var conn *packet.Conn
-	var dev *net.Interface
-	if err := c.o.Host.Do(func() (err error) {
-		if dev, err = net.InterfaceByName(device); err != nil {
-			return err
-		}
-		conn, err = packet.Listen(dev, packet.Raw, ethARP, nil)
-		return err
-	}); err != nil {
-		return nil, 0, fmt.Errorf("ask by %s: %w", device, err)
-	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-	broadcast := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	question := slices.Concat([]byte(broadcast), dev.HardwareAddr, []byte{8, 6}, arpProbe(dev.HardwareAddr, addr))
-	start := time.Now()
-	b := make([]byte, 1514)
-	for range arpTries {
-		if _, err := conn.WriteTo(question, &packet.Addr{HardwareAddr: broadcast}); err != nil {
-			return nil, 0, fmt.Errorf("ask by %s: %w", device, err)
-		}
-		if ctx.Err() != nil || conn.SetReadDeadline(time.Now().Add(arpWait)) != nil {
-			return nil, 0, ctx.Err()
-		}
-		for {
-			n, _, err := conn.ReadFrom(b)
-			if err != nil {
-				break
-			}
-			if mac, ok := arpAnswer(b[:n], addr); ok {
-				return mac, time.Since(start), nil
-			}
-		}
-	}
-	return nil, 0, nil
-}
-
-// arpProbe asks who has an address, without saying that the asker has one: RFC 826, and RFC 5227, section 2.1.1.
-func arpProbe(from net.HardwareAddr, addr netip.Addr) []byte {
-	b := []byte{0, 1, 8, 0, 6, 4, 0, 1}
-	b = append(append(b, from...), 0, 0, 0, 0)
-	return append(append(b, 0, 0, 0, 0, 0, 0), addr.AsSlice()...)
-}
-
-// arpAnswer reads a frame with a reply from who has an address.
-func arpAnswer(frame []byte, addr netip.Addr) (net.HardwareAddr, bool) {
-	if len(frame) < 14+28 || binary.BigEndian.Uint16(frame[12:]) != 0x0806 {
-		return nil, false
-	}
-	b := frame[14:]
-	if !bytes.Equal(b[:6], []byte{0, 1, 8, 0, 6, 4}) || binary.BigEndian.Uint16(b[6:]) != 2 || !bytes.Equal(b[14:18], addr.AsSlice()) {
-		return nil, false
-	}
-	mac := net.HardwareAddr(bytes.Clone(b[8:14]))
-	return mac, mac[0]&1 == 0
 }
 
 // places are where a MAC is.
@@ -230,6 +174,7 @@ func (c *Checker) places(ctx context.Context, w wanted, s dataplane.Status, name
 			continue
 		}
 		p := place(v.Vnet)
+		since(&p, "this host")
 		p.Here, p.Source, p.Age = true, "frame", v.Age.Seconds()
 		if v.ByHand {
 			p.Source = "hand"
@@ -245,6 +190,7 @@ func (c *Checker) places(ctx context.Context, w wanted, s dataplane.Status, name
 			continue
 		}
 		p := place(e.Vnet)
+		since(&p, e.Addr.String())
 		p.Host, p.Source, p.Age, p.Damped = e.Addr.String(), e.Source, e.Age.Seconds(), e.Damped.Seconds()
 		out = append(out, p)
 	}
@@ -252,6 +198,93 @@ func (c *Checker) places(ctx context.Context, w wanted, s dataplane.Status, name
 		out = append(out, place(w.vnet))
 	}
 	return out
+}
+
+// since says since when a place has the MAC, and who had it before, where the log still tells.
+func since(p *finding.Place, at string) {
+	for _, e := range slices.Backward(p.Events) {
+		if e.Text == "MAC moved" {
+			if e.Attr("to") == at {
+				p.Since, p.Before = e.Time, e.Attr("from")
+			}
+			return
+		}
+	}
+}
+
+// locate asks all hosts who has the MACs: those that were found, and those that were not, wherever they may be.
+func (c *Checker) locate(ctx context.Context, t *finding.Trace, list []wanted, s dataplane.Status) {
+	found := len(t.Places)
+	if found == 0 {
+		for _, w := range list {
+			for _, v := range s.Vnets {
+				if v.Up && (w.vnet == vnet.ID{} || w.vnet == v.ID) && len(t.Places) < maxAsked {
+					t.Places = append(t.Places, finding.Place{MAC: w.mac.String(), Vnet: v.ID.Short(), Bridge: v.Bridge, How: w.how, Domain: w.domain, Events: c.told(w.mac, v.ID)})
+				}
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range t.Places {
+		p := &t.Places[i]
+		wg.Go(func() { c.claims(ctx, p) })
+	}
+	wg.Wait()
+	if found == 0 {
+		t.Places = slices.DeleteFunc(t.Places, func(p finding.Place) bool { return p.Host == "" })
+		t.Places = t.Places[:min(len(t.Places), maxTraced)]
+	}
+}
+
+// claims asks all hosts who has the MAC of a place.
+func (c *Checker) claims(ctx context.Context, p *finding.Place) {
+	id, err := vnet.ParseID(p.Vnet)
+	if err != nil {
+		return // its own ids are ids
+	}
+	mac, err := net.ParseMAC(p.MAC)
+	if err != nil {
+		return
+	}
+	claims, err := c.o.Engine.Locate(ctx, id, wire.MAC(mac))
+	if err != nil {
+		p.Asked = "not asked who has it: " + err.Error()
+		return
+	}
+	if p.Host == "" && !p.Here && len(claims) > 0 { // nobody was known to have it
+		p.Host, p.Source = claims[0].Addr.String(), "announce"
+	}
+	p.Asked = said(p, claims)
+	for _, x := range claims {
+		p.Claims = append(p.Claims, x.Addr.String())
+	}
+}
+
+// said tells who says that it has a MAC.
+func said(p *finding.Place, claims []dataplane.Claim) string {
+	var others []string
+	own := ""
+	for _, x := range claims {
+		if x.Addr.String() == p.Host {
+			own = fmt.Sprintf("%s says that it has it (VARP, within %.1f ms)", p.Host, x.Took.Seconds()*1000)
+		} else {
+			others = append(others, x.Addr.String())
+		}
+	}
+	switch {
+	case len(others) > 0 && (own != "" || p.Here):
+		if own == "" {
+			own = "it is here"
+		}
+		return own + "; so does " + strings.Join(others, ", ") + ": two domains have one MAC, or one of them moves just now (vn check)"
+	case len(others) > 0:
+		return strings.Join(others, ", ") + " says that it has it, and " + p.Host + " does not: it moves just now, or frames are answered by who does not have it (vn check)"
+	case own != "":
+		return own
+	case p.Here:
+		return "no other host says that it has it"
+	}
+	return "no host says that it has it: it was stopped, is behind a bridge of that host that lost it, or questions do not arrive there (vn check)"
 }
 
 // port is the device behind which a bridge has a MAC, "" if it does not know.
@@ -319,7 +352,7 @@ func (c *Checker) probe(ctx context.Context, t *finding.Trace, s dataplane.Statu
 		}
 		p.Probe = answer(h)
 		if h.NotAsked == "" {
-			reached := h.ByUnicast
+			reached := h.ByUnicast || slices.Contains(p.Claims, p.Host) // an original host answers VARP, and no probe
 			p.Reached = &reached
 		}
 	}

@@ -2,10 +2,10 @@ package finding
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/xenvnet/xend/xendcompat/events"
 )
@@ -37,6 +37,12 @@ type Place struct {
 	// Source is who says so: "frame", "announce" or "by hand", Age for how many seconds nothing new was heard.
 	Source string  `json:"source,omitempty"`
 	Age    float64 `json:"age_s"`
+	// Since is when it came there and Before where it was until then, as far as the log still tells; else zero and "".
+	Since  time.Time `json:"since,omitzero"`
+	Before string    `json:"before,omitempty"`
+	// Claims are the other hosts that say, when they are asked, that they have it, and Asked says so in words.
+	Claims []string `json:"claims,omitempty"`
+	Asked  string   `json:"asked,omitempty"`
 	// Damped is for how many seconds moves are ignored since it moved to and fro.
 	Damped float64 `json:"damped_s,omitempty"`
 	// Path is the way of frames in words, Probe what a probe of the host said.
@@ -45,13 +51,6 @@ type Place struct {
 	Reached *bool  `json:"reached,omitempty"`
 	// Events are its moves, and what else was told of it, the oldest first.
 	Events []events.Event `json:"events,omitempty"`
-}
-
-// WriteJSON writes all of it.
-func (t *Trace) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(t)
 }
 
 // WriteText writes it for a person, a block for each place.
@@ -84,6 +83,9 @@ func (p *Place) writeText(w io.Writer, target string) {
 	if p.Source != "" {
 		since = fmt.Sprintf(", by %s %s ago", strings.TrimPrefix(p.Source, "by "), seconds(p.Age))
 	}
+	if !p.Since.IsZero() {
+		since += fmt.Sprintf("; since %s, before on %s", p.Since.Local().Format("15:04:05"), p.Before)
+	}
 	switch {
 	case p.Here:
 		where := cmp.Or(p.Port, "a port that "+cmp.Or(p.Bridge, "no bridge")+" has not learned")
@@ -98,6 +100,9 @@ func (p *Place) writeText(w io.Writer, target string) {
 		line("behind", "%s%s", p.Host, since)
 	default:
 		line("nowhere", "no frame from it was seen lately: frames to it are flooded")
+	}
+	if p.Asked != "" {
+		line("asked", "%s", p.Asked)
 	}
 	if p.Damped > 0 {
 		line("held", "it moved to and fro, and stays there for %s", seconds(p.Damped))
