@@ -35,13 +35,18 @@ type attack struct {
 
 func newAttack(t *testing.T, rpFilter string) *attack {
 	t.Helper()
-	return newAttackAt(t, rpFilter, vnet.None)
+	return newAttackWith(t, testConfig(), rpFilter, vnet.None)
 }
 
 // newAttackAt is newAttack with a level of vnet 98.
 func newAttackAt(t *testing.T, rpFilter string, level vnet.Security) *attack {
 	t.Helper()
-	cfg := testConfig()
+	return newAttackWith(t, testConfig(), rpFilter, level)
+}
+
+// newAttackWith is newAttackAt with a configuration of the hosts.
+func newAttackWith(t *testing.T, cfg Config, rpFilter string, level vnet.Security) *attack {
+	t.Helper()
 	cfg.Workers = 1 // so that packets to a host stay in order
 	_, s, hosts := newLab(t, 2, cfg)
 	x := &attack{t: t, a: hosts[0], b: hosts[1], id97: idOf(t, "97"), id98: idOf(t, "98")}
