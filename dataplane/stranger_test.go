@@ -2,8 +2,10 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,6 +24,12 @@ func (x *attack) joinByVnet(family int) {
 	x.t.Helper()
 	f := x.a.underlays[family]
 	require.NoError(x.t, f.groups.Join(x.bridge.Index, x.a.config.groupOf(f.family)))
+}
+
+// strangers waits until host A tells of those, and no others: it looks up the names of new devices after it was told of them.
+func (x *attack) strangers(want ...Stranger) {
+	x.t.Helper()
+	eventually(x.t, fmt.Sprint("strangers ", want), func() bool { return slices.Equal(want, x.a.Snapshot().Strangers) })
 }
 
 // An echo request to the group that comes by a vnet is not answered, but counted, and told from where it came.
@@ -45,8 +53,7 @@ func TestEchoByVnet(t *testing.T) {
 				x.send(x.packet(wire.Group, unix.IPPROTO_ICMP, echo))
 				eventually(t, "the request was dropped", func() bool { return x.a.drops(DropNotUnderlay) == n+1 })
 			}
-			s := x.a.Snapshot()
-			require.Equal(t, []Stranger{{Device: "vnet97", Index: x.bridge.Index, From: x.c.Addr(), Packets: 3}}, s.Strangers)
+			x.strangers(Stranger{Device: "vnet97", Index: x.bridge.Index, From: x.c.Addr(), Packets: 3})
 
 			// One that comes by the underlay is answered, and its answer is the first that comes.
 			f := x.a.underlays[0]
@@ -182,7 +189,7 @@ func TestDomainDoesNotReachOtherVnetsIPv6(t *testing.T) {
 				x.nothing6(name + " at the sockets")
 			}
 			require.Equal(t, count, x.a.drops(DropNotUnderlay))
-			require.Equal(t, []Stranger{{Device: "vnet97", Index: x.bridge.Index, From: x.c.Addr6(), Packets: count}}, x.a.Snapshot().Strangers)
+			x.strangers(Stranger{Device: "vnet97", Index: x.bridge.Index, From: x.c.Addr6(), Packets: count})
 
 			attack := x.frame("VUDP")
 			x.send(x.datagram6(x.b.Addr6(), vudp(x.id98, attack)))
