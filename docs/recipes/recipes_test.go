@@ -21,7 +21,7 @@ import (
 // patience bounds a command. An emulated machine boots in one.
 const patience = 3 * time.Minute
 
-// machine is a host whose /etc, /run, /var and /sys are its own, as far as processes of the recipe see them.
+// machine is a host whose /etc, /run, /var, /dev and /sys are its own, as far as processes of the recipe see them.
 type machine struct {
 	*lab.Host
 	t     *testing.T
@@ -29,15 +29,28 @@ type machine struct {
 }
 
 // isolate makes the directories a host's own. What is written there is gone with the host.
+//
+// What lies below /sys and /dev is taken away first, since libvirt believes /proc/mounts, also of mounts that others cover.
+// There is no /dev/kvm: guests are emulated, on every machine. Containers have no cgroups, limits that root of a machine of
+// CI may set, too, and no overlay file system on top of ours.
 const isolate = `set -e
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/netns
+umount -R -l /sys
 mount -t sysfs -o ro sysfs /sys
 [ ! -d /sys/fs/cgroup ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup || true
-for d in etc var root; do
+awk '$2 ~ "^/dev/" { print $2 }' /proc/mounts | xargs -r umount -l
+for d in etc var root dev; do
 	mkdir -p /run/over/$d/upper /run/over/$d/work
+	[ $d != dev ] || mknod /run/over/dev/upper/kvm c 0 0 # how overlayfs says that it is not there
 	mount -t overlay overlay -o lowerdir=/$d,upperdir=/run/over/$d/upper,workdir=/run/over/$d/work /$d
 done
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mkdir -p /etc/containers
+printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n' >/etc/containers/storage.conf
+printf '[containers]\ncgroups = "disabled"\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n' >/etc/containers/containers.conf
 echo $$
 exec sleep infinity`
 
@@ -93,7 +106,9 @@ var needs = map[string]string{
 var programs = map[string][]string{
 	"cni.md":      {"/usr/lib/cni/bridge"},
 	"ifupdown.md": {"/sbin/ifup"},
+	"libvirt.md":  {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
 	"lxc.md":      {"/usr/bin/lxc-execute", "/bin/busybox"},
+	"macvlan.md":  {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
 	"networkd.md": {"/lib/systemd/systemd-networkd"},
 	"nspawn.md":   {"/usr/bin/systemd-nspawn", "/bin/busybox"},
 	"qemu.md":     {"/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
