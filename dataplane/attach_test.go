@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/esp"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
@@ -234,4 +236,59 @@ func TestNothingInterrupts(t *testing.T) {
 	require.Error(t, a.SetGroup(soon(t), netip.MustParseAddr("192.0.2.1")))
 	cfg.Workers, cfg.Port = 1, 1799
 	require.ErrorContains(t, a.Reload(cfg), "restart")
+}
+
+// What domains of a vnet say to their next neighbours only, LLDP (bit 14) and 802.1X (bit 3), they hear from each other where
+// group_fwd_mask says so, on one host and between two.
+func TestForwardMask(t *testing.T) {
+	const lldp, dot1x = 0x4000, 0x8
+	for _, mask := range []uint16{0, lldp, dot1x, lldp | dot1x} {
+		t.Run(fmt.Sprintf("%#x", mask), func(t *testing.T) {
+			_, _, hosts := newLab(t, 2, testConfig())
+			for _, h := range hosts {
+				c := configOf(t, "97")
+				d, err := port.Ensure(h.Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, ForwardMask: mask})
+				require.NoError(t, err)
+				require.NoError(t, h.Engine.Attach(c, d))
+				h.settled("97")
+			}
+			from := hosts[0].domain(1, "97")
+			to := []*lab.Domain{hosts[0].domain(2, "97"), hosts[1].domain(3, "97")}
+			var at []*lab.Capture
+			for _, d := range to {
+				c, err := d.Capture("eth0", func(f lab.Frame) bool {
+					return !f.Outgoing && (f.EtherType() == 0x88cc || f.EtherType() == 0x888e || data(f))
+				})
+				require.NoError(t, err)
+				at = append(at, c)
+			}
+			want := []uint16(nil)
+			for _, f := range []struct {
+				bit       uint16
+				group     byte
+				etherType uint16
+			}{{lldp, 0x0e, 0x88cc}, {dot1x, 0x03, 0x888e}} {
+				frame := testFrame(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, f.group}, domainMAC(1), "neighbour")
+				frame[12], frame[13] = byte(f.etherType>>8), byte(f.etherType&0xff)
+				require.NoError(t, from.Send("eth0", frame))
+				if mask&f.bit != 0 {
+					want = append(want, f.etherType)
+				}
+			}
+			last := testFrame(broadcastMAC, domainMAC(1), "last")
+			require.NoError(t, from.Send("eth0", last))
+			for i, c := range at {
+				var got []uint16
+				for {
+					f, err := c.Next(soon(t))
+					require.NoError(t, err)
+					if data(f) {
+						break
+					}
+					got = append(got, f.EtherType())
+				}
+				require.Equal(t, want, got, "at domain %d", i+2)
+			}
+		})
+	}
 }

@@ -156,6 +156,8 @@ peers = ["192.0.2.1", "b.example:1799"]
 ipv6 = true
 replicate = ["[2001:db8::1]:1799", "2001:db8::2"]
 hold_down = "0s"
+group_fwd_mask = 0x4008
+etherip = "off"
 `)
 	require.Equal(t, "/srv/vnets", c.StateDir)
 	require.True(t, c.Journal)
@@ -167,6 +169,8 @@ hold_down = "0s"
 	require.Equal(t, uint16(1799), c.Dataplane.Port)
 	require.Equal(t, []dataplane.NamedHost{{Addr: "2001:db8::1", Port: 1799}, {Addr: "2001:db8::2"}}, c.Dataplane.Replicate)
 	require.Zero(t, c.Dataplane.HoldDown)
+	require.EqualValues(t, 0x4008, c.ForwardMask)
+	require.Equal(t, dataplane.EtherIPOff, c.Dataplane.EtherIPHosts)
 }
 
 func TestPeers(t *testing.T) {
@@ -184,20 +188,24 @@ func TestPeers(t *testing.T) {
 
 func TestVnetTomlErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"x = 1":                               "[x]: unknown key",
-		"[dataplane]\nmtv = 1":                "[dataplane] mtv: unknown key",
-		"[metrics]\na = 1\nb = 2":             "[metrics]: unknown key",
-		"[paths]\nstate = 'vnets'":            `[paths] state: "vnets" is not an absolute path`,
-		"[log]\ntarget = 'tape'":              `[log] target: "tape" is neither "file" nor "journal"`,
-		"[limits]\nconnections = 0":           "[limits] connections: 0 is not between 1 and 65536",
-		"[scripts]\ntimeout = '-1s'":          `[scripts] timeout: "-1s" is not a positive duration`,
-		"[dataplane]\nport = 70000":           "[dataplane] port: 70000 is not between 1 and 65535",
-		"[dataplane]\ngroup = 'x'":            `[dataplane] group: "x" is not an IP address`,
-		"[dataplane]\nmtu_mode = 'magic'":     `[dataplane] mtu_mode "magic" is neither "fragment" nor "pmtu"`,
-		"[dataplane]\npeers = ['a', 'b:0']":   `[dataplane] peers[1]: "b:0": port 0 is not between 1 and 65535`,
-		"[dataplane]\nreplicate = ['a b']":    `[dataplane] replicate[0]: "a b" does not name a host`,
-		"[http]\nallowed_hosts = ['ok', '']":  `[http] allowed_hosts[1]: "" is not the name of a host`,
-		"[dataplane]\nx = 1\n[limits]\ny = 2": "[dataplane] x: unknown key\n[limits] y: unknown key",
+		"x = 1":                                "[x]: unknown key",
+		"[dataplane]\nmtv = 1":                 "[dataplane] mtv: unknown key",
+		"[metrics]\na = 1\nb = 2":              "[metrics]: unknown key",
+		"[paths]\nstate = 'vnets'":             `[paths] state: "vnets" is not an absolute path`,
+		"[log]\ntarget = 'tape'":               `[log] target: "tape" is neither "file" nor "journal"`,
+		"[limits]\nconnections = 0":            "[limits] connections: 0 is not between 1 and 65536",
+		"[scripts]\ntimeout = '-1s'":           `[scripts] timeout: "-1s" is not a positive duration`,
+		"[dataplane]\nport = 70000":            "[dataplane] port: 70000 is not between 1 and 65535",
+		"[dataplane]\ngroup = 'x'":             `[dataplane] group: "x" is not an IP address`,
+		"[dataplane]\nmtu_mode = 'magic'":      `[dataplane] mtu_mode "magic" is neither "fragment" nor "pmtu"`,
+		"[dataplane]\npeers = ['a', 'b:0']":    `[dataplane] peers[1]: "b:0": port 0 is not between 1 and 65535`,
+		"[dataplane]\nreplicate = ['a b']":     `[dataplane] replicate[0]: "a b" does not name a host`,
+		"[dataplane]\netherip = 'never'":       `[dataplane] etherip "never" is neither "auto" nor "off"`,
+		"[dataplane]\ngroup_fwd_mask = 0x4001": "[dataplane] group_fwd_mask 0x4001: bits 0 to 2 are STP's, PAUSE's and LACP's, which no bridge of Linux forwards",
+		"[dataplane]\ngroup_fwd_mask = 4":      "[dataplane] group_fwd_mask 0x4: bits 0 to 2 are STP's, PAUSE's and LACP's, which no bridge of Linux forwards",
+		"[dataplane]\ngroup_fwd_mask = 65536":  "[dataplane] group_fwd_mask: 65536 is not between 0 and 65535",
+		"[http]\nallowed_hosts = ['ok', '']":   `[http] allowed_hosts[1]: "" is not the name of a host`,
+		"[dataplane]\nx = 1\n[limits]\ny = 2":  "[dataplane] x: unknown key\n[limits] y: unknown key",
 	} {
 		p := host(t, "", text)
 		_, err := Load(p, Options{})
