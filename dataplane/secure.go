@@ -423,7 +423,6 @@ func (w *worker) fromSecured(l *uplink, s *underlay.Socket) {
 		return
 	}
 	raw := s == l.secure.ESP()
-	w.openedLast = nil // of this view
 	for i := range count {
 		p := w.received.Packet(i)
 		if p.Misdirected && s != l.secure.UDP()[0] && !raw {
@@ -433,63 +432,82 @@ func (w *worker) fromSecured(l *uplink, s *underlay.Socket) {
 		if !ok {
 			continue
 		}
-		for at := len(p.Buf) - len(p.Data); at < len(p.Buf); {
-			end := min(at+p.SegSize, len(p.Buf))
-			w.protected(p.Buf[:end:end], at, p.From, a, raw)
-			at = end
-		}
+		w.protected(p.Buf, len(p.Buf)-len(p.Data), p.SegSize, p.From, a, raw)
 	}
 	w.flush()
 	w.deliver()
 }
 
-// protected handles the UDP payload of the security port, or, raw, the payload of ESP, that begins at buf[at].
-func (w *worker) protected(buf []byte, at int, from netip.AddrPort, a arrival, raw bool) {
-	b := buf[at:]
-	if !raw {
-		switch wire.DecodeSecured(b) {
-		case wire.SecuredKeepalive:
-			return
-		case wire.SecuredMessage:
-			w.keyMessage(b, from, a)
-			return
-		}
-	}
-	// What is opened is not what came any more.
+// protected handles a train of UDP payloads of the security port, or, raw, of payloads of ESP, each of size bytes but the last,
+// that begins at buf[at] and ends with buf.
+func (w *worker) protected(buf []byte, at, size int, from netip.AddrPort, a arrival, raw bool) {
 	relays := len(w.view.peers) > 0 && a.by != dedup.Unicast && a.uplink.Family() == underlay.IPv4
-	if relays {
-		w.relayed = append(w.relayed[:0], b...)
+	for at < len(buf) {
+		first := buf[at:min(at+size, len(buf)):min(at+size, len(buf))]
+		kind := wire.SecuredESP
+		if !raw {
+			kind = wire.DecodeSecured(first)
+		}
+		if kind != wire.SecuredESP {
+			if kind == wire.SecuredMessage {
+				w.keyMessage(first, from, a)
+			}
+			at += len(first)
+			continue
+		}
+		train := buf
+		if relays { // one by one: what is opened is not what came any more
+			w.relayed = append(w.relayed[:0], first...)
+			train = buf[:at+len(first)]
+		}
+		opened, next := w.engine.secured.OpenTrain(&w.opener, train, at, size)
+		w.unsealed(opened, train[at:next], size, from, a, relays)
+		at = next
 	}
-	opened, refusal := w.engine.secured.Open(&w.opener, buf, at)
-	if refusal != esp.Taken {
-		w.drop(refusals[refusal])
-		if refusal == esp.UnknownSPI && a.by != dedup.Forwarded {
-			w.asks = w.engine.secured.AskSender(binary.BigEndian.Uint32(b), len(b), esp.Arrival{From: from}, w.now, w.asks[:0])
+}
+
+// unsealed handles what packets of one lane became, which came as b, each of size bytes but the last. What relays is one alone.
+func (w *worker) unsealed(opened []esp.Opened, b []byte, size int, from netip.AddrPort, a arrival, relays bool) {
+	var first *esp.Opened // that was taken
+	packets, bytes := 0, 0
+	for i := range opened {
+		o, length := &opened[i], min(size, len(b)-i*size)
+		if o.Refusal == esp.Taken {
+			if first == nil {
+				first = o
+			}
+			packets++
+			bytes += length
+			continue
+		}
+		w.drop(refusals[o.Refusal])
+		if o.Refusal == esp.UnknownSPI && a.by != dedup.Forwarded {
+			w.asks = w.engine.secured.AskSender(binary.BigEndian.Uint32(b[i*size:]), length, esp.Arrival{From: from}, w.now, w.asks[:0])
 			w.sayMessages(w.asks)
 		}
+	}
+	if first == nil {
 		return
 	}
-	n := w.openedLast
-	if n == nil || n.config.ID != opened.Vnet.ID() {
-		n = w.view.vnets[opened.Vnet.ID()]
-		w.openedLast = n
-	}
-	host := opened.From.Host(a.uplink.Family() == underlay.IPv4)
+	n := w.view.vnets[first.Vnet.ID()]
+	host := first.From.Host(a.uplink.Family() == underlay.IPv4)
 	switch {
 	case n == nil, n.seal == nil:
-		w.drop(DropUnknownVnet)
+		w.dropMany(DropUnknownVnet, uint64(packets))
 		return
 	case !host.IsValid():
-		w.drop(DropESPInner) // a host without an address cannot be answered
+		w.dropMany(DropESPInner, uint64(packets)) // a host without an address cannot be answered
 		return
 	}
 	sender := a.from
 	a.from, a.opened = host, n
 	if a.by != dedup.Forwarded {
-		w.heard(&a, 1, len(b))
+		w.heard(&a, packets, bytes)
 	}
-	if w.payload(opened.ID, opened.Message, a) && relays {
-		w.relaySealed(sender, w.relayed, a)
+	for i := range opened {
+		if o := &opened[i]; o.Refusal == esp.Taken && w.payload(o.ID, o.Message, a) && relays {
+			w.relaySealed(sender, w.relayed, a)
+		}
 	}
 }
 
@@ -551,8 +569,11 @@ func (w *worker) protectedForward(b []byte, f wire.Forward, a arrival) {
 		w.drop(DropForwardSecured)
 		return
 	}
-	w.openedLast = nil
-	w.protected(b, len(b)-len(f.Payload), netip.AddrPortFrom(a.from, 0), a, false)
+	if len(f.Payload) == 0 {
+		w.drop(DropESPMalformed)
+		return
+	}
+	w.protected(b, len(b)-len(f.Payload), len(f.Payload), netip.AddrPortFrom(a.from, 0), a, false)
 }
 
 // keyStatus is the state of the vnets with security.

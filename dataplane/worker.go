@@ -67,11 +67,9 @@ type worker struct {
 	strangeTold int64 // until when the cold side was told of strangers
 	// opener, asks and relayed are for packets of vnets with security: to open them, to ask and answer, and a copy
 	// of one that is to be passed on.
-	opener esp.Opener
-	// openedLast is the vnet that was opened for before, in this batch; the next packet is often the same's.
-	openedLast *network
-	asks       []esp.Message
-	relayed    []byte
+	opener  esp.Opener
+	asks    []esp.Message
+	relayed []byte
 
 	// lastHost is who sent the packet before; the next is often the same's.
 	lastHost    *hosts.Host

@@ -33,16 +33,33 @@ type receivingLane struct {
 	packets uint64
 }
 
+// maxLot is how many packets are opened at once.
+const maxLot = 64
+
 // Opener is the scratch memory to open packets with. It belongs to one thread.
 type Opener struct {
 	nonce  [12]byte
 	aad    [12]byte
 	varp   wire.VARP
 	buffer []byte
+	lot    []sealedPacket
+	opened []Opened
+}
+
+// sealedPacket is buf[at:end] of the buffer that is being opened, and becomes content.
+type sealedPacket struct {
+	at, end int
+	low     uint32 // half of number
+	number  int64
+	content []byte
+	refusal Refusal
 }
 
 // Opened is what was inside of an ESP packet.
 type Opened struct {
+	// Refusal is Taken, or why there is no message.
+	Refusal Refusal
+	// Vnet is the packet's; nil of an SPI that is not known.
 	Vnet *Vnet
 	// Message is the VUDP or VARP message, a view into the packet's buffer, or, of auth without headroom, into the
 	// Opener's, where it is valid until the next Open.
@@ -53,30 +70,54 @@ type Opened struct {
 	From *Addresses
 }
 
-// open opens a packet that begins at buf[at]. For conf it is decrypted where it is, or into a copy if keep is set;
-// a packet that is refused may have been destroyed then, without keep.
-func (sa *receiving) open(o *Opener, lane uint8, low uint32, buf []byte, at int, keep bool) ([]byte, Refusal) {
+// open opens the Opener's lot, packets of one lane. For conf they are decrypted where they are, or into a copy if keep is
+// set; one that is refused may have been destroyed then, without keep.
+//
+// The lock is taken twice for all of them, not for each: a locked instruction waits until all that was decrypted is written,
+// which takes a fifth of the time of opening.
+func (sa *receiving) open(o *Opener, lane uint8, buf []byte, keep bool) {
 	l := &sa.lanes[lane]
 	l.mu.Lock()
-	q := l.infer(low)
-	if sa.gone.Load() || !l.fresh(q) {
-		l.mu.Unlock()
-		return nil, Replay
-	}
-	if l.key.aead == nil {
-		l.key = sa.sender.key.lane(sa.nonce, sa.epoch, levelOf(sa.vnet.level), lane)
+	for i := range o.lot {
+		p := &o.lot[i]
+		p.number, p.refusal = l.infer(p.low), Taken
+		if sa.gone.Load() || !l.fresh(p.number) {
+			p.refusal = Replay
+		} else if l.key.aead == nil {
+			l.key = sa.sender.key.lane(sa.nonce, sa.epoch, levelOf(sa.vnet.level), lane)
+		}
 	}
 	key := &l.key // never changes again
 	l.mu.Unlock()
+	for i := range o.lot {
+		if p := &o.lot[i]; p.refusal == Taken && !sa.unseal(o, p, key, lane, buf, keep) {
+			p.refusal = WrongICV
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range o.lot {
+		switch p := &o.lot[i]; {
+		case p.refusal != Taken:
+		case sa.gone.Load() || !l.fresh(p.number):
+			p.refusal = Replay // it is here twice, or another thread was faster with a copy
+		default:
+			l.take(p.number)
+			l.packets++
+		}
+	}
+}
 
-	packet := buf[at:]
+// unseal opens one packet whose number is fresh, and reports whether its ICV was right.
+func (sa *receiving) unseal(o *Opener, p *sealedPacket, key *laneKey, lane uint8, buf []byte, keep bool) bool {
+	packet := buf[p.at:p.end:p.end]
 	content, icv := packet[wire.ESPHeaderLen:len(packet)-wire.ICVLen], packet[len(packet)-wire.ICVLen:]
 	copy(o.nonce[:4], key.salt[:])
 	copy(o.nonce[4:], packet[8:16])
 	var err error
 	if sa.vnet.level == vnet.Conf {
 		binary.BigEndian.PutUint32(o.aad[:], sa.spi+uint32(lane))
-		binary.BigEndian.PutUint64(o.aad[4:], uint64(q))
+		binary.BigEndian.PutUint64(o.aad[4:], uint64(p.number))
 		sealed := packet[wire.ESPHeaderLen:]
 		if keep {
 			o.buffer = append(o.buffer[:0], sealed...)
@@ -87,40 +128,31 @@ func (sa *receiving) open(o *Opener, lane uint8, low uint32, buf []byte, at int,
 			content = packet[wire.ESPHeaderLen : wire.ESPHeaderLen+copy(packet[wire.ESPHeaderLen:], content)]
 		}
 	} else {
-		room := buf[max(0, at-Headroom) : len(buf)-wire.ICVLen]
-		if at < Headroom {
+		room := buf[max(0, p.at-Headroom) : p.end-wire.ICVLen]
+		if p.at < Headroom {
 			o.buffer = append(append(o.buffer[:0], make([]byte, Headroom)...), packet[:len(packet)-wire.ICVLen]...)
 			room = o.buffer
 			content = room[Headroom+wire.ESPHeaderLen:]
 		}
 		saved := [Headroom + 8]byte(room)
 		binary.BigEndian.PutUint32(room, sa.spi+uint32(lane))
-		binary.BigEndian.PutUint64(room[4:], uint64(q))
+		binary.BigEndian.PutUint64(room[4:], uint64(p.number))
 		_, err = key.aead.Open(nil, o.nonce[:], icv, room)
 		copy(room, saved[:])
 	}
-	if err != nil {
-		return nil, WrongICV
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if sa.gone.Load() || !l.fresh(q) {
-		return nil, Replay // another thread was faster with a copy
-	}
-	l.take(q)
-	l.packets++
-	return content, Taken
+	p.content = content
+	return err == nil
 }
 
 // inspect looks at what was opened: from here on it is what a key holder says, who may err.
-func (sa *receiving) inspect(o *Opener, content []byte) (Opened, Refusal) {
-	out := Opened{Vnet: sa.vnet}
+func (sa *receiving) inspect(o *Opener, content []byte, out *Opened) {
+	out.Refusal = WrongInner
 	var err error
 	if out.Message, err = wire.DecodeESPContent(content); err != nil {
-		return out, WrongInner
+		return
 	}
 	if out.ID, _, err = wire.DecodeMessage(out.Message); err != nil {
-		return out, WrongInner
+		return
 	}
 	out.From = sa.sender.addresses.Load()
 	var id vnet.ID
@@ -132,19 +164,19 @@ func (sa *receiving) inspect(o *Opener, content []byte) (Opened, Refusal) {
 			id = o.varp.Vnet
 			// A member says nothing of other hosts.
 			if c := o.varp.CareOf; c.IsValid() && !c.IsUnspecified() && !out.From.Has(c) {
-				return out, WrongInner
+				return
 			}
 		}
 	default: // VFWD carries ESP, not the reverse
-		return out, WrongInner
+		return
 	}
 	switch {
 	case err != nil:
-		return out, WrongInner
 	case id != sa.vnet.id:
-		return out, WrongVnet
+		out.Refusal = WrongVnet
+	default:
+		out.Refusal = Taken
 	}
-	return out, Taken
 }
 
 // packetCount is the number of packets that were taken.

@@ -233,37 +233,65 @@ func (w *tableView) remove(gone map[*receiving]bool) {
 // Taken has changed anything here. A packet of conf is decrypted in place, and destroyed even where it is refused. What
 // was refused with UnknownSPI may be told to AskSender.
 func (t *Table) Open(o *Opener, buf []byte, at int) (Opened, Refusal) {
-	spi, low, err := wire.DecodeESP(buf[at:])
+	opened, _ := t.OpenTrain(o, buf, at, len(buf)-at)
+	return opened[0], opened[0].Refusal
+}
+
+// OpenTrain is Open for the packets of a train, each of size bytes but the last, which may be shorter: it opens the first
+// and those behind it that are of its lane, and returns what they became and where the next one begins. The list is valid
+// until the next call.
+func (t *Table) OpenTrain(o *Opener, buf []byte, at, size int) (opened []Opened, next int) {
+	o.lot, o.opened = o.lot[:0], o.opened[:0]
+	next = min(at+size, len(buf))
+	spi, low, err := wire.DecodeESP(buf[at:next])
 	if err != nil {
 		t.refused[Malformed].Add(1)
-		return Opened{}, Malformed
+		o.opened = append(o.opened, Opened{Refusal: Malformed})
+		return o.opened, next
 	}
 	candidates := t.view.Load().sas[spi>>8]
-	lane := uint8(spi)
-	refusal := UnknownSPI
-	var of *Vnet
+	o.lot = append(o.lot, sealedPacket{at: at, end: next, low: low, refusal: UnknownSPI})
+	for len(candidates) == 1 && next < len(buf) && len(o.lot) < maxLot {
+		end := min(next+size, len(buf))
+		other, low, err := wire.DecodeESP(buf[next:end])
+		if err != nil || other != spi {
+			break
+		}
+		o.lot = append(o.lot, sealedPacket{at: next, end: end, low: low, refusal: UnknownSPI})
+		next = end
+	}
+	var of *receiving
 	for _, sa := range candidates {
-		if int(lane) >= len(sa.lanes) {
+		if lane := uint8(spi); int(lane) < len(sa.lanes) {
+			before := o.lot[0].refusal
+			sa.open(o, lane, buf, len(candidates) > 1)
+			r := o.lot[0].refusal
+			if of == nil || r == Taken || r == Replay {
+				of = sa // a replay fails the other candidates' ICV
+			} else {
+				o.lot[0].refusal = before
+			}
+			if r == Taken {
+				break
+			}
+		}
+	}
+	for i := range o.lot {
+		p := &o.lot[i]
+		o.opened = append(o.opened, Opened{Refusal: p.refusal})
+		if of == nil {
+			t.refused[p.refusal].Add(1)
 			continue
 		}
-		content, r := sa.open(o, lane, low, buf, at, len(candidates) > 1)
-		if r == Taken {
-			opened, r := sa.inspect(o, content)
-			if r != Taken {
-				sa.vnet.refused[r].Add(1)
-			}
-			return opened, r
+		out := &o.opened[i]
+		if out.Vnet = of.vnet; out.Refusal == Taken {
+			of.inspect(o, p.content, out)
 		}
-		if of == nil || r == Replay {
-			refusal, of = r, sa.vnet // a replay fails the other candidates' ICV
+		if out.Refusal != Taken {
+			of.vnet.refused[out.Refusal].Add(1)
 		}
 	}
-	if of == nil {
-		t.refused[UnknownSPI].Add(1)
-	} else {
-		of.refused[refusal].Add(1)
-	}
-	return Opened{Vnet: of}, refusal
+	return o.opened, next
 }
 
 // AskSender asks the sender of an ESP packet of unknown SPI for its key, if the SPI may be one of our vnets'. length is
