@@ -35,7 +35,7 @@ bpf-check: need-go ## compare the committed eBPF objects with their sources
 	@scripts/bpf --check
 
 test: need-root build ## run all tests, installing what they need
-	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish prometheus:prometheus
+	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc sysctl:procps nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish prometheus:prometheus
 	$(GO) test $(TESTFLAGS) ./...
 
 test-user: need-go ## run the tests of data plane and service without root; says what is skipped, and why
@@ -57,7 +57,7 @@ demo: need-root build ## two hosts on this machine, a vnet between them, a migra
 	$(GO) run ./cmd/demo
 
 lab: need-root build ## examples/lab on this machine: three hosts, two vnets, routers, a trunk; its picture
-	@scripts/need ip:iproute2
+	@scripts/need ip:iproute2 sysctl:procps
 	@if [ -t 0 ]; then stay=-stay; fi; $(GO) run ./cmd/demo -lab examples/lab $$stay
 
 screenshots: need-go ## try the status page in Debian's Chromium, and take the pictures in docs/images
