@@ -216,6 +216,7 @@ type stream struct {
 	mu   sync.Mutex
 	sent int
 	got  map[uint64]int
+	last uint64 // the highest number that came
 }
 
 // startStream sends numbered datagrams, one every pause, until end.
@@ -240,7 +241,9 @@ func startStream(t testing.TB, from, to *lab.Domain, pause time.Duration) *strea
 				return
 			}
 			s.mu.Lock()
-			s.got[binary.BigEndian.Uint64(b)]++
+			at := binary.BigEndian.Uint64(b)
+			s.got[at]++
+			s.last = max(s.last, at)
 			s.mu.Unlock()
 		}
 	})
@@ -249,7 +252,7 @@ func startStream(t testing.TB, from, to *lab.Domain, pause time.Duration) *strea
 		b := make([]byte, 200)
 		tick := time.NewTicker(pause)
 		defer tick.Stop()
-		for n := uint64(0); ; n++ {
+		for n := uint64(0); ; {
 			select {
 			case <-s.stop:
 				s.settle(n)
@@ -258,8 +261,9 @@ func startStream(t testing.TB, from, to *lab.Domain, pause time.Duration) *strea
 			}
 			binary.BigEndian.PutUint64(b, n)
 			if _, err := s.conn.Write(b); err == nil {
+				n++
 				s.mu.Lock()
-				s.sent++
+				s.sent = int(n)
 				s.mu.Unlock()
 			}
 		}

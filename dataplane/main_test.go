@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,7 +19,12 @@ import (
 	"github.com/xenvnet/xend/vnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asDaemon) != "" {
+		os.Exit(daemon()) // killed_test.go
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // soon and eventually wait for what has an event, and for what has none.
 var soon, eventually = nettest.Soon, nettest.Eventually

@@ -75,9 +75,7 @@ func (h *testHost) hasVifFilter(d *lab.Domain) bool {
 // TestIngressByXDP: on plain cards outer headers go at XDP, with TC behind it; when another program comes first at TC, XDP goes.
 func TestIngressByXDP(t *testing.T) {
 	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
-		card, err := h.Uplink().Link()
-		require.NoError(t, err)
-		require.NoError(t, h.Net.SetFeatures(card.Index, map[string]bool{"tx-udp_tnl-segmentation": false, "tx-udp_tnl-csum-segmentation": false}))
+		makePlain(t, h)
 		return startEngine(t, h, fastConfig())
 	})
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")

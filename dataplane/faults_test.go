@@ -1,0 +1,201 @@
+package dataplane
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/lab"
+)
+
+// What breaks around the fast path while it carries traffic.
+
+// ours are the programs of the fast path on all devices of a host: their names and ids, by place.
+func (h *testHost) ours() map[hook][]ebpf.ProgramID {
+	h.t.Helper()
+	out := map[hook][]ebpf.ProgramID{}
+	links, err := h.Net.Links()
+	require.NoError(h.t, err)
+	for _, l := range links {
+		for _, at := range []hook{{l.Index, false}, {l.Index, true}} {
+			filters, err := h.Net.Filters(at.index, at.egress)
+			if err != nil {
+				continue // it is going away
+			}
+			for _, f := range filters {
+				if f.Name == fastNames[at.side()] {
+					out[at] = append(out[at], f.Program)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// carrying waits until the kernel of a host sends and receives more, of what passes anyway.
+func (h *testHost) carrying() {
+	h.t.Helper()
+	tx0, rx0 := h.carried()
+	eventually(h.t, "the kernel carries what passes", func() bool {
+		tx, rx := h.carried()
+		return tx.Packets > tx0.Packets && rx.Packets > rx0.Packets
+	})
+}
+
+// TestNextGeneration: a daemon whose tables mean something else takes over under load. Its programs take the places of the others
+// one by one, each at once; nothing is lost, and none of the former stays.
+func TestNextGeneration(t *testing.T) {
+	_, _, hosts := newLab(t, 2, fastConfig())
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	there, back := startStream(t, one, two, time.Millisecond), startStream(t, two, one, time.Millisecond)
+	for i := range hosts {
+		before := hosts[i].ours()
+		require.Len(t, before, 2)
+		hosts[i].stop()
+		c := configOf(t, "97")
+		hosts[i] = startEngineWith(t, hosts[i].Host, fastConfig(), func(e *Engine) {
+			e.programs.load = func(times fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
+				require.NotEmpty(t, attached)
+				return loadFastPath(times, nil)
+			}
+			d, err := port.Ensure(hosts[i].Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
+			require.NoError(t, err)
+			require.NoError(t, e.Attach(c, d)) // before it runs, as those that are files
+		})
+		var after map[hook][]ebpf.ProgramID
+		eventually(t, "its programs are there", func() bool {
+			after = hosts[i].ours()
+			replaced := true
+			for at, list := range before {
+				require.Len(t, after[at], 1, "in the place of the one before, or it")
+				replaced = replaced && after[at][0] != list[0]
+			}
+			return replaced
+		})
+		require.Len(t, after, 2)
+		hosts[i].settled("97")
+		hosts[i].carrying()
+	}
+	for _, s := range []*stream{there, back} {
+		sent, lost, doubled := s.end()
+		require.Zero(t, lost, "of %d", sent)
+		require.Zero(t, doubled, "of %d", sent)
+	}
+}
+
+// TestFlaps: devices go and come back under traffic. It goes on, the kernel carries it again and says so, nothing comes twice,
+// and no program is where it should not be.
+func TestFlaps(t *testing.T) {
+	for name, c := range map[string]struct {
+		plain  bool
+		bypass Bypass
+	}{"TC": {false, BypassOff}, "XDP past the bridge": {true, BypassAuto}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := fastConfig()
+			cfg.Bypass = c.bypass
+			_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
+				if c.plain {
+					makePlain(t, h)
+				}
+				return startEngine(t, h, cfg)
+			})
+			a := hosts[0]
+			one, two := a.domain(1, "97"), hosts[1].domain(2, "97")
+			awaitFast(t, one, two, hosts...)
+			there, back := startStream(t, one, two, time.Millisecond), startStream(t, two, one, time.Millisecond)
+			u := a.Uplink()
+			index := func(name string) int {
+				l, err := a.Net.LinkByName(name)
+				require.NoError(t, err)
+				return l.Index
+			}
+			flap := func(name string) func() {
+				return func() {
+					require.NoError(t, a.Net.SetDown(index(name)))
+					there.more(20)
+					require.NoError(t, a.Net.SetUp(index(name)))
+				}
+			}
+			way := "tc"
+			if c.plain {
+				way = "xdp"
+			}
+			for _, f := range []struct {
+				name string
+				slow bool // the kernel tells of carriers only once a second
+				do   func()
+			}{
+				{"underlay goes down", false, func() {
+					require.NoError(t, u.Down())
+					there.more(20)
+					require.NoError(t, u.Up())
+				}},
+				{"cable is pulled", true, func() {
+					require.NoError(t, u.Unplug())
+					there.more(20)
+					require.NoError(t, u.Plug())
+				}},
+				{"underlay gets another name", false, func() { require.NoError(t, u.Rename("wan0")) }},
+				{"underlay is replaced", true, func() {
+					require.NoError(t, u.Delete())
+					there.more(20)
+					require.NoError(t, u.Create())
+				}},
+				{"underlay is replaced at once", false, func() {
+					require.NoError(t, u.Delete())
+					require.NoError(t, u.Create())
+					if c.plain {
+						makePlain(t, a.Host)
+					}
+				}},
+				{"vnif goes down", false, flap("vnif97")},
+				{"bridge goes down", false, flap("vnet97")},
+				{"vif goes down", true, flap("vif1.0")},
+				{"vif leaves the bridge", false, func() {
+					require.NoError(t, a.Net.SetMaster(index("vif1.0"), 0))
+					there.more(20)
+					require.NoError(t, a.Net.SetMaster(index("vif1.0"), index("vnet97")))
+				}},
+			} {
+				if f.slow && c.plain {
+					continue // the other row has it
+				}
+				f.do()
+				for _, h := range hosts {
+					h.carrying()
+				}
+				there.arrives()
+				back.arrives()
+				at := []hook{{index("vnif97"), true}, {index(u.Device), false}}
+				eventually(t, f.name+": programs are where they should be, and said to be", func() bool {
+					places, s := a.ours(), a.Counters().FastPath
+					return len(places) == len(at) && len(places[at[0]]) == 1 && len(places[at[1]]) == 1 &&
+						s.Vnets[idOf(t, "97")] == "" && s.Underlays[0].Device == u.Device && s.Underlays[0].Way == way && s.Underlays[0].Send+s.Underlays[0].Receive == ""
+				})
+				if c.bypass == BypassAuto {
+					a.awaitWay(pastBridge, "")
+				}
+			}
+			for _, s := range []*stream{there, back} {
+				sent, lost, doubled := s.end()
+				require.Zero(t, doubled, "of %d", sent)
+				t.Logf("%d of %d were lost", lost, sent)
+			}
+			require.Zero(t, a.log.Count("stays where it should not be"))
+		})
+	}
+}
+
+// makePlain has a host's card segment neither tunnels nor their checksums.
+func makePlain(t testing.TB, h *lab.Host) {
+	t.Helper()
+	card, err := h.Uplink().Link()
+	require.NoError(t, err)
+	require.NoError(t, h.Net.SetFeatures(card.Index, map[string]bool{"tx-udp_tnl-segmentation": false, "tx-udp_tnl-csum-segmentation": false}))
+}
