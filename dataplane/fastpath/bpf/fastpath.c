@@ -255,9 +255,9 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct mac_key *
 	}
 	if (vif->way == VIF_EGRESS)
 		return bpf_redirect(vif->ifindex, 0);
-	// What goes straight to the domain's end keeps what the kernel thinks of it.
+	// What goes straight to the domain's end keeps what the kernel thinks of it; a pair makes that anew.
 	if (skb->protocol != proto || (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6)))
-		return bpf_redirect(vnif, BPF_F_INGRESS);
+		return bpf_redirect(vif->ifindex, 0);
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(vif->ifindex, 0);
@@ -449,7 +449,7 @@ int underlay_in(struct __sk_buff *skb)
 	if (family == 1 && h.in.h_proto != bpf_htons(ETH_P_IPV6))
 		flags |= DECAP_L3_IPV4;
 	// The outer Ethernet header stays, and becomes the inner one. Before Linux 6.3 the kernel refuses the flags for other
-	// families; it needs them for peers only, and those get such frames by the bridge then.
+	// families; it needs them for peers only, and those get such frames by what the vif sends then.
 	if (bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, flags) &&
 	    (flags == BPF_F_ADJ_ROOM_FIXED_GSO || bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)))
 		return IN(LEFT_ROOM);
