@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -10,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
@@ -72,29 +70,28 @@ func TestNobodyWaitsForTables(t *testing.T) {
 	eventually(t, "what was listed", func() bool { return hasVif(a.Engine, domainMAC(9)) })
 }
 
-// Domains of several vnets send from random MACs; everything answers before they end.
+// Domains of ten vnets send from random MACs; everything answers before they end.
 func TestFloodOfMACs(t *testing.T) {
 	_, _, hosts := newLab(t, 1, testConfig())
 	a := hosts[0]
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var sent atomic.Uint64
-	const vnets = 3
-	ended := make(chan error, vnets)
+	const vnets = 10
+	var domains []*lab.Domain
 	for i := range vnets {
 		id := fmt.Sprint(100 + i)
 		add(t, id, a)
-		d := a.domain(i+1, id)
-		go func() { ended <- floodMACs(ctx, d, uint32(i)<<24, &sent) }()
+		domains = append(domains, a.domain(i+1, id))
 	}
-	eventually(t, "flood", func() bool { return sent.Load() > 20_000 })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var sent atomic.Uint64
+	ended := make(chan error, 1)
+	go func() { ended <- lab.FloodMACs(ctx, domains, &sent) }()
+	eventually(t, "flood", func() bool { return sent.Load() > vnets*2000 })
 	operations(t, a, "98")
 	before := sent.Load()
 	eventually(t, "the flood goes on", func() bool { return sent.Load() > before })
 	stop()
-	for range vnets {
-		require.NoError(t, <-ended)
-	}
+	require.NoError(t, <-ended)
 	require.LessOrEqual(t, a.Snapshot().Tables.Vifs, a.config.MaxMACs)
 	for i := range vnets {
 		bridge := deviceOf(t, a.Host, fmt.Sprint("vnet", 100+i))
@@ -107,31 +104,4 @@ func TestFloodOfMACs(t *testing.T) {
 		require.NoError(t, err)
 		require.Less(t, len(list), int(detail.MaxLearned)+10)
 	}
-}
-
-// floodMACs sends broadcasts of a domain, each from another MAC, until ctx ends.
-func floodMACs(ctx context.Context, d *lab.Domain, from uint32, sent *atomic.Uint64) error {
-	eth, err := d.Net.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	var fd int
-	if err := d.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		return err
-	}); err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	to := &unix.SockaddrLinklayer{Ifindex: eth.Index}
-	frame := testFrame(broadcastMAC, domainMAC(1), "flood")
-	for n := from; ctx.Err() == nil; n++ {
-		copy(frame[6:], []byte{2, 0})
-		binary.BigEndian.PutUint32(frame[8:], n)
-		if err := unix.Sendto(fd, frame, 0, to); err != nil && err != unix.ENOBUFS {
-			return err
-		}
-		sent.Add(1)
-	}
-	return nil
 }

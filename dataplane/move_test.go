@@ -133,6 +133,45 @@ func TestSilentMove(t *testing.T) {
 	expect(t, got, frame)
 }
 
+// A domain has migrated here, and its first frame tells it, by whatever port: the bridge forgets that it was behind the tunnel
+// also where it learns nothing at that port, and its neighbours reach it.
+func TestMoveSeenHere(t *testing.T) {
+	for _, learning := range []string{"on", "off"} {
+		t.Run("learning "+learning, func(t *testing.T) {
+			_, _, hosts := newLab(t, 2, testConfig())
+			a, b := hosts[0], hosts[1]
+			add(t, "97", a, b)
+			d1, d2 := a.domain(1, "97"), b.domain(2, "97")
+			for _, d := range []*lab.Domain{d1, d2} {
+				require.NoError(t, d.Net.DisableIPv6(deviceOf(t, &lab.Host{Node: d.Node}, "eth0").Index)) // says nothing of its own accord
+			}
+			vnif, bridge := deviceOf(t, a.Host, "vnif97"), deviceOf(t, a.Host, "vnet97")
+			behindVnif := func() bool {
+				list, err := a.Net.FDB(bridge.Index)
+				require.NoError(t, err)
+				return slices.ContainsFunc(list, func(e hostnet.FDBEntry) bool {
+					return wire.MAC(e.MAC) == wire.MAC(domainMAC(2)) && e.Port == vnif.Index
+				})
+			}
+			ping(t, d1, d2.Addr())
+			require.True(t, behindVnif())
+			require.NoError(t, d2.MoveTo(a.Host, "vif2.0", "vnet97"))
+			a.forwarding("vnet97")
+			_, err := a.Host.Run(soon(t), "bridge", "link", "set", "dev", "vif2.0", "learning", learning)
+			require.NoError(t, err)
+			require.True(t, behindVnif(), "the domain is silent")
+
+			require.NoError(t, d2.Send("eth0", testFrame(broadcastMAC, domainMAC(2), "here I am")))
+			eventually(t, "the bridge has forgotten it", func() bool { return !behindVnif() })
+			eventually(t, "it is this host's", func() bool { return hasVif(a.Engine, domainMAC(2)) })
+			got := capture(t, d2)
+			frame := testFrame(domainMAC(2), domainMAC(1), "to the one that moved")
+			require.NoError(t, d1.Send("eth0", frame))
+			expect(t, got, frame)
+		})
+	}
+}
+
 // hasVif reports whether a host holds a MAC for its own.
 func hasVif(e *Engine, mac net.HardwareAddr) bool {
 	return slices.ContainsFunc(e.Snapshot().Vifs, func(v Vif) bool { return v.MAC == wire.MAC(mac) })
