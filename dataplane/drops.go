@@ -1,5 +1,7 @@
 package dataplane
 
+import "github.com/xenvnet/xend/dataplane/hosts"
+
 // Reason says why a packet or frame was not passed on. Each drop is counted under one reason, once.
 type Reason uint8
 
@@ -60,6 +62,22 @@ const (
 
 	reasons
 )
+
+// A hosts.Tally has room for all of them.
+const _ = uint(hosts.MaxKinds - reasons)
+
+// dropsOf lists what was counted by reason, without what was not.
+func dropsOf(sum *[hosts.MaxKinds]uint64) (out []Drop) {
+	if sum == nil {
+		return nil
+	}
+	for r := range reasons {
+		if sum[r] > 0 {
+			out = append(out, Drop{Reason: r, Count: sum[r]})
+		}
+	}
+	return out
+}
 
 // reasonTable holds the name of each reason (for vn stats and metrics) and what it means to a person.
 var reasonTable = [reasons]struct{ name, help string }{

@@ -174,7 +174,7 @@ func TestWhatLeavesIsSealed(t *testing.T) {
 	require.True(t, ok)
 	super := tcpFrame(4000)
 	gso := wire.VnetHdr{Flags: wire.FlagNeedsCsum, GSOType: wire.GSOTCPv4, HdrLen: 54, GSOSize: 1448, CsumStart: 34, CsumOffset: 16}
-	require.True(t, w.segment(&w.unicast, &e, e.maxFrame, super, gso, netip.AddrPortFrom(to, e.port)))
+	require.True(t, w.segment(n, &w.unicast, &e, e.maxFrame, super, gso, netip.AddrPortFrom(to, e.port)))
 	train := w.unicast.Trains()
 	require.Len(t, train, 1)
 	msgs := w.load(n, train, Lane{Sender: 3})

@@ -156,7 +156,7 @@ func (e *Engine) askMembers(q *question) error {
 func (w *worker) sealedProbe(n *network, b []byte, a arrival) {
 	q := w.engine.question.Load()
 	if wire.IsAnswer(b) && (q == nil || q.nonce != wire.ProbeNonce(b)) {
-		w.drop(DropAnswer)
+		w.dropOf(n, DropAnswer)
 		return
 	}
 	p, err := wire.DecodeSealedProbe(b)
@@ -174,7 +174,7 @@ func (w *worker) sealedProbe(n *network, b []byte, a arrival) {
 		return
 	}
 	if !w.engine.answers.may(a.from, w.now) || !w.engine.memberAnswers.take(w.now, 1) {
-		w.drop(DropReply)
+		w.dropOf(n, DropReply)
 		return
 	}
 	w.engine.notify(notice{kind: noticeMember, network: n, addr: a.from, nonce: p.Nonce, index: len(b)})

@@ -68,6 +68,12 @@ func newSpeaker(e *Engine, number, lane int) speaker {
 // drop counts a drop.
 func (s *speaker) drop(r Reason) { s.drops[r].Add(1) }
 
+// dropOf counts one of a vnet.
+func (s *speaker) dropOf(n *network, r Reason) {
+	s.drop(r)
+	n.dropped(s.number, r, 1)
+}
+
 // sendFailed counts packets that the kernel refused.
 func (s *speaker) sendFailed(packets int, err error) {
 	s.drops[DropSend].Add(uint64(packets))
@@ -110,7 +116,7 @@ func (s *speaker) pack(n *network, m wire.VARP, lane Lane) (payload []byte, ok b
 // protect seals a message, if a vnet's must be. It is false if there is no key.
 func (s *speaker) protect(n *network, message []byte, lane Lane) (payload []byte, ok bool) {
 	if !n.sends() {
-		s.drop(DropUnprotected)
+		s.dropOf(n, DropUnprotected)
 		return nil, false
 	}
 	if n.seal == nil {
@@ -123,7 +129,7 @@ func (s *speaker) protect(n *network, message []byte, lane Lane) (payload []byte
 	s.clear[0] = message
 	s.arena, ok = n.seal.Seal(s.arena[:at], lane, s.clear[:])
 	if !ok {
-		s.drop(DropUnprotected)
+		s.dropOf(n, DropUnprotected)
 	}
 	return s.arena[at:], ok
 }
@@ -132,11 +138,11 @@ func (s *speaker) protect(n *network, message []byte, lane Lane) (payload []byte
 func (s *speaker) reply(n *network, mac wire.MAC, to netip.Addr) {
 	l := s.view.uplinks[underlay.Of(to)]
 	if l == nil {
-		s.drop(DropNoUnderlay)
+		s.dropOf(n, DropNoUnderlay)
 		return
 	}
 	if !s.replies.take(s.now, 1) {
-		s.drop(DropReply)
+		s.dropOf(n, DropReply)
 		return
 	}
 	s.message(n, wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac, CareOf: l.path.Source}, l, to)
@@ -150,7 +156,7 @@ func (s *speaker) ask(n *network, mac wire.MAC, l *uplink, host netip.Addr) {
 // announce tells everybody that a MAC lives here.
 func (s *speaker) announce(n *network, mac wire.MAC) {
 	if !s.announces.take(s.now, 1) {
-		s.drop(DropAnnounce)
+		s.dropOf(n, DropAnnounce)
 		return
 	}
 	s.everybody(n, wire.VARP{Opcode: wire.Announce, Vnet: n.config.ID, MAC: mac})

@@ -25,7 +25,7 @@ func (w *worker) fitPath(n *network, limit int, frame []byte, h wire.VnetHdr) bo
 	if !ok {
 		return true // it goes in fragments of the outer packet
 	}
-	w.drop(DropTooBig)
+	w.dropOf(n, DropTooBig)
 	w.tooBig = answer
 	if !w.tooBigs.take(w.now, 1) {
 		return false
@@ -33,7 +33,7 @@ func (w *worker) fitPath(n *network, limit int, frame []byte, h wire.VnetHdr) bo
 	w.answer[0] = answer
 	w.answers[0] = wire.Frame{Bufs: w.answer[:]}
 	if _, err := n.sender(w.number).Send(w.answers[:]); err != nil {
-		w.drop(DropPort)
+		w.dropOf(n, DropPort)
 	}
 	return false
 }

@@ -278,13 +278,13 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		pass, _ := w.passes(w.engine.recent.Salt(id), frame, a)
 		return pass
 	case !n.takes(a):
-		w.drop(DropSecurity)
+		w.dropOf(n, DropSecurity)
 		return false
 	case len(frame) > n.longest(frame) && !offload.Whole(frame):
-		w.drop(DropTooLong)
+		w.dropOf(n, DropTooLong)
 		return false
 	case source.Multicast() || source.IsZero():
-		w.drop(DropSource)
+		w.dropOf(n, DropSource)
 		return false
 	}
 	pass := false
@@ -297,7 +297,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 	if a.by != dedup.Unicast || frame[0]&1 != 0 || a.host != nil && a.host.Replicates(w.now) {
 		hash := w.engine.recent.Hash(n.salt, frame)
 		if w.engine.recent.Returned(hash, w.now) {
-			w.drop(DropLoop)
+			w.dropOf(n, DropLoop)
 			n.suspect.Store(w.now + loopAlarm)
 			w.engine.notify(notice{kind: noticeLoop, network: n, mac: source, addr: a.from})
 			return false
@@ -305,7 +305,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		v := w.judge(hash, a)
 		pass = v.Pass
 		if v.Duplicate {
-			w.drop(DropDuplicate)
+			w.dropOf(n, DropDuplicate)
 			if a.by == dedup.Group && v.Twin.IsValid() && v.Twin.Is4() != a.from.Is4() {
 				w.noteTwins(v.Twin, a.from)
 			}
@@ -313,7 +313,7 @@ func (w *worker) frameIn(id vnet.ID, frame []byte, a arrival) bool {
 		}
 	}
 	if !w.learnRemote(n, source, a.from, varp.Frame) {
-		w.drop(DropFlapping)
+		w.dropOf(n, DropFlapping)
 		return false
 	}
 	w.collect(n, a.uplink, frame)
@@ -412,7 +412,7 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		return pass
 	}
 	if !n.takes(a) {
-		w.drop(DropSecurity)
+		w.dropOf(n, DropSecurity)
 		return false
 	}
 	if n.secured() && m.IsSealedProbe(b) {
@@ -436,14 +436,14 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 		m.CareOf = a.from
 	}
 	if _, own := w.view.own[m.CareOf]; own || !usableHost(m.CareOf) {
-		w.drop(DropMalformed)
+		w.dropOf(n, DropMalformed)
 		return false
 	}
 	if key := (varp.Key{Vnet: m.Vnet, MAC: m.MAC}); w.engine.locating.waits(key) {
 		w.engine.locating.claim(key, w.canonical(m.CareOf))
 	}
 	if !w.learnRemote(n, m.MAC, m.CareOf, varp.Announce) {
-		w.drop(DropFlapping)
+		w.dropOf(n, DropFlapping)
 	}
 	return pass
 }
@@ -504,7 +504,8 @@ func (w *worker) deliver() {
 		frames := w.coalesce.Flush()
 		sent, err := t.network.sender(w.number).Send(frames)
 		if err != nil {
-			w.drops[DropPort].Add(uint64(len(frames) - sent))
+			w.from = netip.Addr{} // of several hosts
+			w.dropManyOf(t.network, DropPort, uint64(len(frames)-sent))
 		}
 		s := &t.network.shares[w.number]
 		s.slot = 0

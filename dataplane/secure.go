@@ -496,7 +496,7 @@ func (w *worker) unsealed(opened []esp.Opened, b []byte, size int, from netip.Ad
 		w.dropMany(DropUnknownVnet, uint64(packets))
 		return
 	case !host.IsValid():
-		w.dropMany(DropESPInner, uint64(packets)) // a host without an address cannot be answered
+		w.dropManyOf(n, DropESPInner, uint64(packets)) // a host without an address cannot be answered
 		return
 	}
 	sender := a.from

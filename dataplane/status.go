@@ -88,6 +88,9 @@ type VnetCounters struct {
 	Flooded uint64
 	// KernelTx and KernelRx are what of it the kernel carried past user space; its Frames are as many as its Packets.
 	KernelTx, KernelRx Traffic
+	// Drops is what was not passed on of the vnet's, by reason, where it is known to be the vnet's; reasons for which nothing
+	// was dropped are left out. It is part of Counters.Drops.
+	Drops []Drop
 }
 
 // Filter says which MACs are asked for; the zero Filter: all.
@@ -129,6 +132,8 @@ type Vnet struct {
 	Tx, Rx Traffic
 	// KernelTx and KernelRx are what of it the kernel carried past user space.
 	KernelTx, KernelRx Traffic
+	// Drops are as in VnetCounters.
+	Drops []Drop
 }
 
 // Vif is a MAC that lives on this host.
@@ -210,6 +215,9 @@ type Host struct {
 	Encapsulation Encapsulation
 	// MACs is the number of VARP cache entries behind it.
 	MACs int
+	// Dropped is what came from it and was not passed on, by reason; reasons for which nothing was are left out. It is part
+	// of Counters.Drops.
+	Dropped []Drop
 }
 
 // Path is a way that frames take, and what stands in front of them there.
@@ -263,6 +271,7 @@ func (e *Engine) Counters() Counters {
 		for i := range n.shares {
 			x.Flooded += n.shares[i].txFlooded.Load()
 		}
+		x.Drops = e.dropsIn(n)
 		x.Tx.add(x.KernelTx)
 		x.Rx.add(x.KernelRx)
 		c.Vnets = append(c.Vnets, x)
@@ -374,6 +383,22 @@ func (n *network) traffic() (tx, rx Traffic) {
 	return tx, rx
 }
 
+// dropsIn is what was not passed on of a vnet, by the workers and inside of its ESP.
+func (e *Engine) dropsIn(n *network) []Drop {
+	var sum [hosts.MaxKinds]uint64
+	for i := range n.shares {
+		n.shares[i].drops.AddTo(&sum)
+	}
+	if v := e.secured.Vnet(n.config.ID); v != nil {
+		for i, refused := range v.Refused() {
+			if esp.Refusal(i) != esp.Taken {
+				sum[refusals[i]] += refused
+			}
+		}
+	}
+	return dropsOf(&sum)
+}
+
 func (e *Engine) vnetsLocked() []Vnet {
 	var out []Vnet
 	for _, n := range e.networks {
@@ -390,6 +415,7 @@ func (e *Engine) vnetsLocked() []Vnet {
 		v.Tx, v.Rx = n.traffic()
 		v.Tx.add(v.KernelTx)
 		v.Rx.add(v.KernelRx)
+		v.Drops = e.dropsIn(n.network)
 		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })
@@ -417,6 +443,7 @@ func (e *Engine) queueDropsLocked() {
 		for _, p := range n.ports {
 			if dropped, err := p.Drops(); err == nil {
 				e.mouth.drops[DropVnifQueue].Add(uint64(dropped))
+				n.dropped(0, DropVnifQueue, uint64(dropped))
 			}
 		}
 	}
@@ -463,7 +490,7 @@ func (e *Engine) hostsLocked(macs map[netip.Addr]int, now int64) []Host {
 	out := []Host{}
 	v := e.view.Load()
 	add := func(i hosts.Info) {
-		h := Host{Info: i, Encapsulation: EtherIPInUDP, MACs: macs[i.Addr]}
+		h := Host{Info: i, Encapsulation: EtherIPInUDP, MACs: macs[i.Addr], Dropped: dropsOf(i.Drops)}
 		kernel := e.mirror.carriedWith(i.Addr)
 		h.TxPackets += kernel.TxFrames
 		h.TxBytes += onWire(kernel.TxFrames, kernel.TxBytes)

@@ -268,11 +268,25 @@ func unknown(workers []*worker) []Unknown {
 // drop counts a packet or frame that is not passed on.
 func (w *worker) drop(r Reason) { w.dropMany(r, 1) }
 
+// dropOf counts one of a vnet.
+func (w *worker) dropOf(n *network, r Reason) { w.dropManyOf(n, r, 1) }
+
+// dropManyOf counts several.
+func (w *worker) dropManyOf(n *network, r Reason, packets uint64) {
+	if packets > 0 {
+		w.dropMany(r, packets)
+		n.dropped(w.number, r, packets)
+	}
+}
+
 // dropMany counts several, and who sent them.
 func (w *worker) dropMany(r Reason, packets uint64) {
 	w.drops[r].Add(packets)
 	if w.from.IsValid() {
 		w.sources[r].note(w.from, packets)
+		if h := w.engine.hosts.Find(w.from); h != nil {
+			h.Drops.Add(uint8(r), packets)
+		}
 	}
 }
 

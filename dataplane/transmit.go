@@ -21,7 +21,7 @@ func (w *worker) fromVnif(n *network, p vnif) {
 	w.from = netip.Addr{}
 	count, err := p.Recv(w.frames)
 	if errors.Is(err, port.ErrUnreadable) {
-		w.drop(DropFrame)
+		w.dropOf(n, DropFrame)
 	} else if err != nil {
 		return // the device went down or away, which the watcher is told as well
 	}
@@ -43,20 +43,20 @@ func (w *worker) fromVnif(n *network, p vnif) {
 // outward decides where a frame from the local bridge goes.
 func (w *worker) outward(n *network, frame []byte, h wire.VnetHdr) {
 	if len(frame) < wire.FrameLen {
-		w.drop(DropFrame)
+		w.dropOf(n, DropFrame)
 		return
 	}
 	source, destination := wire.Source(frame), wire.Destination(frame)
 	if source.Multicast() || source.IsZero() {
-		w.drop(DropSource)
+		w.dropOf(n, DropSource)
 		return
 	}
 	if !n.sends() {
-		w.drop(DropUnprotected)
+		w.dropOf(n, DropUnprotected)
 		return
 	}
 	if !w.learnLocal(n, source) {
-		w.drop(DropFlapping)
+		w.dropOf(n, DropFlapping)
 		return
 	}
 	if destination.Multicast() {
@@ -91,14 +91,14 @@ func (w *worker) unicastOut(n *network, frame []byte, h wire.VnetHdr, to netip.A
 	if places := e.places(w.number); w.view.flows && places > 0 {
 		e.place = uint8(1 + offload.Flow(frame)%uint32(places))
 	}
-	w.segment(&w.unicast, &e, e.maxFrame, frame, h, e.to)
+	w.segment(n, &w.unicast, &e, e.maxFrame, frame, h, e.to)
 }
 
 // segment cuts a frame into packets of one encapsulation, of inner frames of limit bytes where it can be cut.
-func (w *worker) segment(s *offload.Segmenter, e *encap, limit int, frame []byte, h wire.VnetHdr, to netip.AddrPort) bool {
+func (w *worker) segment(n *network, s *offload.Segmenter, e *encap, limit int, frame []byte, h wire.VnetHdr, to netip.AddrPort) bool {
 	p := e.path(to, limit)
 	if err := s.Segment(frame, h, &p); err != nil {
-		w.drop(DropFrame)
+		w.dropOf(n, DropFrame)
 		return false
 	}
 	return true
@@ -117,18 +117,18 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 	if n.limit != nil && !exempt(frame) {
 		frames := offload.Frames(frame, h)
 		if frames > offload.MaxCuts {
-			w.drop(DropFrame) // it could not be sent, and is not paid for
+			w.dropOf(n, DropFrame) // it could not be sent, and is not paid for
 			return
 		}
 		if !n.limit.take(w.now, frames) {
-			w.drops[DropRate].Add(uint64(frames))
+			w.dropManyOf(n, DropRate, uint64(frames))
 			return
 		}
 	}
 	if h.GSOType == wire.GSONone {
 		// Once, since more than one packet may be made of it.
 		if err := offload.Complete(frame, h); err != nil {
-			w.drop(DropFrame)
+			w.dropOf(n, DropFrame)
 			return
 		}
 		h = wire.VnetHdr{}
@@ -136,12 +136,12 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 	// A frame that goes round in a bridge loop comes by here again and again. Repetition alone proves nothing,
 	// but in a vnet whose frames come back from other hosts it is a storm.
 	if w.engine.recent.Sent(w.engine.recent.Hash(n.salt, frame), w.now) > loopRepeats && w.now < n.suspect.Load() {
-		w.drop(DropLoop)
+		w.dropOf(n, DropLoop)
 		return
 	}
 	v := w.view
 	if v.uplinks[underlay.IPv4] == nil && v.uplinks[underlay.IPv6] == nil {
-		w.drop(DropNoUnderlay)
+		w.dropOf(n, DropNoUnderlay)
 		return
 	}
 	limit := v.floodFrame(n)
@@ -151,7 +151,7 @@ func (w *worker) floodOut(n *network, frame []byte, h wire.VnetHdr) {
 		}
 		// Cut once, whoever gets it: what differs between destinations is their address.
 		e := v.wrap(n, v.anyUplink(), form(f))
-		if !w.segment(&w.flood, &e, limit, frame, h, netip.AddrPort{}) {
+		if !w.segment(n, &w.flood, &e, limit, frame, h, netip.AddrPort{}) {
 			return
 		}
 	}
@@ -188,7 +188,7 @@ func (w *worker) load(n *network, trains []offload.Train, lane Lane) []underlay.
 			if m.SegSize > 0 && len(m.Bufs) > 0 {
 				m.SegSize = len(m.Bufs[0])
 			}
-			w.drops[DropUnprotected].Add(uint64(t.Count - len(m.Bufs)))
+			w.dropManyOf(n, DropUnprotected, uint64(t.Count-len(m.Bufs)))
 			if len(m.Bufs) == 1 {
 				m.SegSize = 0
 			}
@@ -228,7 +228,7 @@ func (w *worker) sendFlood(n *network) int {
 			for j := range loaded {
 				if trains[j].Way == uint32(f) && len(loaded[j].Bufs) > 0 {
 					if copies && !w.copies.take(w.now, 1) {
-						w.drop(DropCopy)
+						w.dropOf(n, DropCopy)
 						continue
 					}
 					m := loaded[j]
@@ -237,7 +237,7 @@ func (w *worker) sendFlood(n *network) int {
 				}
 			}
 			if i == len(to)-1 || to[i+1].uplink != d.uplink || len(w.msgs) >= maxMsgs {
-				packets += w.sendMsgs(d.uplink, form(f))
+				packets += w.sendMsgs(n, d.uplink, form(f))
 			}
 		}
 	}
@@ -266,7 +266,7 @@ func (w *worker) sendHidden(n *network, loaded []underlay.Msg) int {
 				w.msgs = append(w.msgs, m)
 			}
 		}
-		packets += w.sendMsgs(l, sealedHome)
+		packets += w.sendMsgs(n, l, sealedHome)
 	}
 	return packets
 }
@@ -310,27 +310,29 @@ func (w *worker) sendTrains(n *network, trains []offload.Train) int {
 			}
 		}
 		l := w.view.uplinks[family]
-		packets += w.sendBy(l, l.socketOf(trains[i].Way, w.number))
+		packets += w.sendBy(n, l, l.socketOf(trains[i].Way, w.number))
 	}
 	return packets
 }
 
 // sendMsgs sends the worker's messages by the socket of a form, and returns how many packets went.
-func (w *worker) sendMsgs(l *uplink, f form) int { return w.sendBy(l, l.socket(f, w.number)) }
+func (w *worker) sendMsgs(n *network, l *uplink, f form) int {
+	return w.sendBy(n, l, l.socket(f, w.number))
+}
 
 // sendBy sends the worker's messages by one socket, and returns how many packets went.
-func (w *worker) sendBy(l *uplink, socket *underlay.Socket) int {
+func (w *worker) sendBy(n *network, l *uplink, socket *underlay.Socket) int {
 	if len(w.msgs) == 0 {
 		return 0
 	}
 	packets := 0
 	for i := range w.msgs {
 		m := &w.msgs[i]
-		n := m.Packets()
-		packets += n
+		count := m.Packets()
+		packets += count
 		if to := m.To.Addr(); !to.IsMulticast() {
 			if h := w.engine.hosts.Find(to); h != nil {
-				h.Tx.Add(n, m.Len())
+				h.Tx.Add(count, m.Len())
 			}
 		}
 	}
@@ -338,6 +340,7 @@ func (w *worker) sendBy(l *uplink, socket *underlay.Socket) int {
 	w.msgs = w.msgs[:0]
 	if failed > 0 {
 		w.sendFailed(failed, err)
+		n.dropped(w.number, DropSend, uint64(failed))
 	}
 	return packets - failed
 }

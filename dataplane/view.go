@@ -119,7 +119,9 @@ type share struct {
 	rxPackets, rxFrames, rxBytes atomic.Uint64
 	// slot is one more than the index in the worker's targets, 0 for none; only used by the worker.
 	slot int
-	_    [8]byte // a cache line
+	// drops counts what was not passed on, by reason.
+	drops hosts.Tally
+	_     [56]byte // two cache lines
 }
 
 // newNetwork is the only way to a network: what was given, and what follows from it. What differs from another
@@ -134,6 +136,11 @@ func newNetwork(n network, rate int) *network {
 
 // sender is the port by which a worker sends to the vnif: its own, where it has one.
 func (n *network) sender(worker int) vnif { return n.ports[worker%len(n.ports)].vnif }
+
+// dropped counts what a worker does not pass on of the vnet's.
+func (n *network) dropped(worker int, r Reason, packets uint64) {
+	n.shares[worker].drops.Add(uint8(r), packets)
+}
 
 // longest is the length of the longest frame that the vnif takes: its MTU, and room for the tags that
 // the frame has.

@@ -91,6 +91,11 @@ func (a *app) printTraffic(t traffic.Snapshot, all bool) {
 	row := func(name, more string, tx, rx traffic.Counts) {
 		fmt.Fprintf(a.stdout, "%-24s %12d %10s %12d %10s  %s\n", name, tx.Packets, amount(tx.Bytes), rx.Packets, amount(rx.Bytes), more)
 	}
+	dropped := func(d traffic.Drops) {
+		if len(d) > 0 {
+			fmt.Fprintf(a.stdout, "%-24s %12s\n", "", "dropped: "+d.String())
+		}
+	}
 	head := func(of, more string) {
 		fmt.Fprintf(a.stdout, "%-24s %12s %10s %12s %10s  %s\n", of, "Sent", "bytes", "Received", "bytes", more)
 	}
@@ -98,7 +103,7 @@ func (a *app) printTraffic(t traffic.Snapshot, all bool) {
 	shown := 0
 	for _, v := range t.Vnets {
 		sent, kernel, flooded = sent+v.Tx.Packets, kernel+v.KernelTx.Packets, flooded+v.Flooded
-		if v.Tx.Packets+v.Rx.Packets+uint64(v.Here+v.Elsewhere) == 0 && !all {
+		if v.Tx.Packets+v.Rx.Packets+uint64(v.Here+v.Elsewhere+len(v.Drops)) == 0 && !all {
 			continue
 		}
 		if shown++; shown == 1 {
@@ -112,6 +117,7 @@ func (a *app) printTraffic(t traffic.Snapshot, all bool) {
 			more += "; down"
 		}
 		row(v.ID, more, v.Tx, v.Rx)
+		dropped(v.Drops)
 	}
 	if shown == 0 && len(t.Vnets) > 0 {
 		fmt.Fprintln(a.stdout, "No vnet was used yet.")
@@ -122,6 +128,7 @@ func (a *app) printTraffic(t traffic.Snapshot, all bool) {
 			head("Host, by unicast", "Last heard by unicast, by the group; MACs")
 		}
 		row(h.Address, fmt.Sprintf("%s, %s; %d", ago(h.Unicast), ago(h.Group), h.MACs), h.Tx, h.Rx)
+		dropped(h.Drops)
 	}
 	if sent > 0 && len(t.Vnets) > 0 {
 		fmt.Fprintf(a.stdout, "\nOf %d packets sent, %d went to one host each (%d by the kernel), %d to the group or its stand-ins; %d were forwarded to peers.\n",

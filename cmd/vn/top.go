@@ -122,6 +122,9 @@ func writeTop(w io.Writer, t traffic.Snapshot, seconds float64, sortBy string) {
 		if !v.Up {
 			more += "; DOWN"
 		}
+		if n := v.Drops.Sum(); n > 0 {
+			more += fmt.Sprintf("; %.0f dropped/s", float64(n)/seconds)
+		}
 		vnets = append(vnets, topRow{v.ID, more, rate{v.Tx, v.Rx}})
 	}
 	for _, h := range t.Hosts {

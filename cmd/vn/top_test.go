@@ -16,7 +16,7 @@ func TestWriteTop(t *testing.T) {
 		Time: time.Unix(0, 0),
 		Vnets: []traffic.Vnet{
 			{ID: "97", Up: true, Tx: traffic.Counts{Packets: 4, Bytes: 100}, Here: 1},
-			{ID: "98", Rx: traffic.Counts{Packets: 2, Bytes: 250_000_000}, KernelRx: traffic.Counts{Packets: 1}, Elsewhere: 3},
+			{ID: "98", Rx: traffic.Counts{Packets: 2, Bytes: 250_000_000}, KernelRx: traffic.Counts{Packets: 1}, Elsewhere: 3, Drops: traffic.Drops{"loop": 4, "malformed": 2}},
 		},
 		Hosts: []traffic.Host{{Address: "192.0.2.2", Unicast: 1, Group: -1}},
 		Drops: []traffic.Drop{{Reason: "loop"}, {Reason: "malformed", Packets: 10, Sources: []traffic.Source{{From: "192.0.2.9"}}}},
@@ -26,7 +26,7 @@ func TestWriteTop(t *testing.T) {
 	_, text, _ := strings.Cut(b.String(), "\n")
 	require.Equal(t, `
 Vnet                           Sent/s        bit/s   Received/s        bit/s  MACs
-98                                  0            0            1         1.0G  0 here, 3 elsewhere; 50 % by the kernel; DOWN
+98                                  0            0            1         1.0G  0 here, 3 elsewhere; 50 % by the kernel; DOWN; 3 dropped/s
 97                                  2          400            0            0  1 here, 0 elsewhere
 
 Host                           Sent/s        bit/s   Received/s        bit/s  MACs, last heard by unicast, by the group

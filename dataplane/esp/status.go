@@ -98,8 +98,14 @@ func (v *Vnet) Status(now int64) Status {
 	slices.SortFunc(s.Senders, func(a, b SenderStatus) int {
 		return a.Addresses.Of(true).Compare(b.Addresses.Of(true))
 	})
-	for i := range s.Refused {
-		s.Refused[i] = v.refused[i].Load()
-	}
+	s.Refused = v.Refused()
 	return s
+}
+
+// Refused returns how many of the vnet's packets and messages were refused, by reason.
+func (v *Vnet) Refused() (out [Refusals]uint64) {
+	for i := range out {
+		out[i] = v.refused[i].Load()
+	}
+	return out
 }

@@ -63,6 +63,8 @@ type Host struct {
 	// ForwardedTx and ForwardedRx those of them that are VFWD.
 	Tx, Rx                   Counter
 	ForwardedTx, ForwardedRx Counter
+	// Drops counts what came from the host and was not passed on, by reason.
+	Drops Tally
 
 	group, unicast, replicated, vudp, unsummed atomic.Int64 // when last; 0: never
 	alias                                      atomic.Pointer[alias]
@@ -399,6 +401,8 @@ type Info struct {
 	Sources []string
 	// Packets and bytes by unicast.
 	TxPackets, TxBytes, RxPackets, RxBytes uint64
+	// Drops counts what came from it and was not passed on, by reason; nil: nothing.
+	Drops *[MaxKinds]uint64
 }
 
 // Heard is the time since the host was last heard by any way; negative: never.
@@ -435,6 +439,7 @@ func (s *Store) List(now int64) []Info {
 		}
 		i.TxPackets, i.TxBytes = h.Tx.Load()
 		i.RxPackets, i.RxBytes = h.Rx.Load()
+		i.Drops = h.Drops.Load()
 		for _, src := range s.sources {
 			if slices.ContainsFunc(src.list, func(n Named) bool { return n.Addr == h.addr }) {
 				i.Sources = append(i.Sources, src.name)

@@ -21,6 +21,14 @@ func counts(t dataplane.Traffic) traffic.Counts {
 	return traffic.Counts{Packets: t.Packets, Bytes: t.Bytes}
 }
 
+func drops(list []dataplane.Drop) traffic.Drops {
+	out := traffic.Drops{}
+	for _, d := range list {
+		out[d.Reason.String()] = d.Count
+	}
+	return out
+}
+
 // snapshotOf puts together what the data plane tells.
 func snapshotOf(d service.Dataplane, s dataplane.Status, c dataplane.Counters, now time.Time) traffic.Snapshot {
 	out := traffic.Snapshot{Time: now, Vnets: []traffic.Vnet{}, Hosts: []traffic.Host{}, Drops: []traffic.Drop{}}
@@ -33,13 +41,13 @@ func snapshotOf(d service.Dataplane, s dataplane.Status, c dataplane.Counters, n
 		x := counted[v.ID]
 		out.Vnets = append(out.Vnets, traffic.Vnet{
 			ID: v.ID.Short(), Bridge: v.Bridge, Up: v.Up, Security: v.Security.String(), Tx: counts(x.Tx), Rx: counts(x.Rx),
-			KernelTx: counts(x.KernelTx), KernelRx: counts(x.KernelRx), Flooded: x.Flooded, Here: macs[v.ID].Here, Elsewhere: macs[v.ID].Elsewhere,
+			KernelTx: counts(x.KernelTx), KernelRx: counts(x.KernelRx), Flooded: x.Flooded, Drops: drops(x.Drops), Here: macs[v.ID].Here, Elsewhere: macs[v.ID].Elsewhere,
 		})
 	}
 	for _, h := range s.Hosts {
 		out.Hosts = append(out.Hosts, traffic.Host{
 			Address: h.Addr.String(), Tx: traffic.Counts{Packets: h.TxPackets, Bytes: h.TxBytes}, Rx: traffic.Counts{Packets: h.RxPackets, Bytes: h.RxBytes},
-			Group: h.Group.Seconds(), Unicast: h.Unicast.Seconds(), MACs: h.MACs, Encapsulation: string(h.Encapsulation),
+			Group: h.Group.Seconds(), Unicast: h.Unicast.Seconds(), MACs: h.MACs, Encapsulation: string(h.Encapsulation), Drops: drops(h.Dropped),
 		})
 	}
 	for _, p := range s.Peers {

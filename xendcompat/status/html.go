@@ -23,7 +23,6 @@ var assets embed.FS
 
 var pages = template.Must(template.New("pages").Funcs(template.FuncMap{
 	"path":  url.PathEscape,
-	"query": url.QueryEscape,
 	"bits":  bits,
 	"count": count,
 	"bytes": volume,

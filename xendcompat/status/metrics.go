@@ -73,7 +73,9 @@ var (
 	macEvicted = counter("mac_evicted_total", "MACs that were forgotten because a table was full.")
 	macHeld    = counter("mac_claims_held_total", "Claims of MACs that were refused because another host had taken them a moment ago.")
 
-	drops = counter("drops_total", "What was not passed on, by reason; vn stats says what the reasons mean.", "reason")
+	drops     = counter("drops_total", "What was not passed on, by reason; vn stats says what the reasons mean.", "reason")
+	vnetDrops = counter("vnet_drops_total", "What of it was known to be of the vnet; reasons for which nothing was dropped are left out.", "vnet", "reason")
+	hostDrops = counter("host_drops_total", "What of it came from the host; reasons for which nothing was dropped are left out.", "host", "reason")
 
 	underlayUp     = gauge("underlay_up", "1 if there is a way to other hosts over the address family.", "family", "device", "reason")
 	underlayMTU    = gauge("underlay_mtu_bytes", "MTU of the underlay device.", "family", "device")
@@ -175,6 +177,9 @@ func (s *Status) Collect(out chan<- prometheus.Metric) {
 			traffic(ch, id, "out", "user", less(v.Tx, v.KernelTx))
 			traffic(ch, id, "in", "user", less(v.Rx, v.KernelRx))
 			ch.count(vnetFlooded, v.Flooded, id)
+			for _, x := range v.Drops {
+				ch.count(vnetDrops, x.Count, id, x.Reason.String())
+			}
 			if _, may := counters.FastPath.Vnets[v.ID]; may || v.KernelTx.Frames+v.KernelRx.Frames > 0 {
 				traffic(ch, id, "out", "kernel", v.KernelTx)
 				traffic(ch, id, "in", "kernel", v.KernelRx)
@@ -262,6 +267,9 @@ func collectHosts(ch sink, st *dataplane.Status) {
 		ch.count(hostBytes, h.TxBytes, name, "out")
 		ch.count(hostBytes, h.RxBytes, name, "in")
 		ch.gauge(hostMACs, float64(h.MACs), name)
+		for _, x := range h.Dropped {
+			ch.count(hostDrops, x.Count, name, x.Reason.String())
+		}
 	}
 }
 

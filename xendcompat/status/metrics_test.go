@@ -79,6 +79,8 @@ func TestMetricsText(t *testing.T) {
 		`xend_fast_path{mode="auto",problem=""} 1`,
 		`xend_vnet_fast_path{reason="",vnet="97"} 1`,
 		`xend_vnet_frames_total{direction="in",path="kernel",vnet="98"} 0`,
+		`xend_vnet_drops_total{reason="flapping",vnet="97"} 4410`,
+		`xend_host_drops_total{host="192.0.2.2",reason="flapping"} 4400`,
 	} {
 		require.Contains(t, got, "\n"+line+"\n")
 	}
@@ -98,6 +100,7 @@ func TestMetricsText(t *testing.T) {
 		}
 	}
 	require.Regexp(t, `\nxend_drops_total\{reason="flapping"\} [45][0-9]{3}\n`, got)
+	require.Equal(t, 2, strings.Count(got, "\nxend_vnet_drops_total{"), "only what was dropped")
 	require.NotContains(t, got, `host="192.0.2.9",way="unicast"`, "never heard so")
 }
 

@@ -370,3 +370,12 @@ func FuzzTokens(f *testing.F) {
 		require.Equal(t, has, ok, fmt.Sprintf("%q", file))
 	})
 }
+
+// TestDrops: what was dropped of a vnet, and of what came from a host, is on their pages and in the vnets' table.
+func TestDrops(t *testing.T) {
+	all := pages(t, statustest.Ill())
+	for page, want := range map[string]string{"vnet 97": "Dropped flapping 4 410 , duplicate 8", "host 192.0.2.2": "came from it flapping 4 400", "vnet 98": "Dropped nothing"} {
+		require.Contains(t, words(parse(t, all[page])), want, page)
+	}
+	require.Contains(t, string(all["front"]), `data-label="Dropped" title="flapping 4410, duplicate 8">4`+"\u202f"+`418</td>`)
+}

@@ -208,6 +208,7 @@ type vnetRow struct {
 	Ports           int
 	Domains         []string
 	Here, Elsewhere int
+	Dropped         []reasonRow
 	In, Out         float64 // bytes per second, of the last sample
 	Curve           template.HTML
 }
@@ -247,7 +248,7 @@ func (s *Status) vnetRows(v seen) []vnetRow {
 			Lifetime: lifetimes[c.Lifetime], Here: v.macs[c.ID].Here, Elsewhere: v.macs[c.ID].Elsewhere,
 		}
 		if x := carried[c.ID]; x != nil {
-			row.Up, row.Problem, row.MTU = x.Up, x.Problem, x.MTU
+			row.Up, row.Problem, row.MTU, row.Dropped = x.Up, x.Problem, x.MTU, reasonRows(x.Drops)
 			if reason, known := v.status.FastPath.Vnets[c.ID]; known && v.status.FastPath.On {
 				row.Kernel, row.User = reason == "", reason
 			}
@@ -271,8 +272,7 @@ func (s *Status) vnetRows(v seen) []vnetRow {
 type hostRow struct {
 	Addr, Aliases string
 	State         string
-	Heard         time.Duration // by any way; negative: never
-	Group         time.Duration
+	Group         time.Duration // negative: never
 	Unicast       time.Duration
 	Speaks        string
 	Named         string
@@ -280,13 +280,14 @@ type hostRow struct {
 	Tx, Rx        uint64 // bytes
 	TxPackets     uint64
 	RxPackets     uint64
+	Dropped       []reasonRow // of what came from it
 }
 
 func newHostRow(h dataplane.Host) hostRow {
 	row := hostRow{
-		Addr: h.Addr.String(), State: string(topology.StateOf(h.Heard())), Heard: h.Heard(), Group: h.Group, Unicast: h.Unicast, MACs: h.MACs,
+		Addr: h.Addr.String(), State: string(topology.StateOf(h.Heard())), Group: h.Group, Unicast: h.Unicast, MACs: h.MACs,
 		Named: strings.Join(h.Sources, ", "), Speaks: "EtherIP in UDP",
-		Tx: h.TxBytes, Rx: h.RxBytes, TxPackets: h.TxPackets, RxPackets: h.RxPackets,
+		Tx: h.TxBytes, Rx: h.RxBytes, TxPackets: h.TxPackets, RxPackets: h.RxPackets, Dropped: reasonRows(h.Dropped),
 	}
 	if h.EtherIPOnly {
 		row.Speaks = "EtherIP only"
@@ -305,7 +306,6 @@ func newHostRow(h dataplane.Host) hostRow {
 type dropRow struct {
 	Reason, Help string
 	Count        uint64
-	Rate         float64 // packets per second, of the last sample
 	Curve        template.HTML
 }
 
@@ -319,7 +319,7 @@ func (s *Status) dropRows(st dataplane.Status) []dropRow {
 		points := s.history.dropped(d.Reason)
 		label := fmt.Sprintf("%.1f a second now, at most %.1f in the last ten minutes", last(points), highest(points))
 		rows = append(rows, dropRow{
-			d.Reason.String(), d.Reason.Help(), d.Count, last(points),
+			d.Reason.String(), d.Reason.Help(), d.Count,
 			drawCurves(curveWidth, curveHeight, label, curveLine{"bad", true, points}),
 		})
 	}
@@ -330,20 +330,18 @@ func (s *Status) dropRows(st dataplane.Status) []dropRow {
 // vnetPage is the body of the page of a vnet.
 type vnetPage struct {
 	vnetRow
-	Header, Overhead int
-	MAC              string
-	Tx, Rx           dataplane.Traffic
-	ByKernel         uint64 // frames of both
-	Large            template.HTML
-	On               []service.Port
-	Hosts            []macsBehind
-	Search           string
-	MACs             []macRow
-	More             int
-	Paths            []pathRow
-	Key              *keyRow
-	Form             string // pretty-printed
-	Deletable        bool
+	Tx, Rx    dataplane.Traffic
+	ByKernel  uint64 // frames of both
+	Large     template.HTML
+	On        []service.Port
+	Hosts     []macsBehind
+	Search    string
+	MACs      []macRow
+	More      int
+	Paths     []pathRow
+	Key       *keyRow
+	Form      string // pretty-printed
+	Deletable bool
 }
 
 // macsBehind is a host, and how many MACs of the vnet are behind it.
@@ -373,7 +371,7 @@ type keyRow struct {
 	Age     time.Duration
 	Packets uint64
 	Senders []senderRow
-	Refused []refusedRow
+	Refused []reasonRow
 }
 
 type senderRow struct {
@@ -383,9 +381,28 @@ type senderRow struct {
 	Packets   uint64
 }
 
-type refusedRow struct {
-	Reason string
-	Count  uint64
+// reasonRow is how many packets were not passed on or not taken for a reason.
+type reasonRow struct {
+	Reason, Help string
+	Count        uint64
+}
+
+// reasonRows are drops, most first.
+func reasonRows(drops []dataplane.Drop) []reasonRow {
+	var rows []reasonRow
+	for _, d := range drops {
+		rows = append(rows, reasonRow{d.Reason.String(), d.Reason.Help(), d.Count})
+	}
+	slices.SortStableFunc(rows, func(a, b reasonRow) int { return cmp.Compare(b.Count, a.Count) })
+	return rows
+}
+
+// DroppedInAll is the sum of what was dropped.
+func (r *vnetRow) DroppedInAll() (sum uint64) {
+	for _, d := range r.Dropped {
+		sum += d.Count
+	}
+	return sum
 }
 
 // find returns a vnet by its id as a person wrote it.
@@ -418,7 +435,7 @@ func (h *handler) vnetPage(ctx context.Context, r *httpx.Request, who, id, probl
 	}
 	for _, v := range seen.status.Vnets {
 		if v.ID == c.ID {
-			p.Header, p.Tx, p.Rx, p.MAC = v.Header, v.Tx, v.Rx, v.MAC.String()
+			p.Tx, p.Rx = v.Tx, v.Rx
 			p.ByKernel = v.KernelTx.Frames + v.KernelRx.Frames
 		}
 	}
@@ -520,7 +537,7 @@ func newKeyRow(k esp.Status) *keyRow {
 	}
 	for r, n := range k.Refused {
 		if n > 0 && esp.Refusal(r) != esp.Taken {
-			row.Refused = append(row.Refused, refusedRow{esp.Refusal(r).String(), n})
+			row.Refused = append(row.Refused, reasonRow{Reason: esp.Refusal(r).String(), Count: n})
 		}
 	}
 	return &row
@@ -534,7 +551,6 @@ type hostPage struct {
 	MACs   []hostMAC
 	More   int
 	Search string
-	Self   bool
 }
 
 type hostMAC struct {

@@ -2,7 +2,11 @@
 package traffic
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +34,8 @@ type Vnet struct {
 	// Here and Elsewhere are numbers of MACs.
 	Here      int `json:"macs_here"`
 	Elsewhere int `json:"macs_elsewhere"`
+	// Drops are what was not passed on of the vnet's, by reason, as far as it is known to be the vnet's.
+	Drops Drops `json:"drops,omitempty"`
 }
 
 // Host is what goes by unicast to another host and comes from it.
@@ -43,6 +49,41 @@ type Host struct {
 	MACs    int     `json:"macs"`
 	// Encapsulation is how frames go to it.
 	Encapsulation string `json:"encapsulation"`
+	// Drops are what came from the host and was not passed on, by reason.
+	Drops Drops `json:"drops,omitempty"`
+}
+
+// Drops are numbers of packets by the reason's name, without those of which there are none.
+type Drops map[string]uint64
+
+func (d Drops) sub(o Drops) Drops {
+	var out Drops
+	for reason, n := range d {
+		if n = sub(n, o[reason]); n > 0 {
+			if out == nil {
+				out = Drops{}
+			}
+			out[reason] = n
+		}
+	}
+	return out
+}
+
+// Sum is how many there are in all.
+func (d Drops) Sum() (sum uint64) {
+	for _, n := range d {
+		sum += n
+	}
+	return sum
+}
+
+// String names them, most first.
+func (d Drops) String() string {
+	reasons := slices.SortedFunc(maps.Keys(d), func(a, b string) int { return cmp.Or(cmp.Compare(d[b], d[a]), strings.Compare(a, b)) })
+	for i, r := range reasons {
+		reasons[i] = fmt.Sprintf("%s %d", r, d[r])
+	}
+	return strings.Join(reasons, ", ")
 }
 
 // Drop is how many packets were not passed on for one reason.
@@ -83,12 +124,14 @@ func (s Snapshot) Sub(before Snapshot) Snapshot {
 			o := before.Vnets[j]
 			v.Tx, v.Rx, v.KernelTx, v.KernelRx = v.Tx.sub(o.Tx), v.Rx.sub(o.Rx), v.KernelTx.sub(o.KernelTx), v.KernelRx.sub(o.KernelRx)
 			v.Flooded = sub(v.Flooded, o.Flooded)
+			v.Drops = v.Drops.sub(o.Drops)
 		}
 	}
 	for i := range out.Hosts {
 		h := &out.Hosts[i]
 		if j := slices.IndexFunc(before.Hosts, func(o Host) bool { return o.Address == h.Address }); j >= 0 {
 			h.Tx, h.Rx = h.Tx.sub(before.Hosts[j].Tx), h.Rx.sub(before.Hosts[j].Rx)
+			h.Drops = h.Drops.sub(before.Hosts[j].Drops)
 		}
 	}
 	for i := range out.Drops {

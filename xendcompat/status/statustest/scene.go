@@ -221,7 +221,7 @@ func (e engine) Counters() dataplane.Counters {
 	defer e.mu.Unlock()
 	c := dataplane.Counters{Drops: slices.Clone(e.State.Drops), Tables: e.State.Tables, FastPath: e.State.FastPath, Vnets: make([]dataplane.VnetCounters, 0, len(e.State.Vnets))}
 	for _, v := range e.State.Vnets {
-		x := dataplane.VnetCounters{ID: v.ID, Tx: e.tx[v.ID], Rx: e.rx[v.ID]}
+		x := dataplane.VnetCounters{ID: v.ID, Tx: e.tx[v.ID], Rx: e.rx[v.ID], Drops: v.Drops}
 		x.KernelTx, x.KernelRx = e.kernel(v.ID)
 		c.Vnets = append(c.Vnets, x)
 	}
@@ -393,6 +393,8 @@ func Ill() *Scene {
 	for i := range s.State.Paths {
 		s.State.Paths[i].MTU = 1500
 	}
+	s.State.Vnets[0].Drops = []dataplane.Drop{{Reason: dataplane.DropDuplicate, Count: 8}, {Reason: dataplane.DropFlapping, Count: 4410}}
+	s.State.Hosts[0].Dropped = []dataplane.Drop{{Reason: dataplane.DropFlapping, Count: 4400}}
 	s.drop(dataplane.DropFlapping, 4410)
 	s.drop(dataplane.DropVnifQueue, 91)
 	s.event(200*time.Second, "WARNING", "vnet restored", "vnet", "97", "because", "vnif97 left its bridge vnet97")
