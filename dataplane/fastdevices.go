@@ -635,7 +635,8 @@ type FastUnderlay struct {
 // FastPathState says what the kernel carries, and why it does not carry the rest.
 type FastPathState struct {
 	Mode FastPath
-	// On is false where user space carries all; Problem says why, if that was not the configuration's wish.
+	// On is false where user space carries all; Problem says why, if that was not the configuration's wish, or what did not
+	// fit the kernel's tables lately.
 	On      bool
 	Problem string
 	// Underlays are by family, IPv4 first; the zero value: there is none.
@@ -652,8 +653,12 @@ type FastPathState struct {
 func (k *programs) state(mode FastPath) FastPathState {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	problem := k.failed
+	if problem == "" {
+		problem = k.mirror.lacks()
+	}
 	return FastPathState{
-		Mode: mode, On: k.mirror.open.Load(), Problem: k.failed, Underlays: k.underlays, Vnets: maps.Clone(k.vnets),
+		Mode: mode, On: k.mirror.open.Load(), Problem: problem, Underlays: k.underlays, Vnets: maps.Clone(k.vnets),
 		Ports: k.shortcuts.ports(), Left: k.mirror.left(),
 	}
 }

@@ -1,6 +1,10 @@
 package dataplane
 
 import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -9,7 +13,10 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/dataplane/varp"
+	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/vnet"
 )
 
 // What breaks around the fast path while it carries traffic.
@@ -198,4 +205,131 @@ func makePlain(t testing.TB, h *lab.Host) {
 	card, err := h.Uplink().Link()
 	require.NoError(t, err)
 	require.NoError(t, h.Net.SetFeatures(card.Index, map[string]bool{"tx-udp_tnl-segmentation": false, "tx-udp_tnl-csum-segmentation": false}))
+}
+
+// narrow are the kernel's tables with room for few MACs.
+type narrow struct {
+	*fastpath.Tables
+	room int
+
+	mu   sync.Mutex
+	macs map[varp.Key]struct{}
+}
+
+func (n *narrow) take(id vnet.ID, mac wire.MAC) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k := varp.Key{Vnet: id, MAC: mac}
+	if _, known := n.macs[k]; !known && len(n.macs) == n.room {
+		return fastpath.ErrFull
+	}
+	n.macs[k] = struct{}{}
+	return nil
+}
+
+func (n *narrow) PutRemote(id vnet.ID, mac wire.MAC, at netip.Addr, seen uint64) error {
+	if err := n.take(id, mac); err != nil {
+		return err
+	}
+	return n.Tables.PutRemote(id, mac, at, seen)
+}
+
+func (n *narrow) PutLocal(id vnet.ID, mac wire.MAC, seen uint64) error {
+	if err := n.take(id, mac); err != nil {
+		return err
+	}
+	return n.Tables.PutLocal(id, mac, seen)
+}
+
+func (n *narrow) Delete(id vnet.ID, mac wire.MAC) {
+	n.mu.Lock()
+	delete(n.macs, varp.Key{Vnet: id, MAC: mac})
+	n.mu.Unlock()
+	n.Tables.Delete(id, mac)
+}
+
+// TestFullKernelTables: the kernel goes on with the MACs that fit; the others' frames go by user space, and both can be seen.
+func TestFullKernelTables(t *testing.T) {
+	_, hosts := startPair(t, func(i int, h *lab.Host) *testHost {
+		return startEngineWith(t, h, fastConfig(), func(e *Engine) {
+			e.programs.load = func(times fastpath.Times, attached []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
+				p, err := fastpath.Load(times, attached...)
+				require.NoError(t, err)
+				return &narrow{Tables: p, room: 2, macs: map[varp.Key]struct{}{}}, [2]*ebpf.Program{p.In(), p.Out()}, nil
+			}
+		})
+	})
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	require.Empty(t, hosts[0].Counters().FastPath.Problem)
+	three, four := hosts[0].domain(3, "97"), hosts[1].domain(4, "97")
+	before := hosts[0].Counters().FastPath.Left
+	ping(t, three, four.Addr())
+	_, err := lab.Transfer(soon(t), three.Node, four.Node, four.Addr(), 1<<20)
+	require.NoError(t, err)
+	for _, h := range hosts {
+		eventually(t, "it is said", func() bool { return h.Counters().FastPath.Problem == fastpath.ErrFull.Error() })
+		require.True(t, h.Counters().FastPath.On)
+		require.Len(t, h.inKernel(idOf(t, "97")), 2)
+	}
+	after := hosts[0].Counters().FastPath.Left
+	require.Greater(t, after.Out[fastpath.LeftMiss], before.Out[fastpath.LeftMiss])
+	// What user space sent has an outer checksum, which is looked at first.
+	require.Greater(t, after.In[fastpath.LeftSource]+after.In[fastpath.LeftChecksum], before.In[fastpath.LeftSource]+before.In[fastpath.LeftChecksum])
+	awaitFast(t, one, two, hosts...)
+}
+
+// TestPolicyUnderTraffic: nft rules appear on the bridge while a flow passes it by. Once the bypass is taken back the rules see
+// every frame of the flow, and nothing is lost or comes twice.
+func TestPolicyUnderTraffic(t *testing.T) {
+	cfg := fastConfig()
+	cfg.Bypass = BypassAuto
+	_, _, hosts := newLab(t, 2, cfg)
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	for _, h := range hosts {
+		h.awaitWay(pastBridge, "")
+	}
+	there, back := startStream(t, one, two, time.Millisecond), startStream(t, two, one, time.Millisecond)
+	there.arrives()
+	back.arrives()
+	hosts[0].nft("add table bridge guard\nadd chain bridge guard f { type filter hook forward priority 0 ; }\n" +
+		"add rule bridge guard f ip saddr " + one.Addr().String() + " udp length 208 counter\n" +
+		"add rule bridge guard f ip saddr " + two.Addr().String() + " udp length 208 counter\n")
+	seen := func() (n [2]int) {
+		out, err := hosts[0].Host.Run(soon(t), "nft", "list", "table", "bridge", "guard")
+		require.NoError(t, err)
+		for i, d := range []*lab.Domain{one, two} {
+			_, rest, ok := strings.Cut(out, "ip saddr "+d.Addr().String()+" udp length 208 counter packets ")
+			require.True(t, ok, out)
+			n[i], err = strconv.Atoi(strings.Fields(rest)[0])
+			require.NoError(t, err)
+		}
+		return n
+	}
+	hosts[0].awaitWay(byBridge, "nft table bridge guard")
+	before := seen()
+	streams, first := []*stream{there, back}, [2]uint64{}
+	for i, s := range streams {
+		first[i], _ = s.numbers()
+	}
+	for _, s := range streams {
+		s.more(200)
+		s.arrives()
+	}
+	var last [2]uint64
+	for i, s := range streams {
+		_, last[i] = s.numbers()
+	}
+	for i, n := range seen() {
+		require.GreaterOrEqual(t, uint64(n-before[i]), last[i]-first[i], "frames that the rules saw, of those that arrived")
+	}
+	hosts[0].nft("delete table bridge guard")
+	hosts[0].awaitWay(pastBridge, "")
+	for _, s := range []*stream{there, back} {
+		sent, lost, doubled := s.end()
+		require.Zero(t, lost, "of %d", sent)
+		require.Zero(t, doubled, "of %d", sent)
+	}
 }

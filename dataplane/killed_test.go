@@ -199,26 +199,27 @@ func TestDaemonsKilled(t *testing.T) {
 // more waits until that many more datagrams were sent.
 func (s *stream) more(n int) {
 	s.t.Helper()
-	s.mu.Lock()
-	n += s.sent
-	s.mu.Unlock()
+	now, _ := s.numbers()
 	eventually(s.t, "the stream goes on", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.sent >= n
+		next, _ := s.numbers()
+		return next >= now+uint64(n)
 	})
+}
+
+// numbers are that of the next datagram and the highest one that came.
+func (s *stream) numbers() (next, last uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint64(s.sent), s.last
 }
 
 // arrives waits until a datagram has arrived that is sent from now on.
 func (s *stream) arrives() {
 	s.t.Helper()
 	s.more(1)
-	s.mu.Lock()
-	n := uint64(s.sent)
-	s.mu.Unlock()
+	n, _ := s.numbers()
 	eventually(s.t, "the stream arrives", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.last >= n
+		_, last := s.numbers()
+		return last >= n
 	})
 }

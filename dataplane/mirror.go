@@ -77,6 +77,8 @@ type mirror struct {
 	adopting int64
 	full     bool // the operator knows that a table is
 	asked    int64
+	// refused is what the kernel refused last; nil: nothing.
+	refused atomic.Pointer[refusal]
 
 	// counted is what the kernel carried of what it carries no more.
 	counting sync.Mutex
@@ -89,7 +91,15 @@ type mirroredHost struct {
 	heard         int64 // what the kernel was told last
 }
 
+// refusal is when the kernel took something no more, and why.
+type refusal struct {
+	at  int64
+	why string
+}
+
 const (
+	// tryAgain is when what did not fit is tried again, refusedFor for how long after a refusal a table counts as full.
+	tryAgain, refusedFor = int64(5 * time.Second), int64(15 * time.Second)
 	// maxDirty bounds what is remembered key by key.
 	maxDirty = 1 << 14
 	// maxLater bounds mirror.later.
@@ -334,9 +344,7 @@ func (m *mirror) set(k varp.Key) {
 	}
 	if wait > 0 {
 		m.removeLocked(k)
-		if len(m.later) < maxLater {
-			m.later[k] = now + wait
-		}
+		m.postpone(k, now+wait)
 		return
 	}
 	at, known := m.put[k]
@@ -345,6 +353,7 @@ func (m *mirror) set(k varp.Key) {
 	}
 	if _, set := m.hosts[entry.Addr]; entry.Addr.IsValid() && !set {
 		m.removeLocked(k)
+		m.postpone(k, now+tryAgain)
 		return
 	}
 	m.writeLocked(k, entry.Addr, now-int64(entry.Age))
@@ -365,6 +374,7 @@ func (m *mirror) writeLocked(k varp.Key, at netip.Addr, seen int64) {
 	if err != nil {
 		m.removeLocked(k)
 		m.tell(err)
+		m.postpone(k, m.engine.now()+tryAgain)
 		return
 	}
 	if known {
@@ -376,8 +386,24 @@ func (m *mirror) writeLocked(k varp.Key, at netip.Addr, seen int64) {
 	}
 }
 
+// postpone has the goroutine look at a MAC again at a time.
+func (m *mirror) postpone(k varp.Key, at int64) {
+	if len(m.later) < maxLater {
+		m.later[k] = at
+	}
+}
+
+// lacks says what the kernel lately refused to take, which user space carries; "" for nothing.
+func (m *mirror) lacks() string {
+	if r := m.refused.Load(); r != nil && m.engine.now()-r.at < refusedFor {
+		return r.why
+	}
+	return ""
+}
+
 // tell tells the operator once that a table is full: what does not fit goes by user space.
 func (m *mirror) tell(err error) {
+	m.refused.Store(&refusal{m.engine.now(), err.Error()})
 	if m.full {
 		return
 	}

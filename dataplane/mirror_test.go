@@ -21,8 +21,9 @@ type tablesInMemory struct {
 	hosts   map[netip.Addr]hostInMemory
 	macs    map[varp.Key]fastpath.MAC
 	counted map[vnet.ID]fastpath.Counters
-	maxMACs int
-	closed  bool
+	// maxMACs and maxHosts are what fits.
+	maxMACs, maxHosts int
+	closed            bool
 }
 
 type hostInMemory struct {
@@ -35,7 +36,7 @@ var _ kernelTables = (*tablesInMemory)(nil)
 func newTablesInMemory() *tablesInMemory {
 	return &tablesInMemory{
 		vnets: map[vnet.ID]int{}, hosts: map[netip.Addr]hostInMemory{}, macs: map[varp.Key]fastpath.MAC{},
-		counted: map[vnet.ID]fastpath.Counters{}, maxMACs: 100,
+		counted: map[vnet.ID]fastpath.Counters{}, maxMACs: 100, maxHosts: 100,
 	}
 }
 
@@ -61,7 +62,10 @@ func (p *tablesInMemory) RemoveVnet(id vnet.ID) {
 }
 
 func (p *tablesInMemory) SetHost(addr netip.Addr, send, receive bool) error {
-	h := p.hosts[addr]
+	h, known := p.hosts[addr]
+	if !known && len(p.hosts) >= p.maxHosts {
+		return fastpath.ErrFull
+	}
 	h.send, h.receive = send, receive
 	p.hosts[addr] = h
 	return nil
@@ -385,7 +389,8 @@ func TestTakenOver(t *testing.T) {
 	require.Contains(t, p.hosts, hostB)
 }
 
-// TestFullTable: what does not fit is user space's, and the operator is told once.
+// TestFullTable: what does not fit is user space's, until there is room, and the operator is told: in the log once, and in what
+// can be asked for as long as it is so.
 func TestFullTable(t *testing.T) {
 	p := newTablesInMemory()
 	p.maxMACs = 3
@@ -397,6 +402,53 @@ func TestFullTable(t *testing.T) {
 	require.Len(t, p.macs, 3)
 	require.Len(t, h.mirror.put, 3)
 	require.Equal(t, 1, h.log.Count("the kernel carries only a part"))
+	require.Contains(t, h.mirror.lacks(), fastpath.ErrFull.Error())
+
+	known := func() (list []byte) {
+		for n := range byte(10) {
+			if h.in(n+1) != "" {
+				list = append(list, n+1)
+			}
+		}
+		return list
+	}
+	before := known()
+	h.memory.advance(6 * time.Second)
+	h.mirror.flush()
+	require.Equal(t, before, known(), "those that are known stay")
+	p.maxMACs = 9
+	h.memory.advance(6 * time.Second)
+	h.mirror.flush()
+	require.Len(t, p.macs, 9, "some have room now")
+	h.Engine.table.RemoveVif(h.key(before[0]))
+	h.mirror.flush()
+	h.memory.advance(6 * time.Second)
+	h.mirror.flush()
+	require.Len(t, p.macs, 9, "and the last one in another's place")
+	require.Len(t, h.mirror.later, 0)
+	require.NotEmpty(t, h.mirror.lacks())
+	h.memory.advance(16 * time.Second)
+	require.Empty(t, h.mirror.lacks())
+	require.Equal(t, 1, h.log.Count("the kernel carries only a part"))
+}
+
+// TestManyHosts: MACs behind hosts that do not fit are user space's, until there is room.
+func TestManyHosts(t *testing.T) {
+	p := newTablesInMemory()
+	p.maxHosts = 1
+	h := newMirrored(t, p)
+	h.Engine.table.LearnRemote(h.key(1), hostB, varp.Frame, h.now())
+	h.mirror.flush()
+	h.Engine.table.LearnRemote(h.key(2), hostC, varp.Frame, h.now())
+	h.mirror.flush()
+	require.Equal(t, []string{hostB.String(), ""}, []string{h.in(1), h.in(2)})
+	require.Contains(t, h.mirror.lacks(), fastpath.ErrFull.Error())
+	h.Engine.table.ForgetAddr(hostB)
+	h.mirror.flush()
+	h.mirror.compare() // nothing is behind it
+	h.memory.advance(6 * time.Second)
+	h.mirror.flush()
+	require.Equal(t, []string{"", hostC.String()}, []string{h.in(1), h.in(2)})
 }
 
 // TestManyChanges: more changes at once than are remembered one by one are no loss.

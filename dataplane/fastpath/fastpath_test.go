@@ -549,6 +549,42 @@ func TestSlots(t *testing.T) {
 	assert.True(t, errors.Is(err, ErrFull), "%v", err)
 }
 
+// TestFull: when there are as many MACs or hosts as there may be, those that are known are carried, can be confirmed and
+// changed, the rest is left and counted, and there is room again where others go.
+func TestFull(t *testing.T) {
+	p := known(t, there4)
+	// Like put, in batches.
+	slot, _ := p.slot(vnet97)
+	var keys []bpfMacKey
+	for i := range MaxMACs - 2 {
+		keys = append(keys, bpfMacKey{Slot: slot, Mac: [6]uint8{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}})
+	}
+	_, err := p.bpf.Macs.BatchUpdate(keys, make([]bpfMac, len(keys)), nil)
+	require.NoError(t, err)
+	more := wire.MAC{0, 0x16, 0x3e, 0, 1, 0}
+	require.ErrorIs(t, p.PutRemote(vnet97, more, there4, Now()), ErrFull)
+	require.ErrorIs(t, p.PutLocal(vnet97, more, Now()), ErrFull)
+	require.NoError(t, p.PutRemote(vnet97, remote, there4, Now()), "confirmed")
+	out := ethernet(remote, local, 0x0800, udp4(t, 100))
+	require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)
+	left(t, p, p.Out(), ethernet(more, local, 0x0800, udp4(t, 100)), 0, LeftMiss)
+	left(t, p, p.In(), outer(t, there4, here4, vnet97, ethernet(local, more, 0x0800, udp4(t, 100))), 0, LeftSource)
+	p.Delete(vnet97, wire.MAC(keys[0].Mac))
+	require.NoError(t, p.PutRemote(vnet97, more, there4, Now()))
+	require.EqualValues(t, redirect, run(t, p.Out(), ethernet(more, local, 0x0800, udp4(t, 100)), 0).action)
+
+	host := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
+	for i := range MaxHosts - 1 {
+		require.NoError(t, p.SetHost(host(i), true, true))
+	}
+	require.ErrorIs(t, p.SetHost(host(MaxHosts), true, true), ErrFull)
+	require.NoError(t, p.SetHost(there4, true, true))
+	require.NoError(t, p.Heard(there4, Now()))
+	require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)
+	p.RemoveHost(host(0))
+	require.NoError(t, p.SetHost(host(MaxHosts), true, true))
+}
+
 // TestAdopt: tables of an earlier run go on with new programs, and what they hold is known.
 func TestAdopt(t *testing.T) {
 	old := known(t, there4)
