@@ -103,7 +103,7 @@ book: need-go ## the manual as one HTML file, build/book.html
 	@cd tools/book && $(GO) run . -top ../.. -version "$(VERSION)" >../../build/book.html.new && mv ../../build/book.html.new ../../build/book.html
 	@echo build/book.html
 
-test-install: need-root deb ## install the package into a fresh Debian tree and take the README's tour there
+test-install: need-root deb ## install the package into fresh trees of Debian 12 and 13 and take the README's tour there
 	@scripts/need debootstrap:debootstrap ip:iproute2 systemd-analyze:systemd setpriv:util-linux
 	@scripts/test-install
 
