@@ -333,3 +333,47 @@ func TestPolicyUnderTraffic(t *testing.T) {
 		require.Zero(t, doubled, "of %d", sent)
 	}
 }
+
+// TestMoveGap: a domain migrates to and fro under a counted stream. Where the kernel carries it, past the bridges or not, it loses no
+// more than where user space does, but for what chance makes of it.
+func TestMoveGap(t *testing.T) {
+	const moves = 3
+	lost := map[string]int{}
+	for _, c := range []struct {
+		name   string
+		mode   FastPath
+		bypass Bypass
+	}{{"user space", FastPathOff, BypassOff}, {"fast path", FastPathOn, BypassOff}, {"bypass", FastPathOn, BypassAuto}} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := fastConfig()
+			cfg.FastPath, cfg.Bypass = c.mode, c.bypass
+			_, _, hosts := newLab(t, 3, cfg)
+			add(t, "97", hosts...)
+			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			ping(t, one, two.Addr())
+			s := startStream(t, two, one, time.Millisecond)
+			for move := range moves {
+				to := hosts[[]int{2, 0}[move%2]]
+				s.arrives()
+				if c.mode == FastPathOn {
+					awaitFast(t, one, two, hosts[1], hosts[[]int{0, 2}[move%2]])
+				}
+				if c.bypass == BypassAuto {
+					hosts[1].awaitWay(pastBridge, "")
+					hosts[[]int{0, 2}[move%2]].awaitWay(pastBridge, "")
+				}
+				require.NoError(t, one.MoveTo(to.Host, "vif1.0", "vnet97"))
+				require.NoError(t, one.Announce())
+				s.arrives()
+			}
+			sent, gone, doubled := s.end()
+			require.Zero(t, doubled, "of %d", sent)
+			t.Logf("%d of %d were lost", gone, sent)
+			lost[c.name] = gone
+		})
+	}
+	// The kernel alone needs some 10 to 100 ms to move a device.
+	for _, name := range []string{"fast path", "bypass"} {
+		require.LessOrEqual(t, lost[name], 3*lost["user space"]+moves*300, "%v", lost)
+	}
+}

@@ -354,3 +354,43 @@ func FuzzStrip(f *testing.F) {
 		agree(t, p, s, good)
 	})
 }
+
+// TestSilence: by the default times a host that no socket has heard for a minute, because of the host's firewall or because no daemon
+// is there, is not heard by the kernel any more, at TC, at XDP, and past the bridge; and what was behind it is not sent to a minute
+// after the last frame that came from there. So what a daemon leaves behind keeps nothing at a wrong place for longer than two.
+func TestSilence(t *testing.T) {
+	p, s := stripping(t, there4)
+	slot, _ := p.slot(vnet97)
+	require.NoError(t, p.bpf.Vifs.Put(&bpfMacKey{Slot: slot, Mac: local}, &bpfVif{Ifindex: loopback, Way: uint16(WayEgress), Mtu: 1500}))
+	p.until(t, time.Hour)
+	in := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, tcp4(100)))
+	out := ethernet(remote, local, 0x0800, udp4(t, 100))
+	heard := func(at uint64) {
+		k := bpfId{Id: there4.As16()}
+		var v bpfHost
+		require.NoError(t, p.bpf.Hosts.Lookup(&k, &v))
+		v.Heard = at
+		require.NoError(t, p.bpf.Hosts.Put(&k, &v))
+	}
+	require.EqualValues(t, redirect, run(t, p.In(), in, 0).action)
+	require.Len(t, runXDP(t, s.prog, in).packet, markSize+len(in)-64)
+	require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)
+
+	heard(ago(61 * time.Second))
+	left(t, p, p.In(), in, 0, LeftHost)
+	require.Equal(t, in, runXDP(t, s.prog, in).packet)
+	// Nothing that is left confirms the MAC.
+	require.NoError(t, p.PutRemote(vnet97, remote, there4, ago(61*time.Second)))
+	require.EqualValues(t, pass, run(t, p.In(), in, 0).action)
+	require.Equal(t, in, runXDP(t, s.prog, in).packet)
+	left(t, p, p.Out(), out, 0, LeftMiss)
+	// Neither do frames that are sent to it.
+	long := max(1, ago(50*time.Second))
+	require.NoError(t, p.PutRemote(vnet97, remote, there4, long))
+	require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)
+	require.NoError(t, p.MACs(func(m MAC) {
+		if m.MAC == remote {
+			require.Equal(t, long, m.Seen)
+		}
+	}))
+}
