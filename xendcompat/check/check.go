@@ -202,11 +202,11 @@ func (in *input) summary() string {
 	if in.o.Engine == nil {
 		parts = append(parts, "the data plane is turned off")
 	}
-	n := len(in.status.Vnets)
-	if n == 1 {
-		return strings.Join(append(parts, "1 vnet"), " · ")
+	vnets := fmt.Sprintf("%d vnets", in.health.Vnets)
+	if in.health.Vnets == 1 {
+		vnets = "1 vnet"
 	}
-	return strings.Join(append(parts, fmt.Sprintf("%d vnets", n)), " · ")
+	return strings.Join(append(parts, vnets+service.OtherVnets(in.health.Transient, in.health.Default)), " · ")
 }
 
 type judge struct {

@@ -311,3 +311,12 @@ func TestQuerier(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, elsewhere, last.from)
 }
+
+// vn check counts vnets as xend status does, and in the same words.
+func TestSummaryCountsVnets(t *testing.T) {
+	in := well()
+	in.health = service.Health{Vnets: 1, Up: 1, Transient: 1, Default: 3}
+	require.Contains(t, in.summary(), "1 vnet and 1 transient vnet and 3 default vnets")
+	in.health = service.Health{Default: 3}
+	require.Contains(t, in.summary(), "0 vnets and 3 default vnets")
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/esp"
+	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/finding"
 )
 
@@ -93,17 +94,11 @@ const levelText = "a host has the vnet at another security level; nothing of it 
 const strangersAllowed = 3
 
 // short is an id as the log has it, in its shortest text.
-func short(id string) string {
-	groups := strings.Split(id, ":")
-	for _, g := range groups[:len(groups)-1] {
-		if strings.Trim(g, "0") != "" {
-			return id
-		}
+func short(text string) string {
+	if id, err := vnet.ParseID(text); err == nil {
+		return id.Short()
 	}
-	if s := strings.TrimLeft(groups[len(groups)-1], "0"); s != "" {
-		return s
-	}
-	return id
+	return text
 }
 
 // local judges this host.

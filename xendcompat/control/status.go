@@ -15,7 +15,7 @@ func (s *Server) status(ctx context.Context, _ sxp.Value, out *bytes.Buffer) err
 	return nil
 }
 
-// writeStatus writes (status (severity S) (vnets N) (up N) (dataplane on|off) (underlay …)… (trouble …)…).
+// writeStatus writes (status (severity S) (vnets N) (up N) (transient N) (default N) (dataplane on|off) (underlay …)… (trouble …)…).
 func writeStatus(b *bytes.Buffer, h service.Health) {
 	dataplane := "on"
 	if h.Off {
@@ -23,7 +23,8 @@ func writeStatus(b *bytes.Buffer, h service.Health) {
 	}
 	items := []sxp.Value{
 		sxp.Atom("status"), sxp.Pair("severity", h.Severity().String()),
-		sxp.Pair("vnets", fmt.Sprint(h.Vnets)), sxp.Pair("up", fmt.Sprint(h.Up)), sxp.Pair("dataplane", dataplane),
+		sxp.Pair("vnets", fmt.Sprint(h.Vnets)), sxp.Pair("up", fmt.Sprint(h.Up)),
+		sxp.Pair("transient", fmt.Sprint(h.Transient)), sxp.Pair("default", fmt.Sprint(h.Default)), sxp.Pair("dataplane", dataplane),
 	}
 	for _, u := range h.Underlays {
 		fields := []sxp.Value{sxp.Atom("underlay"), sxp.Pair("family", u.Family)}

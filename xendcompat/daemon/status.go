@@ -33,6 +33,8 @@ type StatusReport struct {
 	Version   string           `json:"version"`  // of this program
 	Vnets     int              `json:"vnets"`    // persistent ones
 	Up        int              `json:"up"`       // those of them that carry frames
+	Transient int              `json:"transient"`
+	Default   int              `json:"default"`
 	Dataplane string           `json:"dataplane"`
 	Underlays []StatusUnderlay `json:"underlays"`
 	Troubles  []StatusTrouble  `json:"troubles"` // the worst first
@@ -139,6 +141,8 @@ func (r *StatusReport) ask(ctx context.Context, socket string) error {
 	r.Severity = status.ChildValue("severity", service.Broken.String())
 	r.Vnets, _ = strconv.Atoi(status.ChildValue("vnets", ""))
 	r.Up, _ = strconv.Atoi(status.ChildValue("up", ""))
+	r.Transient, _ = strconv.Atoi(status.ChildValue("transient", ""))
+	r.Default, _ = strconv.Atoi(status.ChildValue("default", ""))
 	r.Dataplane = status.ChildValue("dataplane", "")
 	for _, u := range status.Children("underlay") {
 		get := func(name string) string { return u.ChildValue(name, "") }
@@ -183,7 +187,7 @@ func (r *StatusReport) WriteText(w io.Writer) {
 	default:
 		up = fmt.Sprintf(", %d up", r.Up)
 	}
-	fmt.Fprintf(w, "xend is running, pid %d, version %s, %s%s\n", r.PID, r.Version, count(r.Vnets, "vnet"), up)
+	fmt.Fprintf(w, "xend is running, pid %d, version %s, %s%s%s\n", r.PID, r.Version, count(r.Vnets, "vnet"), up, service.OtherVnets(r.Transient, r.Default))
 	if r.Dataplane == "off" {
 		fmt.Fprintln(w, "the data plane is turned off: vnets are bridges and interfaces of this host alone")
 	}

@@ -40,12 +40,32 @@ type Trouble struct {
 type Health struct {
 	// Vnets is the number of persistent vnets, Up that of those whose frames are carried.
 	Vnets, Up int
+	// Transient and Default are the numbers of the other vnets.
+	Transient, Default int
 	// Off is true where the configuration turns the data plane off.
 	Off bool
 	// Underlays are as in dataplane.Status.
 	Underlays []dataplane.Underlay
 	// Troubles are sorted, the worst first.
 	Troubles []Trouble
+}
+
+// OtherVnets tells of vnets that are not persistent, as `xend status` and `vn check` do behind the number of those that are:
+// " and 3 default vnets", "" if there are none.
+func OtherVnets(transient, defaults int) string {
+	text := ""
+	for _, x := range []struct {
+		n    int
+		what string
+	}{{transient, "transient vnet"}, {defaults, "default vnet"}} {
+		if x.n > 0 {
+			text += fmt.Sprintf(" and %d %s", x.n, x.what)
+		}
+		if x.n > 1 {
+			text += "s"
+		}
+	}
+	return text
 }
 
 // Severity is that of the worst trouble.
@@ -122,11 +142,16 @@ func (f *findings) health() Health {
 		if reason == "" && f.surveyErr == nil {
 			reason = misplaced(f.survey.Find(port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif}))
 		}
-		if v.Lifetime == Persistent {
+		switch v.Lifetime {
+		case Persistent:
 			h.Vnets++
 			if reason == "" {
 				h.Up++
 			}
+		case Transient:
+			h.Transient++
+		case Default:
+			h.Default++
 		}
 		if reason != "" {
 			down = append(down, Trouble{"vnet-down", Degraded, "vnet " + v.IDText, "down: " + reason, "grep 'vnet=" + v.IDText + " ' in the log"})

@@ -286,7 +286,7 @@ func TestForms(t *testing.T) {
 	r = do(browser("POST", "/xend/form", form))
 	require.Equal(t, 303, r.Status)
 	require.Equal(t, "/xend/vnet/a5", header(r, "Location"))
-	c, err := scene.FindVnet("a5")
+	c, err := scene.FindDeletable("a5")
 	require.NoError(t, err)
 	require.Equal(t, "(vnet (id a5) (vnetif lan5) (security conf))", c.Form.String())
 

@@ -35,8 +35,7 @@ type Operations interface {
 	// Reconciled counts how often devices were restored, and could not be.
 	Reconciled() (restored, failed uint64)
 
-	// FindVnet finds a persistent vnet by its id as a person wrote it, and FindDeletable one that is to be deleted.
-	FindVnet(id string) (vnet.Config, error)
+	// FindDeletable finds a persistent vnet by its id as a person wrote it.
 	FindDeletable(id string) (vnet.Config, error)
 	// CreateVnet and DeleteVnet are all or nothing.
 	CreateVnet(ctx context.Context, c vnet.Config) error

@@ -161,8 +161,8 @@ func (s *Scene) Check(context.Context) (finding.Report, error) {
 // Reconciled is what it always is.
 func (s *Scene) Reconciled() (restored, failed uint64) { return 2, 1 }
 
-// FindVnet finds a vnet.
-func (s *Scene) FindVnet(text string) (vnet.Config, error) {
+// FindDeletable finds a vnet.
+func (s *Scene) FindDeletable(text string) (vnet.Config, error) {
 	id, err := vnet.ParseID(text)
 	for _, v := range s.All() {
 		if err == nil && v.ID == id {
@@ -171,9 +171,6 @@ func (s *Scene) FindVnet(text string) (vnet.Config, error) {
 	}
 	return vnet.Config{}, service.NoSuchVnet(text)
 }
-
-// FindDeletable is FindVnet.
-func (s *Scene) FindDeletable(text string) (vnet.Config, error) { return s.FindVnet(text) }
 
 // CreateVnet makes one.
 func (s *Scene) CreateVnet(_ context.Context, c vnet.Config) error {
