@@ -167,11 +167,12 @@ func TestSecuredStaysOutOfTheKernel(t *testing.T) {
 			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 			three, four := hosts[0].domain(3, "98"), hosts[1].domain(4, "98")
 			awaitFast(t, one, two, hosts...)
-			clear, err := s.Capture(func(f lab.Frame) bool {
+			inClear := func(f lab.Frame) bool {
 				d, ok := datagramIn(f.Data)
 				id, _, err := wire.DecodeVUDP(d.payload)
 				return ok && err == nil && (id == id97 || id == id98)
-			})
+			}
+			clear, err := s.Capture(inClear)
 			require.NoError(t, err)
 			ping(t, three, four.Addr())
 			_, err = lab.Transfer(soon(t), three.Node, four.Node, four.Addr(), 8<<20)
@@ -193,7 +194,8 @@ func TestSecuredStaysOutOfTheKernel(t *testing.T) {
 				require.NoError(t, attach(h.Engine, securedOf(t, "97", level)))
 				require.Empty(t, h.inKernel(id97))
 			}
-			clear.Take()
+			clear, err = s.Capture(inClear) // anew: the other may not have read yet what went before
+			require.NoError(t, err)
 			ping(t, one, two.Addr())
 			_, err = lab.Transfer(soon(t), one.Node, two.Node, two.Addr(), 8<<20)
 			require.NoError(t, err)
