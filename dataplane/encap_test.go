@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -190,6 +191,17 @@ func TestWhatLeavesIsSealed(t *testing.T) {
 		require.True(t, bytes.HasSuffix(msgs[0].Bufs[i], []byte(sealMark)))
 		i++
 	})
+
+	// Memory that is large enough has them one behind the other: one piece for the kernel. What is flooded is forwarded by VFWD,
+	// one by one.
+	size, whole := msgs[0].SegSize, slices.Concat(msgs[0].Bufs...)
+	msgs = w.load(n, train, Lane{Sender: 3})
+	require.Equal(t, [][]byte{whole}, msgs[0].Bufs)
+	require.Equal(t, size, msgs[0].SegSize)
+	require.Equal(t, train[0].Count, msgs[0].Packets())
+	msgs = w.load(n, train, Lane{Flooded: true})
+	require.Len(t, msgs[0].Bufs, train[0].Count)
+
 	seal.empty = true
 	msgs = w.load(n, train, Lane{})
 	require.Empty(t, msgs[0].Bufs)

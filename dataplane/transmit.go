@@ -182,15 +182,19 @@ func (w *worker) load(n *network, trains []offload.Train, lane Lane) []underlay.
 		if n.seal != nil {
 			lane.Flow = flowOf(t.Way)
 			w.sealing, w.sealingLane = n.seal, lane
-			first := len(w.sealedBufs)
+			first, at, room := len(w.sealedBufs), len(w.sealedArena), cap(w.sealedArena)
 			t.Each(w.sealOne)
 			m.Bufs = w.sealedBufs[first:len(w.sealedBufs):len(w.sealedBufs)]
 			if m.SegSize > 0 && len(m.Bufs) > 0 {
 				m.SegSize = len(m.Bufs[0])
 			}
 			w.dropManyOf(n, DropUnprotected, uint64(t.Count-len(m.Bufs)))
-			if len(m.Bufs) == 1 {
+			switch {
+			case len(m.Bufs) == 1:
 				m.SegSize = 0
+			case len(m.Bufs) > 1 && !lane.Flooded && cap(w.sealedArena) == room:
+				// They lie one behind the other, which leaves the kernel less to gather.
+				m.Bufs[0], m.Bufs = w.sealedArena[at:len(w.sealedArena):len(w.sealedArena)], m.Bufs[:1]
 			}
 		}
 		w.loaded = append(w.loaded, m)
