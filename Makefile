@@ -108,7 +108,7 @@ test-install: need-root deb ## install the package into fresh trees of Debian 12
 	@scripts/test-install
 
 test-vm: need-root build ## the data plane's and the network scripts' tests on Debian's 6.1 kernel, under emulation
-	@scripts/need qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio criu:criu
+	@scripts/need sysctl:procps qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio criu:criu
 	@test/vm/run
 
 test-xen: need-root ## two Xen hosts in an emulator: domains of xl and of xm, a vnet, save and restore; 10 to 20 minutes
