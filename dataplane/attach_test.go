@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -291,4 +292,46 @@ func TestForwardMask(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowPort ends only together with as many others as may be closed at the same time, as the kernel makes sockets do.
+type slowPort struct {
+	vnif
+	together *together
+}
+
+type together struct {
+	arrived atomic.Int64
+	here    chan struct{}
+}
+
+func (p slowPort) Close() error {
+	if p.together.arrived.Add(1)%closers == 0 {
+		for range closers - 1 {
+			p.together.here <- struct{}{}
+		}
+		return nil
+	}
+	<-p.together.here
+	return nil
+}
+
+// An engine with a thousand vnets ends in a few steps: its sockets are closed many at a time, since each waits for the kernel.
+func TestEndOfManyVnets(t *testing.T) {
+	const vnets = 32 * closers
+	m := newMemory(t, 1, testConfig())
+	h := m.hosts[0]
+	all := &together{here: make(chan struct{})}
+	for i := range vnets {
+		c := configOf(t, fmt.Sprintf("%x", 0x2000+i))
+		h.attach(c).ports[0].vnif = slowPort{h.vnifs[c.ID], all}
+	}
+	ended := make(chan struct{})
+	go func() { h.Engine.close(); close(ended) }()
+	select {
+	case <-ended:
+	case <-soon(t).Done():
+		t.Fatalf("sockets are closed one after the other: %d", all.arrived.Load())
+	}
+	require.EqualValues(t, vnets, all.arrived.Load())
 }

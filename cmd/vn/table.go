@@ -24,7 +24,7 @@ func (a *app) commands() *cli.Table {
 				Name: "vnets", Group: vnets, Args: "[ID|IF...]", Max: -1, Run: a.vnets,
 				Kinds:   []cli.Kind{cli.Vnet},
 				Summary: "print the vnets, or those whose id or interface is given",
-				Details: []string{vnetID + "Ids that do not exist are skipped."},
+				Details: []string{vnetID + "Those that do not exist are told, and skipped."},
 				Options: []cli.Option{
 					{Short: 'a', Long: "all", Help: "with the interface, the local addresses and the addresses of other hosts"},
 					long("with the interface"),

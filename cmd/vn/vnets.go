@@ -53,6 +53,16 @@ func (a *app) findVnet(ctx context.Context, arg string) (sxp.Value, error) {
 	return sxp.Value{}, fmt.Errorf("vnet not found: %s", arg)
 }
 
+// tellMissing tells which arguments mean none of the vnets. As the original does, the others are listed, and that is no
+// failure.
+func (a *app) tellMissing(vnets []sxp.Value, args []string) {
+	for _, arg := range args {
+		if !slices.ContainsFunc(vnets, func(v sxp.Value) bool { return named(v, arg) }) {
+			fmt.Fprintf(a.stderr, "vn: vnet not found: %s\n", arg)
+		}
+	}
+}
+
 func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	commands := []sxp.Value{command("vnet.list")}
 	if in.Has("all") {
@@ -62,6 +72,7 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
+	a.tellMissing(byID(forms), in.Args)
 	if in.Has("json") {
 		vnets := byID(forms)
 		if len(in.Args) > 0 {

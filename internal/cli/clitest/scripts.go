@@ -22,7 +22,7 @@ import (
 
 // Scripts runs the transcripts in dir, each on a host of its own: a network namespace with a device
 // eth0 (MAC 02:00:00:00:00:01, 192.0.2.1/24), and a prefix, below which no daemon runs yet. The
-// programs xend, xm and vn, and the script vif-bridge, are built from this module; $completions is its directory of that name, $recordings has httpsxp/testdata and xmlrpc/testdata.
+// programs xend, xm and vn, and the script vif-bridge, are built from this module; $many is how many vnets are many, $completions is its directory of that name, $recordings has httpsxp/testdata and xmlrpc/testdata.
 func Scripts(t *testing.T, dir string) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -40,11 +40,20 @@ func Scripts(t *testing.T, dir string) {
 			env.Setenv("PATH", bin+":/usr/sbin:/usr/bin:/sbin:/bin")
 			env.Setenv(paths.PrefixEnv, prefix)
 			env.Setenv("completions", completions)
+			env.Setenv("many", many())
 			env.Setenv("recordings", filepath.Join(completions, "../xendcompat"))
 			env.Defer(func() { stop(t, bin, prefix) })
 			return eth0(t.Context())
 		},
 	})
+}
+
+// many is how many vnets are many: as many as a test has time for.
+func many() string {
+	if os.Getenv("XEND_LONG_TESTS") != "" {
+		return "1000"
+	}
+	return "40"
 }
 
 // replayTo is the command "replay SOCKET FILE" of scripts: it sends what a legacy client sent, byte for byte, and prints
