@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -104,7 +105,7 @@ func (a *app) correlate(ctx context.Context, o capture.Options, packets <-chan c
 			continue
 		case t := <-drops:
 			if !before.Time.IsZero() {
-				c.Dropped(dropText(t.Sub(before)), now)
+				c.Dropped(dropText(t.Sub(before), o.Vnet.Short()), now)
 			}
 			before = t
 			continue
@@ -150,13 +151,27 @@ func (a *app) watchDrops(ctx context.Context, out chan<- traffic.Snapshot) {
 	}
 }
 
-// dropText says what was dropped, "" for nothing.
-func dropText(t traffic.Snapshot) string {
-	var parts []string
+// dropText says what was dropped, "" for nothing: what is known to be of the vnet, and the rest, which may be.
+func dropText(t traffic.Snapshot, vnet string) string {
+	own, others := traffic.Drops{}, traffic.Drops{}
 	for _, d := range t.Drops {
-		if d.Packets > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", d.Reason, d.Packets))
+		others[d.Reason] = d.Packets
+	}
+	for _, v := range t.Vnets {
+		for reason, n := range v.Drops {
+			others[reason] -= min(n, others[reason])
+			if v.ID == vnet {
+				own[reason] = n
+			}
 		}
+	}
+	maps.DeleteFunc(others, func(_ string, n uint64) bool { return n == 0 })
+	var parts []string
+	if len(own) > 0 {
+		parts = append(parts, "of this vnet "+own.String())
+	}
+	if len(others) > 0 {
+		parts = append(parts, "of vnets that are not known "+others.String())
 	}
 	return strings.Join(parts, ", ")
 }

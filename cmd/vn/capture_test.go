@@ -7,6 +7,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"github.com/xenvnet/xend/internal/capture"
+	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
 // The filter lets through what may be a vnet's, and nothing else.
@@ -44,4 +45,15 @@ func TestUnderlayFilter(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, tt.want, n > 0, name)
 	}
+}
+
+// What was dropped of the vnet is told apart from what may have been, and what was another's is not told.
+func TestDropText(t *testing.T) {
+	s := traffic.Snapshot{
+		Vnets: []traffic.Vnet{{ID: "97", Drops: traffic.Drops{"loop": 2}}, {ID: "98", Drops: traffic.Drops{"loop": 1, "bum_rate": 5}}},
+		Drops: []traffic.Drop{{Reason: "loop", Packets: 3}, {Reason: "bum_rate", Packets: 5}, {Reason: "malformed", Packets: 4}, {Reason: "security"}},
+	}
+	require.Equal(t, "of this vnet loop 2, of vnets that are not known malformed 4", dropText(s, "97"))
+	require.Equal(t, "of vnets that are not known malformed 4", dropText(s, "99"))
+	require.Empty(t, dropText(traffic.Snapshot{}, "97"))
 }
