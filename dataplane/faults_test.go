@@ -1,7 +1,10 @@
 package dataplane
 
 import (
+	"bytes"
+	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
@@ -375,5 +379,107 @@ func TestMoveGap(t *testing.T) {
 	// The kernel alone needs some 10 to 100 ms to move a device.
 	for _, name := range []string{"fast path", "bypass"} {
 		require.LessOrEqual(t, lost[name], 3*lost["user space"]+moves*300, "%v", lost)
+	}
+}
+
+// TestFastAttack: a flood of packets whose headers lie, in the name of a host that the kernel hears and of others, by TC and by XDP. The
+// kernel drops none half done and strips none for somebody else, tables stay bounded, and vnets go on. XEND_LONG_TESTS makes it ten
+// million packets each; what becomes of single packets TestSameDrops and TestStripUnderAttack compare.
+func TestFastAttack(t *testing.T) {
+	count := 20_000
+	if os.Getenv("XEND_LONG_TESTS") != "" {
+		count = 10_000_000
+	}
+	for _, way := range []string{"tc", "xdp"} {
+		t.Run(way, func(t *testing.T) {
+			s, err := lab.New(t).Switch("lan", 0)
+			require.NoError(t, err)
+			h := addHost(t, s, "A")
+			if way == "xdp" {
+				makePlain(t, h)
+			}
+			a := startEngine(t, h, fastConfig())
+			add(t, "97", a)
+			d := a.domain(1, "97")
+			b := newOriginal(t, s, "B")
+			id := idOf(t, "97")
+			there, err := h.Uplink().Link()
+			require.NoError(t, err)
+			here, err := b.Uplink().Link()
+			require.NoError(t, err)
+			var card *packet.Conn
+			require.NoError(t, b.Do(func() (err error) {
+				card, err = packet.Listen(&net.Interface{Index: here.Index, Name: here.Name, MTU: here.MTU, HardwareAddr: here.MAC}, packet.Raw, 0, nil)
+				return err
+			}))
+			defer func() { _ = card.Close() }()
+			send := func(f []byte) {
+				if len(f) >= 14 {
+					_, _ = card.WriteTo(f, &packet.Addr{HardwareAddr: there.MAC}) // the queue may be full
+				}
+			}
+			good := hostile(t, b.Addr(), h.Addr(), there.MAC, here.MAC, id, 4000)
+			const ip, frame = 14, 64
+			for i, f := range good {
+				if len(f) < frame+14+20 {
+					continue
+				}
+				if i%2 == 0 {
+					f[frame+14+9] = 6 // bulk, for XDP
+				}
+				if i%8 == 1 { // somebody else's name, with a MAC of its own
+					f[ip+15], f[frame+11] = byte(100+i%100), byte(i)|0x80
+					wire.PutSum(f[ip+10:], 0)
+					wire.PutSum(f[ip+10:], ^wire.Fold(wire.Sum(f[ip:ip+20], 0)))
+				}
+			}
+			valid := func(text string) []byte {
+				inner := udpFrame(t, domainMAC(1), 1, []byte(text))
+				copy(inner[6:12], domainMAC(2))
+				return inner
+			}
+			b.send(wire.Group, vudp(id, valid("the group")))
+			b.send(h.Addr(), vudp(id, valid("this host")))
+			_, rx0 := a.carried()
+			eventually(t, "the kernel hears the host, and takes packets of it this way", func() bool {
+				for _, f := range good[:100] {
+					send(f)
+				}
+				_, rx := a.carried()
+				return rx.Packets > rx0.Packets && a.Counters().FastPath.Underlays[0].Way == way
+			})
+			_, rx0 = a.carried()
+			for n := range count {
+				send(good[n%len(good)])
+				if n%200 == 199 && n < 1_000_000 {
+					b.send(h.Addr(), vudp(id, valid("a sign of life"))) // by the sockets
+				}
+			}
+			c, err := d.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing })
+			require.NoError(t, err)
+			last := valid("the last one")
+			eventually(t, "vnets go on", func() bool {
+				b.send(h.Addr(), vudp(id, last))
+				for _, f := range c.Take() {
+					if bytes.Equal(f.Data, last) {
+						return true
+					}
+				}
+				return false
+			})
+			_, rx := a.carried()
+			state := a.Counters()
+			require.Greater(t, rx.Packets-rx0.Packets, uint64(count/1000), "the rest had no room in the card, or lied")
+			require.Less(t, rx.Packets-rx0.Packets, uint64(count), "what lies is not carried")
+			require.Zero(t, state.FastPath.Left.In[fastpath.LeftError])
+			require.LessOrEqual(t, len(a.Entries(Filter{})), 1000)
+			if way == "xdp" {
+				n, err := a.programs.shortcuts.strip.Counters()
+				require.NoError(t, err)
+				require.Positive(t, n.Stripped)
+				require.Zero(t, n.Foreign)
+			}
+			t.Logf("%d of %d by the kernel, drops %v", rx.Packets-rx0.Packets, count, state.Drops)
+		})
 	}
 }
