@@ -306,10 +306,10 @@ func (s *stream) end() (sent, lost, doubled int) {
 }
 
 // TestDaemonsGo: while the daemons of both hosts end and begin again and again, an established flow loses nothing; each
-// new one knows at once where the MACs are, and the kernel goes on with its programs.
+// new one knows at once where the MACs are, and the kernel goes on with its programs. The first ones have them at clsact, and
+// later ones take them to TCX.
 func TestDaemonsGo(t *testing.T) {
-	_, _, hosts := newLab(t, 2, fastConfig())
-	add(t, "97", hosts...)
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startEngineWith(t, h, fastConfig(), withoutTCX) })
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
 	there, back := startStream(t, one, two, time.Millisecond), startStream(t, two, one, time.Millisecond)
@@ -317,13 +317,24 @@ func TestDaemonsGo(t *testing.T) {
 		i := round % 2
 		hosts[i].stop()
 		time.Sleep(300 * time.Millisecond) // nobody is there
-		hosts[i] = startEngine(t, hosts[i].Host, fastConfig())
+		if round < 2 {
+			hosts[i] = startEngineWith(t, hosts[i].Host, fastConfig(), withoutTCX)
+		} else {
+			hosts[i] = startEngineWith(t, hosts[i].Host, fastConfig(), withTCX)
+		}
 		eventually(t, "it learns from the kernel", func() bool { return len(hosts[i].Entries(Filter{})) == 1 })
 		add(t, "97", hosts[i])
 		eventually(t, "the kernel carries the vnet", func() bool {
 			why, known := hosts[i].Status().FastPath.Vnets[idOf(t, "97")]
 			return known && why == ""
 		})
+		kind := hookClsact
+		if round >= 2 && hosts[i].hasTCX() {
+			kind = hookTCX
+		}
+		for _, h := range hosts[i].hooks() {
+			require.Equal(t, []string{kind}, hosts[i].at(h))
+		}
 	}
 	for _, s := range []*stream{there, back} {
 		sent, lost, doubled := s.end()
@@ -336,15 +347,65 @@ func TestDaemonsGo(t *testing.T) {
 	// What a daemon that is stopped on purpose leaves behind goes.
 	hosts[0].stop()
 	require.NoError(t, RemoveFastPath(hosts[0].Net))
-	vnif, err := hosts[0].Net.LinkByName("vnif97")
-	require.NoError(t, err)
-	uplink, err := hosts[0].Uplink().Link()
-	require.NoError(t, err)
-	for _, h := range []hook{{vnif.Index, true}, {uplink.Index, false}} {
-		filters, err := hosts[0].Net.Filters(h.index, h.egress)
-		require.NoError(t, err)
-		require.Empty(t, filters)
+	for _, h := range hosts[0].hooks() {
+		require.Empty(t, hosts[0].at(h))
 	}
+}
+
+// withoutTCX gives an engine a kernel that has no TCX, as before Linux 6.6, withTCX this one.
+func withoutTCX(e *Engine) {
+	if e.programs.host != nil {
+		e.programs.host = oldDevices{devices{e.host}}
+	}
+}
+
+func withTCX(e *Engine) { e.programs.host = devices{e.host} }
+
+type oldDevices struct{ devices }
+
+func (oldDevices) TCX(int, bool) ([]hostnet.TCXProgram, error) {
+	return nil, &hostnet.UnsupportedError{What: "TCX", Needs: "Linux 6.6", Err: errors.New("invalid argument")}
+}
+
+// hasTCX reports whether this kernel has TCX.
+func (h *testHost) hasTCX() bool {
+	_, err := h.Net.TCX(1, false)
+	return err == nil
+}
+
+// hooks are the places of the programs of vnet 97.
+func (h *testHost) hooks() []hook {
+	h.t.Helper()
+	vnif, err := h.Net.LinkByName("vnif97")
+	require.NoError(h.t, err)
+	card, err := h.Uplink().Link()
+	require.NoError(h.t, err)
+	return []hook{{vnif.Index, true}, {card.Index, false}}
+}
+
+// at tells the kinds of all programs at a hook, in the order in which they run; "other" for those of others.
+func (h *testHost) at(at hook) (kinds []string) {
+	h.t.Helper()
+	list, err := h.Net.TCX(at.index, at.egress)
+	var unsupported *hostnet.UnsupportedError
+	if !errors.As(err, &unsupported) {
+		require.NoError(h.t, err)
+	}
+	ours := func(name, kind string) string {
+		if name == fastNames[at.side()] {
+			return kind
+		}
+		return "other"
+	}
+	for _, p := range list {
+		kinds = append(kinds, ours(p.Name, hookTCX))
+	}
+	filters, err := h.Net.Filters(at.index, at.egress)
+	require.NoError(h.t, err)
+	for _, f := range filters {
+		kinds = append(kinds, ours(f.Name, hookClsact))
+	}
+	return kinds
 }
 
 // TestFastMove: a domain migrates while the kernel carries its flow; the kernel takes the flow up again where it is then.
@@ -441,15 +502,11 @@ func TestOthersFilters(t *testing.T) {
 	require.NoError(t, err)
 	defer other.Close()
 	place := hostnet.Classifier{Index: uplink.Index, Priority: 5, Name: "other"}
+	card := hook{index: uplink.Index}
 	// Before ours: it sees all that arrives.
 	require.NoError(t, hosts[0].Net.AttachClassifier(place, other))
+	eventually(t, "it runs first", func() bool { return slices.Equal(hosts[0].at(card), []string{"other", hookClsact}) })
 	awaitFast(t, one, two, hosts...)
-	time.Sleep(300 * time.Millisecond) // it is looked at meanwhile
-	awaitFast(t, one, two, hosts...)
-	filters, err := hosts[0].Net.Filters(uplink.Index, false)
-	require.NoError(t, err)
-	require.Len(t, filters, 2)
-	require.Equal(t, "other", filters[0].Name)
 	// After ours, it would see nothing.
 	place.Priority = 65500
 	require.NoError(t, hosts[0].Net.AttachClassifier(place, other))
@@ -471,6 +528,18 @@ func TestOthersFilters(t *testing.T) {
 	awaitFast(t, one, two, hosts...)
 	// Whoever takes ours away does not keep it away.
 	tc("qdisc del dev eth0 clsact")
+	awaitFast(t, one, two, hosts...)
+	if !hosts[0].hasTCX() {
+		return
+	}
+	list, err := hosts[0].Net.TCX(uplink.Index, false)
+	require.NoError(t, err)
+	require.NoError(t, hosts[0].Net.DetachTCXProgram(uplink.Index, false, list[0].ID))
+	awaitFast(t, one, two, hosts...)
+	// At TCX, too, others run first, though they came later.
+	require.NoError(t, hosts[0].Net.AttachTCXProgram(uplink.Index, false, other, 0))
+	require.Equal(t, []string{hookTCX, "other"}, hosts[0].at(card))
+	eventually(t, "it runs first", func() bool { return slices.Equal(hosts[0].at(card), []string{"other", hookTCX}) })
 	awaitFast(t, one, two, hosts...)
 }
 
@@ -757,13 +826,9 @@ func TestFastSwitch(t *testing.T) {
 	off.FastPath = FastPathOff
 	require.NoError(t, hosts[0].Reload(off))
 	eventually(t, "it is off", func() bool { return !hosts[0].Status().FastPath.On })
-	vnif, err := hosts[0].Net.LinkByName("vnif97")
-	require.NoError(t, err)
-	eventually(t, "no program is left", func() bool {
-		filters, err := hosts[0].Net.Filters(vnif.Index, true)
-		require.NoError(t, err)
-		return len(filters) == 0
-	})
+	for _, at := range hosts[0].hooks() {
+		eventually(t, "no program is left", func() bool { return len(hosts[0].at(at)) == 0 })
+	}
 	ping(t, one, two.Addr())
 	after, _ := hosts[0].carried()
 	require.GreaterOrEqual(t, after.Packets, before.Packets, "what was counted stays")

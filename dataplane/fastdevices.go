@@ -1,11 +1,8 @@
 package dataplane
 
 import (
-	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,7 +21,7 @@ import (
 // Where the kernel's programs are, and why they are not: one at the egress of each vnif, after its bridge with all its
 // policy, and one at the ingress of the underlay's network cards.
 
-// kernelHost is what the programs need of a host; hostnet.Host in earnest.
+// kernelHost is what the programs need of a host; devices in earnest.
 type kernelHost interface {
 	Links() ([]hostnet.Link, error)
 	LinkByIndex(index int) (hostnet.Link, error)
@@ -36,9 +33,13 @@ type kernelHost interface {
 	RootQdisc(index int) (string, error)
 	AttachClassifier(hostnet.Classifier, *ebpf.Program) error
 	DetachClassifier(hostnet.Classifier) error
+	TCX(index int, egress bool) ([]hostnet.TCXProgram, error)
+	AttachTCXProgram(index int, egress bool, prog *ebpf.Program, replaced ebpf.ProgramID) error
+	DetachTCXProgram(index int, egress bool, id ebpf.ProgramID) error
+	XDPPrograms() (map[int]ebpf.ProgramID, error)
+	// Unstrip takes an XDP program of ours off a device.
+	Unstrip(index int) error
 }
-
-var _ kernelHost = (*hostnet.Host)(nil)
 
 // programs are the fast path's at the devices of a host.
 type programs struct {
@@ -62,7 +63,7 @@ type programs struct {
 	ids      [2]ebpf.ProgramID
 	attached map[hook]struct{} // also what an earlier run left
 	searched bool              // for that, while the kernel's path is off
-	placed   map[hook]struct{} // the programs of this run
+	placed   map[hook]string   // the programs of this run, and the kinds of their hooks
 	times    fastpath.Times
 	set      [2]fastpath.Underlay
 	looked   [2]lookedAt
@@ -84,39 +85,16 @@ type lookedAt struct {
 	state  FastUnderlay
 }
 
-// hook is a place for a program.
-type hook struct {
-	index  int
-	egress bool
-}
-
-const (
-	// fastPriority is after all filters of others: those run first, and have the last word on what they decide.
-	fastPriority = 0xff00
-	verifyEvery  = 10 * time.Second
-)
-
-// fastNames are the names of the filters, at ingress and egress.
-var fastNames = [2]string{"xend_in", "xend_out"}
-
-func (h hook) side() int {
-	if h.egress {
-		return 1
-	}
-	return 0
-}
-
-func (h hook) classifier() hostnet.Classifier {
-	return hostnet.Classifier{Index: h.index, Egress: h.egress, Priority: fastPriority, Name: fastNames[h.side()]}
-}
+// verifyEvery is programs.verifyEvery in earnest.
+const verifyEvery = 10 * time.Second
 
 func newPrograms(e *Engine, h *hostnet.Host) *programs {
 	k := &programs{
-		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]struct{}{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{},
+		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{},
 		load: loadFastPath, base: fastpath.DefaultTimes(), verifyEvery: verifyEvery,
 	}
 	if h != nil {
-		k.host, k.shortcuts = h, newShortcuts(e, h)
+		k.host, k.shortcuts = devices{h}, newShortcuts(e, h)
 		k.forbids = func(l hostnet.Link, from netip.Addr, port uint16) string { return forbids(h, l, from, port) }
 	}
 	return k
@@ -209,7 +187,7 @@ func (k *programs) syncShortcuts(v *view, wanted map[hook]struct{}, verify bool)
 	k.shortcuts.ingress(k.mirror.tables, cards, verify)
 	k.shortcuts.pass(k.mirror.tables, v, k.mirror.vnetsNow())
 	for fam := range k.looked {
-		way, why := k.shortcuts.wayOf(k.looked[fam].hooks)
+		way, why := k.wayOf(k.looked[fam].hooks)
 		k.mu.Lock()
 		u := &k.underlays[fam]
 		changed := way != "" && (u.Way != way || u.Why != why)
@@ -223,6 +201,17 @@ func (k *programs) syncShortcuts(v *view, wanted map[hook]struct{}, verify bool)
 			k.engine.log.Info("way in of the kernel fast path", "family", underlay.Family(fam), "device", state.Device, "way", way, "why", why)
 		}
 	}
+}
+
+// wayOf names the ways in by devices, the first one that is not TC, or the kind of the first one's hook; and says why.
+func (k *programs) wayOf(hooks []hook) (way, why string) {
+	if k.shortcuts != nil {
+		way, why = k.shortcuts.wayOf(hooks)
+	}
+	if way != fastpath.IngressXDP.String() && len(hooks) > 0 {
+		way = k.placed[hooks[0]]
+	}
+	return way, why
 }
 
 // timesOf are the ages of the configuration.
@@ -254,11 +243,19 @@ func (k *programs) open(v *view) bool {
 		level("no kernel fast path: user space carries all", "err", err)
 		return false
 	}
+	if a, ok := t.(interface{ Adopted() bool }); ok && !a.Adopted() {
+		// What XDP strips the new programs at TC would not know.
+		for h := range attached {
+			if err := k.unstrip(h); err != nil {
+				k.engine.log.Warn("a program of the fast path stays where it should not be", "device", k.engine.deviceNames.name(h.index), "err", err)
+			}
+		}
+	}
 	k.loaded, k.times, k.attached = programs, times, attached
 	for i, p := range programs {
 		k.ids[i] = programID(p)
 	}
-	k.set, k.looked, k.placed = [2]fastpath.Underlay{}, [2]lookedAt{}, map[hook]struct{}{}
+	k.set, k.looked, k.placed = [2]fastpath.Underlay{}, [2]lookedAt{}, map[hook]string{}
 	clear(k.routes)
 	k.mirror.start(t)
 	return true
@@ -274,32 +271,6 @@ func programID(p *ebpf.Program) ebpf.ProgramID {
 	}
 	id, _ := info.ID()
 	return id
-}
-
-// find looks for programs of an earlier run.
-func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID, error) {
-	attached, ids := map[hook]struct{}{}, []ebpf.ProgramID(nil)
-	links, err := k.host.Links()
-	if err != nil {
-		return attached, nil, err
-	}
-	for _, l := range links {
-		for _, h := range []hook{{l.Index, false}, {l.Index, true}} {
-			filters, err := k.host.Filters(h.index, h.egress)
-			if err != nil {
-				continue // gone
-			}
-			for _, f := range filters {
-				if f.Name == fastNames[h.side()] && f.Priority == fastPriority {
-					attached[h] = struct{}{}
-					if !slices.Contains(ids, f.Program) {
-						ids = append(ids, f.Program)
-					}
-				}
-			}
-		}
-	}
-	return attached, ids, nil
 }
 
 // close takes the programs away: user space carries all.
@@ -329,52 +300,6 @@ func (k *programs) close() {
 	clear(k.vnets)
 	k.underlays = [2]FastUnderlay{}
 	k.mu.Unlock()
-}
-
-func (k *programs) detach(h hook) {
-	if err := k.host.DetachClassifier(h.classifier()); err != nil {
-		k.engine.log.Warn("a program of the fast path stays where it should not be", "device", k.engine.deviceNames.name(h.index), "err", err)
-		return
-	}
-	delete(k.attached, h)
-	delete(k.placed, h)
-}
-
-// attach puts a program into its place, and says why it can't be there.
-func (k *programs) attach(h hook, verify bool) string {
-	if _, placed := k.placed[h]; placed && !verify {
-		return ""
-	}
-	if h.egress {
-		switch kind, err := k.host.RootQdisc(h.index); {
-		case err != nil:
-			return err.Error()
-		case kind != "noqueue":
-			return "its queueing discipline " + kind + " would be passed by"
-		}
-	}
-	filters, err := k.host.Filters(h.index, h.egress)
-	if err != nil {
-		return err.Error()
-	}
-	c := h.classifier()
-	ours := false
-	for _, f := range filters {
-		switch {
-		case f.Priority == c.Priority && f.Name == c.Name:
-			ours = f.Program == k.ids[h.side()]
-		case f.Priority >= c.Priority:
-			return fmt.Sprintf("a filter of another program at priority %d would be passed by", f.Priority)
-		}
-	}
-	if !ours {
-		if err := k.host.AttachClassifier(c, k.loaded[h.side()]); err != nil {
-			return err.Error()
-		}
-	}
-	k.attached[h] = struct{}{}
-	k.placed[h] = struct{}{}
-	return ""
 }
 
 // syncUnderlay lets packets of a family go by the kernel.
@@ -439,7 +364,7 @@ func carriedOr(reason string) string {
 
 // lookAt attaches the program to the network cards of an underlay device, and says how packets travel by it.
 func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
-	at.state = FastUnderlay{Family: up.Family().String(), Way: "tc"}
+	at.state = FastUnderlay{Family: up.Family().String()}
 	at.u = fastpath.Underlay{Addr: up.path.Source, Index: up.path.Index, MTU: up.path.MTU, TTL: 64}
 	l, err := k.host.LinkByIndex(at.u.Index)
 	at.state.Device = l.Name
@@ -466,11 +391,7 @@ func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
 	if len(at.hooks) > 0 {
 		why = ""
 	}
-	if k.shortcuts != nil {
-		if way, reason := k.shortcuts.wayOf(at.hooks); way != "" {
-			at.state.Way, at.state.Why = way, reason
-		}
-	}
+	at.state.Way, at.state.Why = k.wayOf(at.hooks)
 	at.state.Receive, at.state.Send = why, k.forbids(l, at.u.Addr, v.port)
 	at.u.Receive, at.u.Send = why == "", at.state.Send == ""
 }
@@ -625,8 +546,8 @@ func (k *programs) reaches(addr netip.Addr) bool {
 type FastUnderlay struct {
 	// Family is "ipv4" or "ipv6", Device the underlay device.
 	Family, Device string
-	// Way is how packets come in: "tc"; "xdp", where the outer headers of TCP go before that; "" where there is no
-	// program. Why says why, if that was a choice.
+	// Way is how packets come in: by a program at TC, "tcx" or "clsact"; "xdp", where the outer headers of TCP go before that;
+	// "" where there is no program. Why says why, if that was a choice.
 	Way, Why string
 	// Send and Receive say why user space sends or receives; "": the kernel does what it can.
 	Send, Receive string
@@ -661,17 +582,4 @@ func (k *programs) state(mode FastPath) FastPathState {
 		Mode: mode, On: k.mirror.open.Load(), Problem: problem, Underlays: k.underlays, Vnets: maps.Clone(k.vnets),
 		Ports: k.shortcuts.ports(), Left: k.mirror.left(),
 	}
-}
-
-// RemoveFastPath takes the programs of a daemon that has ended off the devices of a namespace: user space, or nobody,
-// carries the frames of vnets from then on.
-func RemoveFastPath(h *hostnet.Host) error {
-	k := &programs{host: h}
-	attached, _, err := k.find()
-	errs := []error{err}
-	for at := range attached {
-		errs = append(errs, h.DetachClassifier(at.classifier()))
-	}
-	errs = append(errs, fastpath.RemoveBypass(h))
-	return errors.Join(errs...)
 }

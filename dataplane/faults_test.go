@@ -42,6 +42,15 @@ func (h *testHost) ours() map[hook][]ebpf.ProgramID {
 					out[at] = append(out[at], f.Program)
 				}
 			}
+			list, err := h.Net.TCX(at.index, at.egress)
+			if err != nil {
+				continue // it is going away, or the kernel has none
+			}
+			for _, p := range list {
+				if p.Name == fastNames[at.side()] {
+					out[at] = append(out[at], p.ID)
+				}
+			}
 		}
 	}
 	return out
@@ -133,9 +142,12 @@ func TestFlaps(t *testing.T) {
 					require.NoError(t, a.Net.SetUp(index(name)))
 				}
 			}
-			way := "tc"
-			if c.plain {
+			way := hookClsact
+			switch {
+			case c.plain:
 				way = "xdp"
+			case a.hasTCX():
+				way = hookTCX
 			}
 			for _, f := range []struct {
 				name string

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -66,6 +67,9 @@ func startEngineWith(t testing.TB, h *lab.Host, cfg Config, change func(*Engine)
 	log := &testLog{T: t, Name: h.Name}
 	e, err := New(cfg, h.Net, loggerTo(log))
 	require.NoError(t, err)
+	if strings.HasSuffix(h.Name, "B") { // so that every test has both kinds of hooks
+		withoutTCX(e)
+	}
 	change(e)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -106,6 +106,8 @@ const (
 	maxLater = 1 << 14
 	// hearEvery is how often the kernel is told which hosts were heard.
 	hearEvery = 250 * time.Millisecond
+	// checkEvery is how often it is looked whether others have come to the cards of the underlay.
+	checkEvery = time.Second
 	// compareEvery is how often ages are compared, if MACs live long enough.
 	compareEvery = 5 * time.Second
 	// adoptFor is how long vnets may take to be attached after a start.
@@ -720,10 +722,10 @@ func (m *mirror) vnetsNow() []vnet.ID {
 // run keeps the kernel's tables right until ctx ends.
 func (m *mirror) run(ctx context.Context) error {
 	defer m.stop()
-	defer m.engine.programs.shortcuts.close()
+	defer m.engine.programs.shortcuts.release()
 	tick := time.NewTicker(hearEvery)
 	defer tick.Stop()
-	var compared, verified time.Time
+	var compared, verified, checked time.Time
 	hear := true // at the start and by the tick; a wake tells that something was learned, and that may be often
 	for {
 		m.mu.Lock()
@@ -744,6 +746,12 @@ func (m *mirror) run(ctx context.Context) error {
 			if hear {
 				hear = false
 				m.hear()
+				if time.Since(checked) > checkEvery {
+					checked = time.Now()
+					if m.engine.programs.disturbed() {
+						m.lookAtNetwork()
+					}
+				}
 			}
 			if time.Since(compared) > min(compareEvery, m.engine.table.Options().TTL/4) {
 				compared = time.Now()

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"context"
 	"errors"
-	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -71,16 +70,17 @@ func (s *shortcuts) choose(t kernelTables, index int) {
 	if err != nil {
 		return // it is going away
 	}
+	own := d.Own
 	c := s.cards[index]
 	if c == nil {
 		c = &card{}
 		s.cards[index] = c
 	} else {
+		d.Own = 0
 		if c.xdp != nil {
-			d.XDP = 0 // ours
 			if err := c.xdp.Check(); err != nil {
 				s.detach(c)
-				c.why = err.Error()
+				c.why, c.seen = err.Error(), fastpath.Device{} // it is tried again
 			} else if n, err := s.strip.Counters(); err == nil && n.NoRoom > 0 && n.Stripped == 0 {
 				s.detach(c)
 				c.why = "its driver has no room for metadata at XDP"
@@ -93,6 +93,7 @@ func (s *shortcuts) choose(t kernelTables, index int) {
 	}
 	way, why := fastpath.ChooseIngress(d)
 	c.seen = d
+	c.seen.Own = 0
 	if c.xdp != nil && way == fastpath.IngressXDP {
 		c.why = why
 		return
@@ -100,18 +101,50 @@ func (s *shortcuts) choose(t kernelTables, index int) {
 	s.detach(c)
 	c.why = why
 	tables, ok := t.(*fastpath.Tables)
-	if way != fastpath.IngressXDP || !ok {
-		return
-	}
-	if s.strip == nil {
-		if s.strip, err = tables.LoadXDP(); err != nil {
-			c.why = err.Error()
+	if way == fastpath.IngressXDP && ok {
+		err = s.attach(tables, c, d)
+		if err == nil {
 			return
 		}
+		c.why = err.Error()
 	}
-	if c.xdp, err = s.strip.Attach(s.host, d, ""); err != nil {
-		c.xdp, c.why = nil, err.Error()
+	if own != 0 { // an earlier run's
+		if err := fastpath.Unstrip(s.host, index); err != nil {
+			s.engine.log.Warn("a program of the fast path stays where it should not be", "device", d.Name, "err", err)
+		}
 	}
+}
+
+func (s *shortcuts) attach(t *fastpath.Tables, c *card, d fastpath.Device) (err error) {
+	if s.strip == nil {
+		if s.strip, err = t.LoadXDP(); err != nil {
+			return err
+		}
+	}
+	c.xdp, err = s.strip.Attach(s.host, d)
+	if errors.Is(err, fastpath.ErrNotFirst) { // the card was left alone
+		c.seen = fastpath.Device{}
+	}
+	return err
+}
+
+// unstrip takes XDP off a card whose TC program is about to lose its place.
+func (s *shortcuts) unstrip(index int) {
+	if c := s.cards[index]; c != nil {
+		s.detach(c)
+		c.seen = fastpath.Device{}
+	}
+}
+
+// disturbed looks whether XDP may go on stripping, which it does for a while only after that.
+func (s *shortcuts) disturbed() bool {
+	disturbed := false
+	for _, c := range s.cards {
+		if c.xdp != nil && c.xdp.Check() != nil {
+			disturbed = true
+		}
+	}
+	return disturbed
 }
 
 func (s *shortcuts) detach(c *card) {
@@ -213,10 +246,18 @@ func (s *shortcuts) close() {
 	if s == nil {
 		return
 	}
-	s.endBypass()
-	for _, c := range maps.All(s.cards) {
+	for _, c := range s.cards {
 		s.detach(c)
 	}
+	s.release()
+}
+
+// release ends what needs a daemon. XDP goes on as the programs at TC do, for the next one to take over, but not for long.
+func (s *shortcuts) release() {
+	if s == nil {
+		return
+	}
+	s.endBypass()
 	s.cards = map[int]*card{}
 	if s.strip != nil {
 		s.strip.Close()

@@ -42,7 +42,7 @@ const (
 	// maxBypassed bounds the vifs, since all are looked at within bypassTTL; maxVifMACs the MACs behind one of them.
 	maxBypassed, maxVifMACs = 256, 64
 	// bypassName is that of the filter, bypassPriority its place: after those of others, if there were any.
-	bypassName, bypassPriority = "xend_vif", 0xff00
+	bypassName, bypassPriority = nameVif, 0xff00
 	// ownPrefix is that of all filters of ours.
 	ownPrefix = "xend_"
 )

@@ -285,7 +285,7 @@ func TestBypass(t *testing.T) {
 		for _, egress := range []bool{false, true} {
 			name := map[bool]string{false: "TC", true: "XDP"}[xdp] + ", " + map[bool]string{false: "peer", true: "egress"}[egress]
 			t.Run(name, func(t *testing.T) {
-				e := endpoints(t, false)
+				e := endpoints(t, false, egress)
 				want := WayPeer
 				for _, h := range e {
 					if xdp {
@@ -332,7 +332,7 @@ func TestBypass(t *testing.T) {
 
 // TestBypassEnds: a policy that appears on the bridge takes the bypass back, and frames are seen by it.
 func TestBypassEnds(t *testing.T) {
-	e := endpoints(t, false)
+	e := endpoints(t, false, true)
 	one, two := e[0], e[1]
 	for _, name := range []string{"iptables", "ip6tables", "arptables"} { // whatever this kernel's default is
 		_, _ = one.Run(t.Context(), "sysctl", "-q", "-w", "net.bridge.bridge-nf-call-"+name+"=0")

@@ -118,6 +118,16 @@ type carried struct {
 	mtu  int
 }
 
+// What the kernel calls our programs: who finds them at a device knows whose they are.
+const (
+	NameIn  = "xend_in"  // at the ingress of the underlay's cards
+	NameOut = "xend_out" // at the egress of vnifs
+	NameXDP = "xend_xdp"
+	nameVif = "xend_vif" // at the ingress of vifs
+)
+
+var programNames = map[string]string{bpfProgUnderlayIn: NameIn, bpfProgVnetOut: NameOut, bpfProgVifIn: nameVif}
+
 // Load loads the programs; they do nothing until they are attached and told of an underlay. An
 // UnsupportedError says what the kernel lacks.
 //
@@ -133,6 +143,9 @@ func Load(t Times, attached ...ebpf.ProgramID) (*Tables, error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, fmt.Errorf("kernel fast path: %w", err)
+	}
+	for name, to := range programNames {
+		spec.Programs[name].Name = to
 	}
 	old := adopt(spec, attached)
 	defer func() {

@@ -5,12 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
@@ -51,8 +49,8 @@ type Device struct {
 	Master string
 	// VLANs tells of devices for VLANs above, whose tags the card takes off before XDP could see them.
 	VLANs bool
-	// XDP is the program at the XDP hook; 0 for none.
-	XDP ebpf.ProgramID
+	// XDP is the program of others at the XDP hook, Own one of ours, of this run or an earlier one; 0 for none.
+	XDP, Own ebpf.ProgramID
 }
 
 // LookAt reads what ChooseIngress wants to know of a device.
@@ -84,7 +82,12 @@ func LookAt(h *hostnet.Host, index int) (Device, error) {
 			d.VLANs = d.VLANs || o.Kind == "vlan" && (o.Partner == index || l.Master != 0 && o.Partner == l.Master)
 		}
 	}
-	d.XDP, err = h.XDPProgram(index)
+	id, err := h.XDPProgram(index)
+	if id != 0 && hostnet.ProgramName(id) == NameXDP {
+		d.Own = id
+	} else {
+		d.XDP = id
+	}
 	return d, err
 }
 
@@ -112,9 +115,8 @@ func ChooseIngress(d Device) (Ingress, string) {
 
 // Stripper is the XDP program. It may be attached to several devices.
 type Stripper struct {
-	tables     *Tables
-	prog       *ebpf.Program
-	generation uint32
+	tables *Tables
+	prog   *ebpf.Program
 }
 
 // LoadXDP loads the XDP program; an UnsupportedError says what the kernel lacks.
@@ -129,6 +131,7 @@ func (p *Tables) LoadXDP() (*Stripper, error) {
 		xdpMapUnderlays: p.bpf.Underlays, xdpMapVnetCounters: p.bpf.VnetCounters, xdpMapVnetOfId: p.bpf.VnetOfId,
 		xdpMapVnetOfVnif: p.bpf.VnetOfVnif, xdpMapVifs: p.bpf.Vifs, xdpMapBypassUntil: p.bpf.BypassUntil,
 	}
+	spec.Programs[xdpProgUnderlayXdp].Name = NameXDP
 	for name, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 		if maps[name] == nil {
@@ -139,12 +142,10 @@ func (p *Tables) LoadXDP() (*Stripper, error) {
 	if err := spec.LoadAndAssign(&o, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, &UnsupportedError{Needs: "eBPF programs at XDP", Err: err}
 	}
-	var b [4]byte
-	_, _ = rand.Read(b[:])                                                                                  // never fails
-	return &Stripper{tables: p, prog: o.UnderlayXdp, generation: binary.NativeEndian.Uint32(b[:]) | 1}, nil // 0 strips nothing
+	return &Stripper{tables: p, prog: o.UnderlayXdp}, nil
 }
 
-// Close gives the program back. Where it is attached and pinned it goes on.
+// Close gives the program back. Where it is attached it goes on, for stripFor.
 func (s *Stripper) Close() { _ = s.prog.Close() }
 
 // Program is the XDP program.
@@ -153,77 +154,71 @@ func (s *Stripper) Program() *ebpf.Program { return s.prog }
 // ErrNotFirst tells that our TC program is not the first one at a device's ingress, so that XDP must strip nothing.
 var ErrNotFirst = errors.New("the TC program of the fast path is not the first one at its ingress")
 
+// stripFor is how long XDP strips after it was seen that our TC programs are first: a new daemon has begun by then, and a
+// dead one sees nobody who comes before us.
+const stripFor = 10 * time.Second
+
 // Attached is the XDP program on one device.
 type Attached struct {
 	s      *Stripper
 	device Device
 	h      *hostnet.Host
+	id     ebpf.ProgramID
 
-	mu   sync.Mutex
-	link link.Link // nil: detached
-	pin  string
+	mu       sync.Mutex
+	detached bool
 }
 
-// Attach strips at a device. The TC program must be there already (else ErrNotFirst), and must stay until Detach: XDP
-// comes last and goes first. pin is a file below /sys/fs/bpf that keeps the program attached when the process ends; ""
-// for none. A program that an earlier process has pinned there is replaced without a gap.
-func (s *Stripper) Attach(h *hostnet.Host, d Device, pin string) (*Attached, error) {
-	a := &Attached{s: s, device: d, h: h, pin: pin}
-	if err := a.Check(); err != nil {
+// Attach strips at a device, for stripFor: then Check must have been called again. The TC program must be there already (else ErrNotFirst), and must stay
+// until Detach: XDP comes last and goes first. The program stays when the process ends. One of ours that an earlier process
+// has left there (d.Own) is replaced without a gap.
+func (s *Stripper) Attach(h *hostnet.Host, d Device) (*Attached, error) {
+	info, err := s.prog.Info()
+	if err != nil {
+		return nil, fmt.Errorf("kernel fast path: %w", err)
+	}
+	a := &Attached{s: s, device: d, h: h}
+	a.id, _ = info.ID()
+	if err := a.first(); err != nil {
 		return nil, err
 	}
 	if err := s.allow(d); err != nil {
 		return nil, err
 	}
-	var err error
-	if a.link, err = s.adopt(d.Index, pin); err == nil && a.link != nil {
-		return a, nil
-	}
-	if err == nil {
-		a.link, err = h.AttachXDP(d.Index, s.prog)
-	}
-	if err == nil && pin != "" {
-		if err = a.link.Pin(pin); err != nil {
-			_ = a.link.Close()
-			err = fmt.Errorf("pin the XDP program of %s to %s: %w", d.Name, pin, err)
+	if err := h.AttachXDP(d.Index, s.prog, d.Own); err != nil {
+		if d.Own == 0 {
+			s.Forget(d.Index)
 		}
-	}
-	if err != nil {
-		_ = s.tables.bpf.Ingresses.Delete(uint32(d.Index))
 		return nil, err
 	}
 	return a, nil
 }
 
-// adopt takes over what an earlier process pinned for a device; nil if there is nothing of use.
-func (s *Stripper) adopt(index int, pin string) (link.Link, error) {
-	if pin == "" {
-		return nil, nil
+// Unstrip takes an XDP program of ours off a device, of whatever run. The device may be gone.
+func Unstrip(h *hostnet.Host, index int) error {
+	id, err := h.XDPProgram(index)
+	if errors.Is(err, hostnet.ErrNotFound) || err == nil && (id == 0 || hostnet.ProgramName(id) != NameXDP) {
+		return nil
 	}
-	l, err := link.LoadPinnedLink(pin, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		info, errInfo := l.Info()
-		if errInfo == nil && info.XDP() != nil && info.XDP().Ifindex == uint32(index) {
-			if err = l.Update(s.prog); err == nil {
-				return l, nil
-			}
-		}
-		_ = l.Close()
-	}
-	// Another device's, whose link is dead, or something else: it is in the way.
-	if err := os.Remove(pin); err != nil {
-		return nil, fmt.Errorf("remove an old XDP link: %w", err)
-	}
-	return nil, nil
+	return h.DetachXDP(index, id)
 }
 
-// allow tells both programs that they may work together on a device. The address that stripped frames bear until TC has
+// allow tells both programs that they may work together on a device, for stripFor: as one generation, that of an earlier run if these are
+// its tables, so that what is under way is taken. The address that stripped frames bear until TC has
 // them is one that bridges don't forward (IEEE 802.3 PAUSE), or, on a device that is no port, one that is not its own.
 func (s *Stripper) allow(d Device) error {
-	v := xdpIngress{Generation: s.generation, Nobody: [6]uint8{0x01, 0x80, 0xc2, 0, 0, 0x01}}
+	var v xdpIngress
+	_ = s.tables.bpf.Ingresses.Lookup(uint32(d.Index), &v) // if there is one
+	for v.Generation == 0 {                                // which strips nothing
+		var b [4]byte
+		_, _ = rand.Read(b[:]) // never fails
+		v.Generation = binary.NativeEndian.Uint32(b[:])
+	}
+	v.Until = Now() + uint64(stripFor)
+	v.Nobody = [6]uint8{0x01, 0x80, 0xc2, 0, 0, 0x01}
 	if d.Master == "" {
 		v.Nobody = d.MAC
 		v.Nobody[0] = v.Nobody[0]&^1 | 2 // local
@@ -235,9 +230,23 @@ func (s *Stripper) allow(d Device) error {
 	return nil
 }
 
-// Check returns ErrNotFirst if another program has come before ours at TC, or ours is gone: then Detach. The programs
-// themselves notice, too, that TC gives no answer, and strip nothing.
+// Check returns ErrNotFirst if another program has come before ours at TC, or ours is gone, and hostnet.ErrBusy if ours at
+// XDP is not there any more: then Detach. The programs themselves notice, too, that TC gives no answer, and strip nothing.
+// Else XDP strips for another stripFor.
 func (a *Attached) Check() error {
+	if err := a.first(); err != nil {
+		return err
+	}
+	switch id, err := a.h.XDPProgram(a.device.Index); {
+	case err != nil:
+		return err
+	case id != a.id:
+		return fmt.Errorf("%s: %w: our XDP program is gone", a.device.Name, hostnet.ErrBusy)
+	}
+	return a.s.allow(a.device)
+}
+
+func (a *Attached) first() error {
 	first, err := a.h.FirstAtIngress(a.device.Index)
 	if err != nil {
 		return err
@@ -257,28 +266,14 @@ func (a *Attached) Check() error {
 func (a *Attached) Detach() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.link == nil {
+	if a.detached {
 		return nil
 	}
-	if a.pin != "" {
-		_ = os.Remove(a.pin)
+	if err := a.h.DetachXDP(a.device.Index, a.id); err != nil {
+		return err
 	}
-	err := a.link.Close()
-	a.link = nil
-	if err != nil {
-		return fmt.Errorf("detach the XDP program of %s: %w", a.device.Name, err)
-	}
+	a.detached = true
 	return nil
-}
-
-// Release lets a program that is pinned go on without this process.
-func (a *Attached) Release() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.link != nil {
-		_ = a.link.Close()
-		a.link = nil
-	}
 }
 
 // Forget removes what the programs know of a device that is gone, or was detached some time ago.

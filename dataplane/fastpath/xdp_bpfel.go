@@ -16,6 +16,7 @@ import (
 type xdpIngress struct {
 	_          structs.HostLayout
 	Answered   uint64
+	Until      uint64
 	Generation uint32
 	Nobody     [6]uint8
 	Zero       [6]uint8

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -32,10 +34,41 @@ type endpoint struct {
 	addr   netip.Addr
 	xdp    *Attached
 	in     hostnet.Classifier
+	tcx    bool // the programs are at TCX, else at clsact
+}
+
+// attachIn puts a program at the card's ingress, in the place of the one that is there.
+func (e *endpoint) attachIn(t *testing.T, prog *ebpf.Program) {
+	t.Helper()
+	if !e.tcx {
+		require.NoError(t, e.Net.AttachClassifier(e.in, prog))
+		return
+	}
+	first, err := e.Net.FirstAtIngress(e.card.Index)
+	require.NoError(t, err)
+	require.NoError(t, e.Net.AttachTCXProgram(e.card.Index, false, prog, first))
+}
+
+func (e *endpoint) detachIn(t *testing.T) {
+	t.Helper()
+	if !e.tcx {
+		require.NoError(t, e.Net.DetachClassifier(e.in))
+		return
+	}
+	first, err := e.Net.FirstAtIngress(e.card.Index)
+	require.NoError(t, err)
+	require.NoError(t, e.Net.DetachTCXProgram(e.card.Index, false, first))
+}
+
+// hooks runs a test with the programs at clsact and, where the kernel has it, at TCX.
+func hooks(t *testing.T, test func(t *testing.T, tcx bool)) {
+	for _, tcx := range []bool{false, true} {
+		t.Run(map[bool]string{false: "clsact", true: "tcx"}[tcx], func(t *testing.T) { test(t, tcx) })
+	}
 }
 
 // endpoints makes two hosts that know each other.
-func endpoints(t *testing.T, v6 bool) [2]*endpoint {
+func endpoints(t *testing.T, v6, tcx bool) [2]*endpoint {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -86,9 +119,11 @@ func endpoints(t *testing.T, v6 bool) [2]*endpoint {
 		require.NoError(t, err)
 		t.Cleanup(h.Tables.Close)
 		require.NoError(t, h.AddVnet(vnet97, vnif.Index, vnif.MTU))
-		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: vnif.Index, Egress: true, Priority: 10, Name: "xend_out"}, h.Out()))
-		h.in = hostnet.Classifier{Index: h.card.Index, Priority: 10, Name: "xend_in"}
-		require.NoError(t, h.Net.AttachClassifier(h.in, h.In()))
+		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: vnif.Index, Egress: true, Priority: 10, Name: NameOut}, h.Out()))
+		h.in = hostnet.Classifier{Index: h.card.Index, Priority: 10, Name: NameIn}
+		_, err = h.Net.TCX(h.card.Index, false)
+		h.tcx = tcx && err == nil
+		h.attachIn(t, h.In())
 	}
 	for i, h := range e {
 		other := e[1-i]
@@ -120,7 +155,7 @@ func (e *endpoint) strip(t *testing.T) *Stripper {
 	require.NoError(t, err)
 	way, why := ChooseIngress(d)
 	require.Equal(t, IngressXDP, way, "%s", why)
-	e.xdp, err = s.Attach(e.Net, d, "")
+	e.xdp, err = s.Attach(e.Net, d)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, e.xdp.Detach()) })
 	return s
@@ -156,7 +191,7 @@ func (e *endpoint) taken(t *testing.T) int {
 func TestStrippedStream(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("IPv6 outside %v", v6), func(t *testing.T) {
-			e := endpoints(t, v6)
+			e := endpoints(t, v6, false)
 			one, two := e[0], e[1]
 			strip := [2]*Stripper{one.strip(t), two.strip(t)}
 			const size = 16 << 20
@@ -186,47 +221,49 @@ func TestStrippedStream(t *testing.T) {
 // TestStripsNothingAlone: TC's program goes while XDP strips. What XDP stripped in that moment is nobody's, and XDP
 // strips nothing more; when TC is back, it does.
 func TestStripsNothingAlone(t *testing.T) {
-	e := endpoints(t, false)
-	one, two := e[0], e[1]
-	s := two.strip(t)
-	to := two.domain.Spec.Addrs[0].Addr()
-	transfer(t, one, two, to, 4<<20)
-	require.NoError(t, two.xdp.Check())
+	hooks(t, func(t *testing.T, tcx bool) {
+		e := endpoints(t, false, tcx)
+		one, two := e[0], e[1]
+		s := two.strip(t)
+		to := two.domain.Spec.Addrs[0].Addr()
+		transfer(t, one, two, to, 4<<20)
+		require.NoError(t, two.xdp.Check())
 
-	require.NoError(t, two.Net.DetachClassifier(two.in))
-	require.ErrorIs(t, two.xdp.Check(), ErrNotFirst)
-	// For the attacker's sake: TC seems to have answered, and for good.
-	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
-	before, segments := stripped(t, s), two.taken(t)
-	frame := ethernet(wire.MAC(two.card.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)) // for the host itself
-	copy(frame[14+12:], append(one.addr.AsSlice(), two.addr.AsSlice()...))
-	copy(frame[14+10:], []byte{0, 0})
-	binary.NativeEndian.PutUint16(frame[24:], ^wire.Fold(wire.Sum(frame[14:34], 0)))
-	require.EqualValues(t, 0xffff, wire.Fold(wire.Sum(frame[14:34], 0)))
-	packet := outer(t, one.addr, two.addr, vnet97, frame)
-	copy(packet, two.card.MAC)
-	for range 10 {
-		require.NoError(t, one.Send(wired, packet))
-	}
-	require.Eventually(t, func() bool { return stripped(t, s) == before+10 }, 10*time.Second, time.Millisecond)
-	_, err := one.Ping(t.Context(), two.addr, lab.PingOptions{}) // behind them
-	require.NoError(t, err)
-	assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
+		two.detachIn(t)
+		require.ErrorIs(t, two.xdp.Check(), ErrNotFirst)
+		// For the attacker's sake: TC seems to have answered, and for good.
+		s.answered(t, two.card.Index, Now()+uint64(time.Hour))
+		before, segments := stripped(t, s), two.taken(t)
+		frame := ethernet(wire.MAC(two.card.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)) // for the host itself
+		copy(frame[14+12:], append(one.addr.AsSlice(), two.addr.AsSlice()...))
+		copy(frame[14+10:], []byte{0, 0})
+		binary.NativeEndian.PutUint16(frame[24:], ^wire.Fold(wire.Sum(frame[14:34], 0)))
+		require.EqualValues(t, 0xffff, wire.Fold(wire.Sum(frame[14:34], 0)))
+		packet := outer(t, one.addr, two.addr, vnet97, frame)
+		copy(packet, two.card.MAC)
+		for range 10 {
+			require.NoError(t, one.Send(wired, packet))
+		}
+		require.Eventually(t, func() bool { return stripped(t, s) == before+10 }, 10*time.Second, time.Millisecond)
+		_, err := one.Ping(t.Context(), two.addr, lab.PingOptions{}) // behind them
+		require.NoError(t, err)
+		assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
 
-	// Without the trick XDP notices by itself.
-	s.answered(t, two.card.Index, ago(time.Second))
-	before = stripped(t, s)
-	for range 10 {
-		require.NoError(t, one.Send(wired, packet))
-	}
-	_, err = one.Ping(t.Context(), two.addr, lab.PingOptions{})
-	require.NoError(t, err)
-	assert.Equal(t, before, stripped(t, s), "stripped without TC")
+		// Without the trick XDP notices by itself.
+		s.answered(t, two.card.Index, ago(time.Second))
+		before = stripped(t, s)
+		for range 10 {
+			require.NoError(t, one.Send(wired, packet))
+		}
+		_, err = one.Ping(t.Context(), two.addr, lab.PingOptions{})
+		require.NoError(t, err)
+		assert.Equal(t, before, stripped(t, s), "stripped without TC")
 
-	require.NoError(t, two.Net.AttachClassifier(two.in, two.In()))
-	require.NoError(t, two.xdp.Check())
-	transfer(t, one, two, to, 4<<20)
-	assert.Greater(t, stripped(t, s), before+1000)
+		two.attachIn(t, two.In())
+		require.NoError(t, two.xdp.Check())
+		transfer(t, one, two, to, 4<<20)
+		assert.Greater(t, stripped(t, s), before+1000)
+	})
 }
 
 func stripped(t *testing.T, s *Stripper) uint64 {
@@ -238,103 +275,122 @@ func stripped(t *testing.T, s *Stripper) uint64 {
 
 // TestStrippedGenerations: TC drops what a program of another generation stripped.
 func TestStrippedGenerations(t *testing.T) {
-	e := endpoints(t, false)
-	one, two := e[0], e[1]
-	s := two.strip(t)
-	// TC has tables of its own, as after an upgrade that could not take over the old ones.
-	other, err := Load(Times{})
-	require.NoError(t, err)
-	t.Cleanup(other.Close)
-	require.NoError(t, two.Net.AttachClassifier(two.in, other.In()))
-	require.ErrorIs(t, two.xdp.Check(), ErrNotFirst)
-	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
-	packet := outer(t, one.addr, two.addr, vnet97, ethernet(wire.MAC(two.domain.Spec.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)))
-	copy(packet, two.card.MAC)
-	before := stripped(t, s)
-	for range 10 {
-		require.NoError(t, one.Send(wired, packet))
-	}
-	require.Eventually(t, func() bool {
-		o, err := (&Stripper{tables: other}).Counters()
+	hooks(t, func(t *testing.T, tcx bool) {
+		e := endpoints(t, false, tcx)
+		one, two := e[0], e[1]
+		s := two.strip(t)
+		// TC has tables of its own, as after an upgrade that could not take over the old ones.
+		other, err := Load(Times{})
 		require.NoError(t, err)
-		return o.Foreign == 10
-	}, 10*time.Second, time.Millisecond)
-	assert.Equal(t, before+10, stripped(t, s))
+		t.Cleanup(other.Close)
+		two.attachIn(t, other.In())
+		require.ErrorIs(t, two.xdp.Check(), ErrNotFirst)
+		s.answered(t, two.card.Index, Now()+uint64(time.Hour))
+		packet := outer(t, one.addr, two.addr, vnet97, ethernet(wire.MAC(two.domain.Spec.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(100)))
+		copy(packet, two.card.MAC)
+		before := stripped(t, s)
+		for range 10 {
+			require.NoError(t, one.Send(wired, packet))
+		}
+		require.Eventually(t, func() bool {
+			o, err := (&Stripper{tables: other}).Counters()
+			require.NoError(t, err)
+			return o.Foreign == 10
+		}, 10*time.Second, time.Millisecond)
+		assert.Equal(t, before+10, stripped(t, s))
+	})
 }
 
 // TestAttachXDP: it comes after TC, leaves others' programs alone, and says why it can't.
 func TestAttachXDP(t *testing.T) {
-	e := endpoints(t, false)
-	two := e[1]
-	s, err := two.LoadXDP()
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	d, err := LookAt(two.Net, two.card.Index)
-	require.NoError(t, err)
+	hooks(t, func(t *testing.T, tcx bool) {
+		e := endpoints(t, false, tcx)
+		two := e[1]
+		s, err := two.LoadXDP()
+		require.NoError(t, err)
+		t.Cleanup(s.Close)
+		d, err := LookAt(two.Net, two.card.Index)
+		require.NoError(t, err)
 
-	t.Run("without TC", func(t *testing.T) {
-		require.NoError(t, two.Net.DetachClassifier(two.in))
-		_, err := s.Attach(two.Net, d, "")
-		require.ErrorIs(t, err, ErrNotFirst)
-		require.NoError(t, two.Net.AttachClassifier(two.in, two.In()))
-	})
-	t.Run("another program first", func(t *testing.T) {
-		other := hostnet.Classifier{Index: two.card.Index, Priority: 1, Name: "other"}
-		require.NoError(t, two.Net.AttachClassifier(other, two.Out()))
-		_, err := s.Attach(two.Net, d, "")
-		require.ErrorIs(t, err, ErrNotFirst)
-		require.NoError(t, two.Net.DetachClassifier(other))
-	})
-	t.Run("another XDP program", func(t *testing.T) {
-		other, err := e[0].LoadXDP()
-		require.NoError(t, err)
-		t.Cleanup(other.Close)
-		l, err := two.Net.AttachXDP(two.card.Index, other.prog)
-		require.NoError(t, err)
-		now, err := LookAt(two.Net, two.card.Index)
-		require.NoError(t, err)
-		assert.NotZero(t, now.XDP)
-		_, why := ChooseIngress(now)
-		assert.Contains(t, why, "another XDP program")
-		_, err = s.Attach(two.Net, d, "")
-		require.ErrorIs(t, err, hostnet.ErrBusy)
-		require.NoError(t, l.Close())
-	})
-	t.Run("too few queues", func(t *testing.T) {
-		ctx := t.Context()
-		_, err := e[0].Run(ctx, "ethtool", "-L", wired, "tx", "2")
-		if err != nil {
-			t.Logf("one processor has one queue: %v", err)
-			return
-		}
-		_, err = s.Attach(two.Net, d, "")
-		var unsupported *hostnet.UnsupportedError
-		require.ErrorAs(t, err, &unsupported)
-		assert.Contains(t, err.Error(), "receive queues")
-		_, err = two.Run(ctx, "ethtool", "-L", wired, "rx", "2")
-		require.NoError(t, err)
-		a, err := s.Attach(two.Net, d, "")
-		require.NoError(t, err)
-		require.NoError(t, a.Detach())
-	})
-	t.Run("detached", func(t *testing.T) {
-		a, err := s.Attach(two.Net, d, "")
-		require.NoError(t, err)
-		now, err := two.Net.XDPProgram(two.card.Index)
-		require.NoError(t, err)
-		assert.NotZero(t, now)
-		require.NoError(t, a.Detach())
-		require.NoError(t, a.Detach())
-		now, err = two.Net.XDPProgram(two.card.Index)
-		require.NoError(t, err)
-		assert.Zero(t, now)
+		t.Run("without TC", func(t *testing.T) {
+			two.detachIn(t)
+			_, err := s.Attach(two.Net, d)
+			require.ErrorIs(t, err, ErrNotFirst)
+			two.attachIn(t, two.In())
+		})
+		t.Run("another program first", func(t *testing.T) {
+			other := hostnet.Classifier{Index: two.card.Index, Priority: 1, Name: "other"}
+			if two.tcx { // programs come one behind the other
+				two.detachIn(t)
+				require.NoError(t, two.Net.AttachTCXProgram(two.card.Index, false, two.Out(), 0))
+				require.NoError(t, two.Net.AttachTCXProgram(two.card.Index, false, two.In(), 0))
+			} else {
+				require.NoError(t, two.Net.AttachClassifier(other, two.Out()))
+			}
+			_, err := s.Attach(two.Net, d)
+			require.ErrorIs(t, err, ErrNotFirst)
+			if two.tcx {
+				two.detachIn(t) // which is the other
+			} else {
+				require.NoError(t, two.Net.DetachClassifier(other))
+			}
+		})
+		t.Run("another XDP program", func(t *testing.T) {
+			other, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+				Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
+			})
+			require.NoError(t, err)
+			t.Cleanup(func() { other.Close() })
+			require.NoError(t, two.Net.AttachXDP(two.card.Index, other, 0))
+			now, err := LookAt(two.Net, two.card.Index)
+			require.NoError(t, err)
+			assert.NotZero(t, now.XDP)
+			_, why := ChooseIngress(now)
+			assert.Contains(t, why, "another XDP program")
+			_, err = s.Attach(two.Net, d)
+			require.ErrorIs(t, err, hostnet.ErrBusy)
+			require.NoError(t, Unstrip(two.Net, two.card.Index))
+			now, err = LookAt(two.Net, two.card.Index)
+			require.NoError(t, err)
+			require.NotZero(t, now.XDP, "others' are left alone")
+			require.NoError(t, two.Net.DetachXDP(two.card.Index, now.XDP))
+		})
+		t.Run("too few queues", func(t *testing.T) {
+			ctx := t.Context()
+			_, err := e[0].Run(ctx, "ethtool", "-L", wired, "tx", "2")
+			if err != nil {
+				t.Logf("one processor has one queue: %v", err)
+				return
+			}
+			_, err = s.Attach(two.Net, d)
+			var unsupported *hostnet.UnsupportedError
+			require.ErrorAs(t, err, &unsupported)
+			assert.Contains(t, err.Error(), "receive queues")
+			_, err = two.Run(ctx, "ethtool", "-L", wired, "rx", "2")
+			require.NoError(t, err)
+			a, err := s.Attach(two.Net, d)
+			require.NoError(t, err)
+			require.NoError(t, a.Detach())
+		})
+		t.Run("detached", func(t *testing.T) {
+			a, err := s.Attach(two.Net, d)
+			require.NoError(t, err)
+			now, err := two.Net.XDPProgram(two.card.Index)
+			require.NoError(t, err)
+			assert.NotZero(t, now)
+			require.NoError(t, a.Detach())
+			require.NoError(t, a.Detach())
+			now, err = two.Net.XDPProgram(two.card.Index)
+			require.NoError(t, err)
+			assert.Zero(t, now)
+		})
 	})
 }
 
 // TestStripAtBridgePort: the underlay is a bridge, as network-bridge makes it, and the card is its port. TCP goes by XDP; and
 // if TC's program is gone while XDP strips, what it stripped gets neither to the host nor, by the bridge, to the LAN.
 func TestStripAtBridgePort(t *testing.T) {
-	e := endpoints(t, false)
+	e := endpoints(t, false, true)
 	one, two := e[0], e[1]
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -361,7 +417,7 @@ func TestStripAtBridgePort(t *testing.T) {
 	transfer(t, one, two, two.domain.Spec.Addrs[0].Addr(), 8<<20)
 	require.Greater(t, stripped(t, s), uint64(8<<20/1400*9/10))
 
-	require.NoError(t, two.Net.DetachClassifier(two.in))
+	two.detachIn(t)
 	s.answered(t, two.card.Index, Now()+uint64(time.Hour))
 	lan, err := two.Capture("behind", func(f lab.Frame) bool { return f.EtherType() == 0x0800 && len(f.Data) > 23 && f.Data[23] == 6 })
 	require.NoError(t, err)

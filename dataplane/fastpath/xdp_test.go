@@ -86,6 +86,32 @@ func (s *Stripper) answered(t testing.TB, index int, at uint64) {
 	require.NoError(t, s.tables.bpf.Ingresses.Put(uint32(index), &v))
 }
 
+// generation is that of a device's programs.
+func (s *Stripper) generation(t testing.TB, index int) uint32 {
+	t.Helper()
+	var v xdpIngress
+	require.NoError(t, s.tables.bpf.Ingresses.Lookup(uint32(index), &v))
+	require.NotZero(t, v.Generation)
+	return v.Generation
+}
+
+// TestStripsForAWhile: once nobody looks any more whether TC is first, nothing is stripped.
+func TestStripsForAWhile(t *testing.T) {
+	_, s := stripping(t, there4)
+	packet := outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, tcp4(1000)))
+	generation := s.generation(t, loopback)
+	require.Less(t, len(runXDP(t, s.prog, packet).packet), len(packet), "stripped")
+	var v xdpIngress
+	require.NoError(t, s.tables.bpf.Ingresses.Lookup(uint32(loopback), &v))
+	assert.InDelta(t, Now()+uint64(stripFor), v.Until, 2e9)
+	v.Until = ago(time.Millisecond)
+	require.NoError(t, s.tables.bpf.Ingresses.Put(uint32(loopback), &v))
+	assert.Equal(t, packet, runXDP(t, s.prog, packet).packet)
+	require.NoError(t, s.allow(Device{Name: "lo", Index: loopback})) // somebody has looked
+	assert.Less(t, len(runXDP(t, s.prog, packet).packet), len(packet))
+	assert.Equal(t, generation, s.generation(t, loopback), "what is under way is taken")
+}
+
 func TestStrip(t *testing.T) {
 	for name, frame := range map[string][]byte{
 		"IPv4": ethernet(local, remote, 0x0800, tcp4(1000)),
@@ -104,7 +130,7 @@ func TestStrip(t *testing.T) {
 				mark, got := r.packet[:markSize], r.packet[markSize:]
 				ne := binary.NativeEndian
 				assert.EqualValues(t, 0x76786e64, ne.Uint32(mark))
-				assert.Equal(t, s.generation, ne.Uint32(mark[4:]))
+				assert.Equal(t, s.generation(t, loopback), ne.Uint32(mark[4:]))
 				assert.Equal(t, local[:], mark[8:14])
 				assert.EqualValues(t, 2, ne.Uint16(mark[14:]), "kind")
 				assert.EqualValues(t, loopback, ne.Uint32(mark[16:]), "vnif")

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	bpflink "github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -208,7 +207,7 @@ func present(function, module string) bool {
 
 // DeviceProgram is a filter or program at TC.
 type DeviceProgram struct {
-	Name string         // of an eBPF filter; "" for others and for TCX
+	Name string         // of an eBPF filter, or of a program at TCX; "" for others
 	Kind string         // "bpf", "flower", …; "tcx"
 	ID   ebpf.ProgramID // 0 if it is no eBPF program
 }
@@ -217,13 +216,13 @@ type DeviceProgram struct {
 func (h *Host) DevicePrograms(index int) ([]DeviceProgram, error) {
 	var list []DeviceProgram
 	err := h.Do(func() error {
-		for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-			q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: at})
+		for _, egress := range []bool{false, true} {
+			programs, err := h.TCX(index, egress)
 			if err != nil {
 				continue // before Linux 6.6 there is no TCX
 			}
-			for _, p := range q.Programs {
-				list = append(list, DeviceProgram{Kind: "tcx", ID: p.ID})
+			for _, p := range programs {
+				list = append(list, DeviceProgram{Name: p.Name, Kind: "tcx", ID: p.ID})
 			}
 		}
 		return nil

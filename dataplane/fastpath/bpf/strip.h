@@ -6,7 +6,8 @@
 // inner segments, and puts a mark in front of the frame, which tells TC where it belongs. A stripped frame
 // must never be taken for one that came by the wire. So XDP strips only
 //
-//   - where user space has seen our TC program first on the device, and made an entry in ingresses;
+//   - where user space has seen our TC program first on the device, and made an entry in ingresses; and for a while only
+//     after it has looked once more (until), since a dead daemon sees nobody who comes before us;
 //   - while that TC program, of the same generation, answers: XDP marks a packet with a question now and
 //     then, which TC notes. No answer, no stripping, whoever took the TC program away;
 //   - by putting an address that nobody takes in the place of the inner destination, which TC puts right.
@@ -35,6 +36,7 @@ struct mark {
 // A device that has the XDP program.
 struct ingress {
 	__u64 answered;   // when the TC program last saw a mark
+	__u64 until;      // strip until then: user space has seen that the TC program is first
 	__u32 generation; // 0: strip nothing
 	__u8 nobody[6];   // the destination that a stripped frame bears until TC has it
 	__u8 zero[6];

@@ -108,6 +108,8 @@ int underlay_xdp(struct xdp_md *x)
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 	struct host *peer = bpf_map_lookup_elem(&hosts, &src);
 	__u64 now = bpf_ktime_get_ns();
+	if (now >= in->until)
+		return XDP_PASS; // the daemon is dead
 	if (!v || length - start > v->mtu + ETH_HLEN)
 		return XDP_PASS;
 	if (!peer || !(peer->flags & HOST_RECEIVE) || older(peer->heard, t->host_ttl, now))

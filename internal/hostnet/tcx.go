@@ -1,0 +1,99 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	bpflink "github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// TCXProgram is a program at a device's TCX hook, of whoever. TCX runs before the filters of clsact, and these run where all
+// its programs say TC_ACT_UNSPEC.
+type TCXProgram struct {
+	ID ebpf.ProgramID
+	// Name is what the program was loaded with, at most 15 bytes; "" if it has none, or has gone meanwhile.
+	Name string
+}
+
+func tcxHook(egress bool) ebpf.AttachType {
+	if egress {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+// TCX lists the programs at a device's TCX ingress or egress, first the one that runs first. Before Linux 6.6 there is no
+// TCX, and the error is an UnsupportedError.
+func (h *Host) TCX(index int, egress bool) ([]TCXProgram, error) {
+	var list []TCXProgram
+	err := h.Do(func() error {
+		q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: tcxHook(egress)})
+		if err != nil {
+			return err
+		}
+		for _, p := range q.Programs {
+			list = append(list, TCXProgram{ID: p.ID, Name: ProgramName(p.ID)})
+		}
+		return nil
+	})
+	return list, h.wrapDevice("list TCX programs of", index, tcxUnsupported(err))
+}
+
+// tcxUnsupported tells a kernel without TCX from other failures.
+func tcxUnsupported(err error) error {
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL) {
+		return unsupported("an eBPF program at TCX", "Linux 6.6", err)
+	}
+	return err
+}
+
+// ProgramName is what an eBPF program was loaded with as its name; "" if it has none or is gone.
+func ProgramName(id ebpf.ProgramID) string {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
+}
+
+// AttachTCXProgram puts a program at a device's TCX hook, behind those that are there, or in the very place of the one that
+// replaced names, so that no packet meets both or neither. It stays when the process ends, as long as the device, until
+// DetachTCXProgram. Unlike making a clsact it loses no frame. UnsupportedError before Linux 6.6.
+func (h *Host) AttachTCXProgram(index int, egress bool, prog *ebpf.Program, replaced ebpf.ProgramID) error {
+	err := h.Do(func() error {
+		o := bpflink.RawAttachProgramOptions{Target: index, Program: prog, Attach: tcxHook(egress), Anchor: bpflink.Tail()}
+		if replaced != 0 {
+			old, err := ebpf.NewProgramFromID(replaced)
+			if err != nil {
+				return fmt.Errorf("find program %d: %w", replaced, err)
+			}
+			defer old.Close()
+			o.Anchor = bpflink.ReplaceProgram(old)
+		}
+		return bpflink.RawAttachProgram(o)
+	})
+	return h.wrapDevice("attach a TCX program to", index, tcxUnsupported(err))
+}
+
+// DetachTCXProgram takes a program off that AttachTCXProgram has put there. It and the device may be gone.
+func (h *Host) DetachTCXProgram(index int, egress bool, id ebpf.ProgramID) error {
+	err := h.Do(func() error {
+		prog, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			return err
+		}
+		defer prog.Close()
+		return bpflink.RawDetachProgram(bpflink.RawDetachProgramOptions{Target: index, Program: prog, Attach: tcxHook(egress)})
+	})
+	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return h.wrapDevice("detach a TCX program from", index, tcxUnsupported(err))
+}

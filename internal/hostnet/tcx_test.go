@@ -1,0 +1,182 @@
+package hostnet
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/stretchr/testify/require"
+)
+
+// passer is a program that leaves every packet to what comes next.
+func passer(t *testing.T, name string, kind ebpf.ProgramType, verdict int32) (*ebpf.Program, ebpf.ProgramID) {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: name, Type: kind, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { p.Close() })
+	info, err := p.Info()
+	require.NoError(t, err)
+	id, ok := info.ID()
+	require.True(t, ok)
+	return p, id
+}
+
+func ids(list []TCXProgram) (out []ebpf.ProgramID) {
+	for _, p := range list {
+		out = append(out, p.ID)
+	}
+	return out
+}
+
+// needTCX lists what is at a device's TCX ingress, on kernels that have one.
+func needTCX(t *testing.T, h *Host, index int) []TCXProgram {
+	t.Helper()
+	list, err := h.TCX(index, false)
+	var unsupported *UnsupportedError
+	if errors.As(err, &unsupported) {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	return list
+}
+
+// Programs at TCX come one behind the other, are replaced where they are, go when they are told to and not when their file
+// descriptor is closed, and clsact's filters are another thing.
+func TestTCX(t *testing.T) {
+	h := newHost(t)
+	a, _ := pair(t, h, "a", "b")
+	require.Empty(t, needTCX(t, h, a.Index))
+	for _, egress := range []bool{false, true} {
+		one, first := passer(t, "one", ebpf.SchedCLS, -1)
+		two, second := passer(t, "two", ebpf.SchedCLS, -1)
+		three, third := passer(t, "three", ebpf.SchedCLS, -1)
+		require.NoError(t, h.AttachTCXProgram(a.Index, egress, one, 0))
+		require.NoError(t, h.AttachTCXProgram(a.Index, egress, two, 0))
+		require.Error(t, h.AttachTCXProgram(a.Index, egress, two, 0), "twice")
+		require.NoError(t, h.AttachTCXProgram(a.Index, egress, three, first))
+		require.NoError(t, three.Close())
+		list, err := h.TCX(a.Index, egress)
+		require.NoError(t, err)
+		require.Equal(t, []TCXProgram{{third, "three"}, {second, "two"}}, list)
+		for range 2 {
+			require.NoError(t, h.DetachTCXProgram(a.Index, egress, third))
+		}
+		require.NoError(t, h.AttachTCXProgram(a.Index, egress, one, 0))
+		list, err = h.TCX(a.Index, egress)
+		require.NoError(t, err)
+		require.Equal(t, []ebpf.ProgramID{second, first}, ids(list))
+		filters, err := h.Filters(a.Index, egress)
+		require.NoError(t, err)
+		require.Empty(t, filters)
+	}
+	_, err := h.TCX(9999, false)
+	require.ErrorIs(t, err, ErrNotFound)
+	require.NoError(t, h.DetachTCXProgram(9999, false, 1))
+}
+
+// Programs at TCX come and go on devices that are up, and no packet is lost.
+func TestTCXLosesNothing(t *testing.T) {
+	h, far := newHost(t), newHost(t)
+	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b", PartnerHost: far})
+	require.NoError(t, err)
+	a, b := link(t, h, "a"), link(t, far, "b")
+	require.NoError(t, h.SetUp(a.Index))
+	require.NoError(t, far.SetUp(b.Index))
+	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}))
+	require.NoError(t, far.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.0.2/24")}))
+	needTCX(t, h, a.Index)
+
+	var in net.PacketConn
+	var out net.Conn
+	require.NoError(t, far.Do(func() (err error) { in, err = net.ListenPacket("udp4", "10.9.0.2:0"); return err }))
+	defer in.Close()
+	require.NoError(t, in.(*net.UDPConn).SetReadBuffer(4<<20))
+	require.NoError(t, h.Do(func() (err error) { out, err = net.Dial("udp4", in.LocalAddr().String()); return err }))
+	defer out.Close()
+	packet := make([]byte, 8)
+	_, err = out.Write(packet) // so that the neighbour is known
+	require.NoError(t, err)
+	_, _, err = in.ReadFrom(packet)
+	require.NoError(t, err)
+
+	require.NoError(t, in.SetReadDeadline(time.Now().Add(time.Minute)))
+	var stop atomic.Bool
+	var got atomic.Uint64
+	sent := make(chan uint64, 1)
+	go func() {
+		n := uint64(0)
+		for b := make([]byte, 8); !stop.Load(); n++ {
+			binary.BigEndian.PutUint64(b, n)
+			if _, err := out.Write(b); err != nil {
+				t.Error(err)
+			}
+			for n-got.Load() > 500 && !stop.Load() { // what the socket's buffer takes
+				runtime.Gosched()
+			}
+		}
+		binary.BigEndian.PutUint64(packet, 1<<63)
+		_, _ = out.Write(packet)
+		sent <- n
+	}()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for b := make([]byte, 8); ; got.Add(1) {
+			if _, _, err := in.ReadFrom(b); err != nil || b[0] != 0 {
+				return
+			}
+		}
+	}()
+	one, first := passer(t, "one", ebpf.SchedCLS, -1)
+	two, second := passer(t, "two", ebpf.SchedCLS, -1)
+	for range 20 {
+		for host, at := range map[*Host]Link{h: a, far: b} {
+			egress := host == h
+			require.NoError(t, host.AttachTCXProgram(at.Index, egress, one, 0))
+			require.NoError(t, host.AttachTCXProgram(at.Index, egress, two, first))
+			require.NoError(t, host.DetachTCXProgram(at.Index, egress, second))
+		}
+	}
+	stop.Store(true)
+	<-done
+	require.Equal(t, <-sent, got.Load())
+}
+
+// An XDP program stays when its file descriptor is closed, and is replaced and taken away only by who knows it.
+func TestXDP(t *testing.T) {
+	h := newHost(t)
+	a, _ := pair(t, h, "a", "b")
+	one, first := passer(t, "one", ebpf.XDP, 2)
+	two, second := passer(t, "two", ebpf.XDP, 2)
+	require.NoError(t, h.AttachXDP(a.Index, one, 0))
+	require.ErrorIs(t, h.AttachXDP(a.Index, two, 0), ErrBusy)
+	there := func() ebpf.ProgramID {
+		t.Helper()
+		id, err := h.XDPProgram(a.Index)
+		require.NoError(t, err)
+		all, err := h.XDPPrograms()
+		require.NoError(t, err)
+		require.Equal(t, id, all[a.Index])
+		return id
+	}
+	require.Equal(t, first, there())
+	require.NoError(t, h.AttachXDP(a.Index, two, first))
+	require.NoError(t, two.Close())
+	require.Equal(t, second, there())
+	require.ErrorIs(t, h.AttachXDP(a.Index, one, first), ErrBusy, "it is another's")
+	require.NoError(t, h.DetachXDP(a.Index, first), "another's is left alone")
+	require.Equal(t, second, there())
+	require.Equal(t, "two", ProgramName(second))
+	require.NoError(t, h.DetachXDP(a.Index, second))
+	require.Zero(t, there())
+	require.NoError(t, h.DetachXDP(9999, first))
+}
