@@ -179,4 +179,6 @@ func TestXDP(t *testing.T) {
 	require.NoError(t, h.DetachXDP(a.Index, second))
 	require.Zero(t, there())
 	require.NoError(t, h.DetachXDP(9999, first))
+	_, err := h.XDPProgram(9999)
+	require.ErrorIs(t, err, ErrNotFound)
 }

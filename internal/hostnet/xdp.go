@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	bpflink "github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,9 @@ func (h *Host) XDPProgram(index int) (ebpf.ProgramID, error) {
 		l, err := h.handle.LinkByIndex(index)
 		if err == nil && l.Attrs().Xdp != nil && l.Attrs().Xdp.Attached {
 			id = ebpf.ProgramID(l.Attrs().Xdp.ProgId)
+		}
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
+			return unix.ENODEV
 		}
 		return err
 	})
