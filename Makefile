@@ -95,6 +95,7 @@ rpm: dist ## RPM packages beside them, from packaging/rpm/xend.spec
 	@scripts/rpm "$(VERSION)"
 
 test-dist: rpm ## build them once more, elsewhere: the same bytes
+	@scripts/need /bin/busybox:busybox-static unshare:util-linux
 	@scripts/test-dist
 
 book: need-go ## the manual as one HTML file, build/book.html
