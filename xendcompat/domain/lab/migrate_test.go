@@ -2,6 +2,9 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -66,7 +69,13 @@ const addressB = "10.1.0.251"
 // serve runs b's server until stop.
 func (p *pair) serve(t *testing.T, r domain.Receiver) {
 	t.Helper()
-	s, err := NewServer(p.b.Toolstack, r, nil)
+	p.serveOnly(t, r, nil)
+}
+
+// serveOnly is serve for hosts that may send domains.
+func (p *pair) serveOnly(t *testing.T, r domain.Receiver, allow Allow) {
+	t.Helper()
+	s, err := NewServer(p.b.Toolstack, r, allow)
 	require.NoError(t, err)
 	ln, err := listenOn(p.b.host.Net)
 	require.NoError(t, err)
@@ -180,6 +189,70 @@ func TestMigrateRefused(t *testing.T) {
 	allow := must(ParseAllow(`^192\.0\.2\. ^10\.1\.`))
 	require.True(t, allow.admits(t.Context(), &net.TCPAddr{IP: net.ParseIP("10.1.0.250"), Port: 1}))
 	require.False(t, allow[:1].admits(t.Context(), &net.TCPAddr{IP: net.ParseIP("10.1.0.250"), Port: 1}))
+}
+
+// A host that (xend-relocation-hosts-allow …) does not have gets no further than to connect, whatever secret it has.
+func TestMigrateHostsAllow(t *testing.T) {
+	p := newPair(t)
+	c := config("vm1", "00:16:3e:00:00:01", "10.1.0.1")
+	id := p.a.create(c)
+	p.stop()
+	p.serveOnly(t, receiver{}, must(ParseAllow(`^192\.0\.2\. ^10\.1\.0\.25$`)))
+	err := p.a.Migrate(t.Context(), id, c, domain.MigrateOptions{Host: addressB})
+	require.ErrorContains(t, err, "xend-relocation-hosts-allow")
+	require.Equal(t, domain.Flags("-b----"), p.a.status(id).Flags)
+	require.Empty(t, must(p.b.List(t.Context())))
+	p.b.empty()
+
+	p.stop()
+	p.serveOnly(t, receiver{}, must(ParseAllow(`^192\.0\.2\. ^10\.1\.0\.250$`)))
+	require.NoError(t, p.a.Migrate(t.Context(), id, c, domain.MigrateOptions{Host: addressB}))
+	require.Len(t, must(p.b.List(t.Context())), 1)
+}
+
+// Who does not speak TLS 1.3, or another protocol in it, is hung up on before anything is read, and who sends a proof
+// of nothing is told that; the server goes on.
+func TestRelocationStrangers(t *testing.T) {
+	p := newPair(t)
+	c := config("vm1", "00:16:3e:00:00:01", "10.1.0.1")
+	id := p.a.create(c)
+	dial := func() (conn net.Conn) {
+		t.Helper()
+		require.NoError(t, p.a.host.Do(func() (err error) {
+			conn, err = net.Dial("tcp", net.JoinHostPort(addressB, strconv.Itoa(DefaultPort)))
+			return err
+		}))
+		t.Cleanup(func() { conn.Close() })
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+		return conn
+	}
+	// As a peer without TLS: the answer is an alert at most, and the end.
+	plain := dial()
+	m := must(json.Marshal(message{Op: "prepare", Token: newToken()}))
+	_, err := plain.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...))
+	require.NoError(t, err)
+	answer, err := io.ReadAll(plain)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NotContains(t, string(answer), "{")
+
+	for name, config := range map[string]*tls.Config{
+		"TLS 1.2":          {MaxVersion: tls.VersionTLS12, NextProtos: []string{tlsProtocol}},
+		"another protocol": {NextProtos: []string{"h2"}},
+	} {
+		config.InsecureSkipVerify = true
+		require.Error(t, tls.Client(dial(), config).Handshake(), name)
+	}
+
+	// Without a word about what it wants to speak it is a stranger all the same.
+	for _, protocols := range [][]string{nil, {tlsProtocol}} {
+		conn := tls.Client(dial(), &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, InsecureSkipVerify: true})
+		require.NoError(t, conn.Handshake())
+		l := &link{conn: conn, max: maxGreeting}
+		_, err = l.ask(message{Proof: []byte("guessed")}, patience)
+		require.ErrorContains(t, err, "another relocation secret")
+	}
+	require.Empty(t, must(p.b.List(t.Context())))
+	require.NoError(t, p.a.Migrate(t.Context(), id, c, domain.MigrateOptions{Host: addressB}))
 }
 
 // crashMigrate is a process that is killed before step number n: "serve" takes domains in, "leave" sends one.

@@ -219,7 +219,7 @@ func (t *Toolstack) dial(ctx context.Context, o domain.MigrateOptions) (*link, e
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w (does xend run there, with (xend-relocation-server yes)?)", err)
+		return nil, fmt.Errorf("%w (does xend run there, with (xend-relocation-server yes), and may this host send domains by its xend-relocation-hosts-allow?)", err)
 	}
 	l := &link{conn: c.(*tls.Conn), max: maxGreeting}
 	if err := l.greet(secret); err != nil {
