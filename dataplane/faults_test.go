@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -494,4 +497,102 @@ func TestFastAttack(t *testing.T) {
 			t.Logf("%d of %d by the kernel, drops %v", rx.Packets-rx0.Packets, count, state.Drops)
 		})
 	}
+}
+
+// counting is a program of somebody else's that counts packets and leaves them alone.
+func counting(t testing.TB, kind ebpf.ProgramType, verdict int32) (prog *ebpf.Program, count func() uint64) {
+	t.Helper()
+	total, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = total.Close() })
+	prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: kind, License: "Apache-2.0", Instructions: asm.Instructions{
+		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+		asm.LoadMapPtr(asm.R1, total.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -4),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "end"),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
+		asm.Mov.Imm(asm.R0, verdict).WithSymbol("end"),
+		asm.Return(),
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { prog.Close() })
+	return prog, func() uint64 {
+		var n uint64
+		require.NoError(t, total.Lookup(uint32(0), &n))
+		return n
+	}
+}
+
+// TestOthersCount: programs of others on the underlay's card, at XDP, at TCX and at clsact, there before ours or attached later, go on to see
+// every packet of a flow that the kernel may carry; and XDP that is there already leaves us TC.
+func TestOthersCount(t *testing.T) {
+	counters := map[string]func() uint64{}
+	var late func()
+	_, hosts := startPair(t, func(i int, h *lab.Host) *testHost {
+		makePlain(t, h)
+		if i == 1 {
+			return startFast(t, h, time.Minute)
+		}
+		card, err := h.Uplink().Link()
+		require.NoError(t, err)
+		xdp, count := counting(t, ebpf.XDP, 2) // XDP_PASS
+		counters["XDP"] = count
+		l, err := h.Net.AttachXDP(card.Index, xdp)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+		tcx := func(name string) {
+			prog, count := counting(t, ebpf.SchedCLS, -1) // TCX_NEXT
+			l, err := h.Net.AttachTCX(card.Index, prog)
+			var unsupported *hostnet.UnsupportedError
+			if errors.As(err, &unsupported) {
+				return // before Linux 6.6
+			}
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = l.Close() })
+			counters[name] = count
+		}
+		cls := func(name string, priority uint16) {
+			prog, count := counting(t, ebpf.SchedCLS, -1) // TC_ACT_UNSPEC
+			require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: card.Index, Priority: priority, Name: "other"}, prog))
+			counters[name] = count
+		}
+		tcx("TCX before")
+		cls("clsact before", 5)
+		late = func() {
+			tcx("TCX after")
+			cls("clsact after", 7)
+		}
+		return startFast(t, h, time.Minute)
+	})
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	ping(t, one, two.Addr())
+	u := hosts[0].Counters().FastPath.Underlays[0]
+	require.Equal(t, "tc", u.Way)
+	require.Contains(t, u.Why, "another XDP program")
+	sees := func() {
+		t.Helper()
+		eventually(t, "all see what passes", func() bool {
+			before := map[string]uint64{}
+			for name, count := range counters {
+				before[name] = count()
+			}
+			for range 10 {
+				ping(t, one, two.Addr())
+			}
+			for name, count := range counters {
+				if count() < before[name]+10 {
+					t.Logf("%s saw %d of 10", name, count()-before[name])
+					return false
+				}
+			}
+			return true
+		})
+	}
+	awaitFast(t, one, two, hosts...)
+	sees()
+	late()
+	sees()
 }
