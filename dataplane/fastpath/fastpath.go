@@ -217,30 +217,31 @@ func family(addr netip.Addr) uint32 {
 }
 
 // SetUnderlay says how packets of a family travel. While it is changed the family is off, so that no
-// packet leaves by half of the old way and half of the new.
+// packet leaves by half of the old way and half of the new. What is so already is not touched: a daemon that is killed
+// while it takes over must not leave the family off.
 func (p *Tables) SetUnderlay(u Underlay) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := family(u.Addr)
-	var v bpfUnderlay
-	if err := p.bpf.Underlays.Put(k, &v); err != nil {
-		return fmt.Errorf("kernel fast path: underlay: %w", err)
-	}
-	v = bpfUnderlay{Addr: u.Addr.As16(), Ifindex: uint32(u.Index), Mtu: uint32(u.MTU), Port: swap(u.Port), Ttl: u.TTL, Mac: u.MAC}
+	v := bpfUnderlay{Addr: u.Addr.As16(), Ifindex: uint32(u.Index), Mtu: uint32(u.MTU), Port: swap(u.Port), Ttl: u.TTL, Mac: u.MAC}
 	if u.FlowPort {
 		v.FlowPort = 1
 	}
-	if err := p.bpf.Underlays.Put(k, &v); err != nil {
-		return fmt.Errorf("kernel fast path: underlay: %w", err)
-	}
+	on := v
 	if u.Send {
-		v.Flags |= 1
+		on.Flags |= 1
 	}
 	if u.Receive {
-		v.Flags |= 2
+		on.Flags |= 2
 	}
-	if err := p.bpf.Underlays.Put(k, &v); err != nil {
-		return fmt.Errorf("kernel fast path: underlay: %w", err)
+	var before bpfUnderlay
+	if err := p.bpf.Underlays.Lookup(k, &before); err == nil && before == on {
+		return nil
+	}
+	for _, step := range []bpfUnderlay{{}, v, on} {
+		if err := p.bpf.Underlays.Put(k, &step); err != nil {
+			return fmt.Errorf("kernel fast path: underlay: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package fastpath
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -547,6 +549,26 @@ func TestSlots(t *testing.T) {
 	assert.Zero(t, c)
 	err := p.AddVnet(vnet97, 2, 1500)
 	assert.True(t, errors.Is(err, ErrFull), "%v", err)
+}
+
+// TestSameUnderlay: a daemon that takes over says what is so already; the family is not off for a moment, in which the daemon might
+// be killed.
+func TestSameUnderlay(t *testing.T) {
+	p := known(t, there4)
+	u := Underlay{Addr: here4, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true}
+	var setting sync.WaitGroup
+	defer setting.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	setting.Go(func() {
+		for ctx.Err() == nil {
+			assert.NoError(t, p.SetUnderlay(u))
+		}
+	})
+	frame := ethernet(remote, local, 0x0800, udp4(t, 100))
+	for range 2000 {
+		require.EqualValues(t, redirect, run(t, p.Out(), frame, 0).action)
+	}
 }
 
 // TestFull: when there are as many MACs or hosts as there may be, those that are known are carried, can be confirmed and
