@@ -101,18 +101,18 @@ func TestHoldDown(t *testing.T) {
 	require.Equal(t, a.networks[id].devices.VnifIndex, a.kernel.(*memoryKernel).forgotten[0].Port)
 }
 
-// A domain that migrates silently is reached by its neighbours once the vif script has told of it: the bridge,
-// too, forgets that it was behind the tunnel.
-func TestSilentMove(t *testing.T) {
+// silentMove is two hosts with a domain each, of which the second has moved to the first host and said nothing yet.
+// behindVnif tells whether the first host's bridge holds it to be where it was.
+func silentMove(t *testing.T) (a *testHost, d1, d2 *lab.Domain, behindVnif func() bool) {
 	_, _, hosts := newLab(t, 2, testConfig())
 	a, b := hosts[0], hosts[1]
 	add(t, "97", a, b)
-	d1, d2 := a.domain(1, "97"), b.domain(2, "97")
+	d1, d2 = a.domain(1, "97"), b.domain(2, "97")
 	for _, d := range []*lab.Domain{d1, d2} {
 		require.NoError(t, d.Net.DisableIPv6(deviceOf(t, &lab.Host{Node: d.Node}, "eth0").Index)) // says nothing of its own accord
 	}
 	vnif, bridge := deviceOf(t, a.Host, "vnif97"), deviceOf(t, a.Host, "vnet97")
-	behindVnif := func() bool {
+	behindVnif = func() bool {
 		list, err := a.Net.FDB(bridge.Index)
 		require.NoError(t, err)
 		return slices.ContainsFunc(list, func(e hostnet.FDBEntry) bool {
@@ -124,6 +124,13 @@ func TestSilentMove(t *testing.T) {
 	require.NoError(t, d2.MoveTo(a.Host, "vif2.0", "vnet97"))
 	a.forwarding("vnet97")
 	require.True(t, behindVnif(), "the domain is silent")
+	return a, d1, d2, behindVnif
+}
+
+// A domain that migrates silently is reached by its neighbours once the vif script has told of it: the bridge,
+// too, forgets that it was behind the tunnel.
+func TestSilentMove(t *testing.T) {
+	a, d1, d2, behindVnif := silentMove(t)
 	require.NoError(t, a.AddVif(idOf(t, "97"), domainMAC(2)))
 	require.False(t, behindVnif())
 	// The first one arrives: nothing but the bridge's table stood between.
@@ -138,29 +145,9 @@ func TestSilentMove(t *testing.T) {
 func TestMoveSeenHere(t *testing.T) {
 	for _, learning := range []string{"on", "off"} {
 		t.Run("learning "+learning, func(t *testing.T) {
-			_, _, hosts := newLab(t, 2, testConfig())
-			a, b := hosts[0], hosts[1]
-			add(t, "97", a, b)
-			d1, d2 := a.domain(1, "97"), b.domain(2, "97")
-			for _, d := range []*lab.Domain{d1, d2} {
-				require.NoError(t, d.Net.DisableIPv6(deviceOf(t, &lab.Host{Node: d.Node}, "eth0").Index)) // says nothing of its own accord
-			}
-			vnif, bridge := deviceOf(t, a.Host, "vnif97"), deviceOf(t, a.Host, "vnet97")
-			behindVnif := func() bool {
-				list, err := a.Net.FDB(bridge.Index)
-				require.NoError(t, err)
-				return slices.ContainsFunc(list, func(e hostnet.FDBEntry) bool {
-					return wire.MAC(e.MAC) == wire.MAC(domainMAC(2)) && e.Port == vnif.Index
-				})
-			}
-			ping(t, d1, d2.Addr())
-			require.True(t, behindVnif())
-			require.NoError(t, d2.MoveTo(a.Host, "vif2.0", "vnet97"))
-			a.forwarding("vnet97")
+			a, d1, d2, behindVnif := silentMove(t)
 			_, err := a.Host.Run(soon(t), "bridge", "link", "set", "dev", "vif2.0", "learning", learning)
 			require.NoError(t, err)
-			require.True(t, behindVnif(), "the domain is silent")
-
 			require.NoError(t, d2.Send("eth0", testFrame(broadcastMAC, domainMAC(2), "here I am")))
 			eventually(t, "the bridge has forgotten it", func() bool { return !behindVnif() })
 			eventually(t, "it is this host's", func() bool { return hasVif(a.Engine, domainMAC(2)) })
