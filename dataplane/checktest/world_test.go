@@ -381,6 +381,8 @@ const (
 	windowBytes  = 400_000
 	// windowCopies is less, since copies may come much later.
 	windowCopies = 100
+	// windowXDP is less, too: a veth device with XDP has room for 256 packets, and a frame may be two.
+	windowXDP = 100
 )
 
 // exchange sends shots from both sides at once and compares what comes out.
@@ -412,6 +414,7 @@ func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []e
 		fast := *s
 		fast.elsewhere, fast.shuffled = true, true
 		s = &fast
+		most = windowXDP
 	}
 	if w.copies() > 0 {
 		most = windowCopies

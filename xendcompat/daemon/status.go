@@ -187,7 +187,11 @@ func (r *StatusReport) WriteText(w io.Writer) {
 	default:
 		up = fmt.Sprintf(", %d up", r.Up)
 	}
-	fmt.Fprintf(w, "xend is running, pid %d, version %s, %s%s%s\n", r.PID, r.Version, count(r.Vnets, "vnet"), up, service.OtherVnets(r.Transient, r.Default))
+	others := service.OtherVnets(r.Transient, r.Default)
+	if up != "" && others != "" {
+		up += ","
+	}
+	fmt.Fprintf(w, "xend is running, pid %d, version %s, %s%s%s\n", r.PID, r.Version, count(r.Vnets, "vnet"), up, others)
 	if r.Dataplane == "off" {
 		fmt.Fprintln(w, "the data plane is turned off: vnets are bridges and interfaces of this host alone")
 	}
