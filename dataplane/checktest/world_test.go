@@ -381,8 +381,9 @@ const (
 	windowBytes  = 400_000
 	// windowCopies is less, since copies may come much later.
 	windowCopies = 100
-	// windowXDP is less, too: a veth device with XDP has room for 256 packets, and a frame may be two.
-	windowXDP = 100
+	// windowFast is less, too: frames are two packets each where they don't fit, come from both sides, and wait for the same
+	// processor at up to four devices; one with XDP has room for 256.
+	windowFast = 50
 )
 
 // exchange sends shots from both sides at once and compares what comes out.
@@ -414,7 +415,7 @@ func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []e
 		fast := *s
 		fast.elsewhere, fast.shuffled = true, true
 		s = &fast
-		most = windowXDP
+		most = windowFast
 	}
 	if w.copies() > 0 {
 		most = windowCopies
