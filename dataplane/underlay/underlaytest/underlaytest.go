@@ -4,6 +4,7 @@ package underlaytest
 import (
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
@@ -21,9 +22,10 @@ type Packet struct {
 	Payload []byte
 }
 
-// Net is a segment: what is sent to an address comes to that host, and what is sent to a group to all but who sent it. It
-// belongs to one goroutine.
+// Net is a segment: what is sent to an address comes to that host, and what is sent to a group to all but who sent it.
+// Any goroutine may send and receive; what has fields' names belongs to the test's.
 type Net struct {
+	mu    sync.Mutex // engines send from goroutines of their own
 	hosts []*Host
 	// Sent is all that was sent, in order.
 	Sent []Packet
@@ -49,6 +51,8 @@ func (n *Net) Join(index int, addrs ...netip.Addr) *Host {
 
 // Take returns what was sent since the last Take.
 func (n *Net) Take() []Packet {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	out := n.Sent
 	n.Sent = nil
 	return out
@@ -58,6 +62,8 @@ func (n *Net) Take() []Packet {
 func (n *Net) Put(p Packet) { n.send(nil, p) }
 
 func (n *Net) send(from *Host, p Packet) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.Sent = append(n.Sent, p)
 	for _, h := range n.hosts {
 		to := p.To.Addr()
@@ -75,6 +81,8 @@ func (h *Host) Put(p Packet) { h.net.send(h, p) }
 
 // Take returns what came since the last Take, for a host that nothing else reads.
 func (h *Host) Take() []Packet {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
 	out := h.queue
 	h.queue = nil
 	return out
@@ -82,6 +90,8 @@ func (h *Host) Take() []Packet {
 
 // Waiting reports whether packets of the socket's kind were not read yet.
 func (h *Host) Waiting(s *underlay.Socket) bool {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
 	return slices.ContainsFunc(h.queue, func(p Packet) bool { return fits(s, p) })
 }
 
@@ -91,6 +101,8 @@ func fits(s *underlay.Socket, p Packet) bool {
 
 // Recv brings what waits for a socket, at most a batch.
 func (h *Host) Recv(s *underlay.Socket, b *underlay.Batch) (int, error) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
 	n, rest := 0, h.queue[:0:0]
 	for _, p := range h.queue {
 		if n == underlay.BatchLen || !fits(s, p) {
