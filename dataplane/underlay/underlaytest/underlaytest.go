@@ -23,7 +23,7 @@ type Packet struct {
 }
 
 // Net is a segment: what is sent to an address comes to that host, and what is sent to a group to all but who sent it.
-// Any goroutine may send and receive; what has fields' names belongs to the test's.
+// Any goroutine may send and receive; its fields are the test's.
 type Net struct {
 	mu    sync.Mutex // engines send from goroutines of their own
 	hosts []*Host
