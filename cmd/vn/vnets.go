@@ -72,14 +72,14 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
-	a.tellMissing(byID(forms), in.Args)
+	vnets := byID(forms)
+	a.tellMissing(vnets, in.Args)
+	if len(in.Args) > 0 {
+		vnets = slices.DeleteFunc(vnets, func(v sxp.Value) bool {
+			return !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) })
+		})
+	}
 	if in.Has("json") {
-		vnets := byID(forms)
-		if len(in.Args) > 0 {
-			vnets = slices.DeleteFunc(vnets, func(v sxp.Value) bool {
-				return !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) })
-			})
-		}
 		for _, f := range forms {
 			of := f.ChildValue("vnet", "")
 			if of != "" && slices.ContainsFunc(vnets, func(v sxp.Value) bool { return v.ChildValue("id", "") == of }) {
@@ -88,10 +88,7 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 		}
 		return a.printForms(vnets)
 	}
-	for _, v := range byID(forms) {
-		if len(in.Args) > 0 && !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) }) {
-			continue
-		}
+	for _, v := range vnets {
 		a.print(vnetWidth, v)
 		if in.Has("all") || in.Has("long") {
 			if err := a.printVnif(v); err != nil {

@@ -202,11 +202,8 @@ func (in *input) summary() string {
 	if in.o.Engine == nil {
 		parts = append(parts, "the data plane is turned off")
 	}
-	vnets := fmt.Sprintf("%d vnets", in.health.Vnets)
-	if in.health.Vnets == 1 {
-		vnets = "1 vnet"
-	}
-	return strings.Join(append(parts, vnets+service.OtherVnets(in.health.Transient, in.health.Default)), " · ")
+	h := &in.health
+	return strings.Join(append(parts, service.VnetCount(h.Vnets, "", h.Transient, h.Default)), " · ")
 }
 
 type judge struct {

@@ -183,15 +183,11 @@ func (r *StatusReport) WriteText(w io.Writer) {
 	switch {
 	case r.Dataplane != "on" || r.Vnets == 0:
 	case r.Up == r.Vnets:
-		up = ", all up"
+		up = "all up"
 	default:
-		up = fmt.Sprintf(", %d up", r.Up)
+		up = fmt.Sprintf("%d up", r.Up)
 	}
-	others := service.OtherVnets(r.Transient, r.Default)
-	if up != "" && others != "" {
-		up += ","
-	}
-	fmt.Fprintf(w, "xend is running, pid %d, version %s, %s%s%s\n", r.PID, r.Version, count(r.Vnets, "vnet"), up, others)
+	fmt.Fprintf(w, "xend is running, pid %d, version %s, %s\n", r.PID, r.Version, service.VnetCount(r.Vnets, up, r.Transient, r.Default))
 	if r.Dataplane == "off" {
 		fmt.Fprintln(w, "the data plane is turned off: vnets are bridges and interfaces of this host alone")
 	}
@@ -202,11 +198,4 @@ func (r *StatusReport) WriteText(w io.Writer) {
 		}
 		fmt.Fprintf(w, "underlay %s: %s (%s), %s, MTU %s, group %s port %s\n", u.Family, u.Device, cmp.Or(u.Reason, "chosen"), u.Address, u.MTU, u.Group, u.Port)
 	}
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

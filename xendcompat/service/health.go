@@ -50,22 +50,27 @@ type Health struct {
 	Troubles []Trouble
 }
 
-// OtherVnets tells of vnets that are not persistent, as `xend status` and `vn check` do behind the number of those that are:
-// " and 3 default vnets", "" if there are none.
-func OtherVnets(transient, defaults int) string {
-	text := ""
-	for _, x := range []struct {
-		n    int
-		what string
-	}{{transient, "transient vnet"}, {defaults, "default vnet"}} {
-		if x.n > 0 {
-			text += fmt.Sprintf(" and %d %s", x.n, x.what)
-		}
-		if x.n > 1 {
-			text += "s"
-		}
+// VnetCount says how many vnets there are, as `xend status` and `vn check` do: "40 vnets, all up, and 3 default vnets". up,
+// "all up" or "2 up", is of those that are persistent, and may be "".
+func VnetCount(persistent int, up string, transient, defaults int) string {
+	text, and := counted(persistent, "vnet"), " and "
+	if up != "" {
+		text, and = text+", "+up, ", and "
+	}
+	if transient > 0 {
+		text, and = text+and+counted(transient, "transient vnet"), " and "
+	}
+	if defaults > 0 {
+		text += and + counted(defaults, "default vnet")
 	}
 	return text
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // Severity is that of the worst trouble.
