@@ -316,7 +316,8 @@ func TestDaemonsGo(t *testing.T) {
 	for round := range 6 {
 		i := round % 2
 		hosts[i].stop()
-		time.Sleep(300 * time.Millisecond) // nobody is there
+		there.more(300) // nobody is there
+		back.more(300)
 		if round < 2 {
 			hosts[i] = startEngineWith(t, hosts[i].Host, fastConfig(), withoutTCX)
 		} else {

@@ -301,15 +301,7 @@ func TestFullKernelTables(t *testing.T) {
 // TestPolicyUnderTraffic: nft rules appear on the bridge while a flow passes it by. Once the bypass is taken back the rules see
 // every frame of the flow, and nothing is lost or comes twice.
 func TestPolicyUnderTraffic(t *testing.T) {
-	cfg := fastConfig()
-	cfg.Bypass = BypassAuto
-	_, _, hosts := newLab(t, 2, cfg)
-	add(t, "97", hosts...)
-	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
-	awaitFast(t, one, two, hosts...)
-	for _, h := range hosts {
-		h.awaitWay(pastBridge, "")
-	}
+	hosts, one, two := bypassing(t)
 	there, back := startStream(t, one, two, time.Millisecond), startStream(t, two, one, time.Millisecond)
 	there.arrives()
 	back.arrives()

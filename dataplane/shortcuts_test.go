@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,17 +35,23 @@ func (h *testHost) awaitWay(want func(fastpath.Way) bool, why string) {
 func byBridge(w fastpath.Way) bool   { return w == fastpath.WayBridge }
 func pastBridge(w fastpath.Way) bool { return w != fastpath.WayBridge }
 
-// TestBypass: domains pass their bridges by, until there is a policy, and while the engine runs.
-func TestBypass(t *testing.T) {
+// bypassing is two hosts with a domain each, which pass their bridges by.
+func bypassing(t testing.TB) (hosts []*testHost, one, two *lab.Domain) {
 	cfg := fastConfig()
 	cfg.Bypass = BypassAuto
-	_, _, hosts := newLab(t, 2, cfg)
+	_, _, hosts = newLab(t, 2, cfg)
 	add(t, "97", hosts...)
-	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	one, two = hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
 	for _, h := range hosts {
 		h.awaitWay(pastBridge, "")
 	}
+	return hosts, one, two
+}
+
+// TestBypass: domains pass their bridges by, until there is a policy, and while the engine runs.
+func TestBypass(t *testing.T) {
+	hosts, one, two := bypassing(t)
 	for i := range two.Spec.Addrs {
 		_, err := lab.Transfer(soon(t), one.Node, two.Node, two.Spec.Addrs[i].Addr(), 16<<20)
 		require.NoError(t, err)
@@ -59,7 +66,7 @@ func TestBypass(t *testing.T) {
 	hosts[0].awaitWay(pastBridge, "")
 
 	// With the key it ends, and with the engine.
-	off := cfg
+	off := fastConfig()
 	off.Bypass = BypassOff
 	require.NoError(t, hosts[0].Reload(off))
 	eventually(t, "no filter is at the vif", func() bool { return !hosts[0].hasVifFilter(one) })
@@ -133,6 +140,7 @@ func TestXDPGoesOn(t *testing.T) {
 	defer func() { require.NoError(t, out.Close()) }()
 	before := stripped()
 	stop, sent := make(chan struct{}), make(chan uint64)
+	var written atomic.Uint64
 	go func() {
 		f := tcpFrame(8) // to an address that nobody has, with a wrong checksum, so that GRO joins none
 		copy(f, domainMAC(2))
@@ -150,13 +158,15 @@ func TestXDPGoesOn(t *testing.T) {
 			if _, err := out.WriteTo(f, &packet.Addr{HardwareAddr: domainMAC(2)}); err != nil {
 				t.Error(err)
 			}
+			written.Store(n + 1)
 		}
 	}()
 	for round := range 4 {
 		i := (round + 1) % 2
 		id := hosts[i].xdp()
 		hosts[i].stop()
-		time.Sleep(200 * time.Millisecond) // nobody is there
+		before := written.Load()
+		eventually(t, "the stream goes on while nobody is there", func() bool { return written.Load() >= before+200 })
 		require.Equal(t, id, hosts[i].xdp())
 		hosts[i] = startEngine(t, hosts[i].Host, fastConfig())
 		add(t, "97", hosts[i])

@@ -3,7 +3,6 @@ package hostnet
 import (
 	"io/fs"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -13,15 +12,7 @@ import (
 // What arrives at the device never reaches the host's stack: a datagram sent over the pair is
 // received before, and not after.
 func TestDropIngress(t *testing.T) {
-	h := newHost(t)
-	far := newHost(t)
-	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b", PartnerHost: far})
-	require.NoError(t, err)
-	a, b := link(t, h, "a"), link(t, far, "b")
-	require.NoError(t, h.SetUp(a.Index))
-	require.NoError(t, far.SetUp(b.Index))
-	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}))
-	require.NoError(t, far.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.0.2/24")}))
+	h, far, a, _ := hostPair(t)
 
 	var in, out net.PacketConn
 	require.NoError(t, h.Do(func() (err error) { in, err = net.ListenPacket("udp4", "10.9.0.1:1798"); return err }))
@@ -35,7 +26,7 @@ func TestDropIngress(t *testing.T) {
 	buf := make([]byte, 16)
 	send()
 	require.NoError(t, in.SetReadDeadline(time.Now().Add(10*time.Second)))
-	_, _, err = in.ReadFrom(buf)
+	_, _, err := in.ReadFrom(buf)
 	require.NoError(t, err)
 
 	for range 2 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os/exec"
 	"testing"
 
@@ -30,6 +31,20 @@ func link(t *testing.T, h *Host, name string) Link {
 	l, err := h.LinkByName(name)
 	require.NoError(t, err)
 	return l
+}
+
+// hostPair makes two hosts with a veth pair between them, whose ends a and b are up and have 10.9.0.1 and 10.9.0.2.
+func hostPair(t *testing.T) (h, far *Host, a, b Link) {
+	t.Helper()
+	h, far = newHost(t), newHost(t)
+	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b", PartnerHost: far})
+	require.NoError(t, err)
+	a, b = link(t, h, "a"), link(t, far, "b")
+	require.NoError(t, h.SetUp(a.Index))
+	require.NoError(t, far.SetUp(b.Index))
+	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}))
+	require.NoError(t, far.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.0.2/24")}))
+	return h, far, a, b
 }
 
 // pair makes a veth pair a–b, both up.

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"net/netip"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -85,14 +84,7 @@ func TestTCX(t *testing.T) {
 
 // Programs at TCX come and go on devices that are up, and no packet is lost.
 func TestTCXLosesNothing(t *testing.T) {
-	h, far := newHost(t), newHost(t)
-	_, err := h.EnsureVeth(Veth{Name: "a", Partner: "b", PartnerHost: far})
-	require.NoError(t, err)
-	a, b := link(t, h, "a"), link(t, far, "b")
-	require.NoError(t, h.SetUp(a.Index))
-	require.NoError(t, far.SetUp(b.Index))
-	require.NoError(t, h.EnsureAddress(Address{Index: a.Index, Prefix: netip.MustParsePrefix("10.9.0.1/24")}))
-	require.NoError(t, far.EnsureAddress(Address{Index: b.Index, Prefix: netip.MustParsePrefix("10.9.0.2/24")}))
+	h, far, a, b := hostPair(t)
 	needTCX(t, h, a.Index)
 
 	var in net.PacketConn
@@ -103,7 +95,7 @@ func TestTCXLosesNothing(t *testing.T) {
 	require.NoError(t, h.Do(func() (err error) { out, err = net.Dial("udp4", in.LocalAddr().String()); return err }))
 	defer out.Close()
 	packet := make([]byte, 8)
-	_, err = out.Write(packet) // so that the neighbour is known
+	_, err := out.Write(packet) // so that the neighbour is known
 	require.NoError(t, err)
 	_, _, err = in.ReadFrom(packet)
 	require.NoError(t, err)
