@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/xenvnet/xend/netscripts/bound"
 )
 
 // nftables loads rules.
@@ -170,11 +174,16 @@ func TestBoundRefused(t *testing.T) {
 		return unix.SetsockoptString(fd, unix.IPPROTO_IP, mrtAddVif, string(vif))
 	}))
 	defer unix.Close(fd)
+	for _, args := range []string{"qdisc add dev lo clsact", "filter add dev lo ingress protocol ip u32 match u32 0 0 indev eth0"} {
+		out, err := h.Output(exec.Command("tc", strings.Fields(args)...))
+		require.NoError(t, err, out)
+	}
 	was := h.dump() + h.nft()
 	r := h.run("network-bridge", "start")
 	require.Equal(t, 1, r.status)
 	require.Contains(t, r.stderr, "cannot bridge eth0: a rule of the nftables chain inet f in names eth0 by its index in a way that cannot be moved")
 	require.Contains(t, r.stderr, "multicast is routed by eth0; stop the multicast routing daemon")
+	require.Contains(t, r.stderr, "a traffic filter on lo asks whether a packet came by eth0 (indev), and means its index; remove it, and add it again afterwards")
 	require.Contains(t, r.stderr, "force=yes goes on nevertheless; nothing was changed")
 	require.Contains(t, h.must("network-bridge", "start", "--dry-run").stdout, "what stands in the way, so that it would be refused (force=yes goes on nevertheless):\n     a rule of the nftables chain inet f in")
 	require.Equal(t, was, h.dump()+h.nft())
@@ -229,4 +238,42 @@ func TestProgramsAreNamed(t *testing.T) {
 	require.Contains(t, r.stderr, me+"a UDP socket bound to eth0, port 6868")
 	r = h.run("network-bridge", "stop")
 	require.Equal(t, 0, r.status, r.stderr)
+}
+
+// A DHCP client is named first: without it the host loses its address, whatever else goes on.
+func TestDHCPClientsFirst(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	proc := t.TempDir()
+	require.NoError(t, h.Do(func() error {
+		for pid, comm := range map[string]string{"7": "collector", "8": "dhclient", "9": "sniffer"} {
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { unix.Close(fd) })
+			if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0800, Ifindex: h.Index("eth0")}); err != nil {
+				return err
+			}
+			var st unix.Stat_t
+			if err := unix.Fstat(fd, &st); err != nil {
+				return err
+			}
+			dir := filepath.Join(proc, pid)
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "fd"), 0o755))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "comm"), []byte(comm+"\n"), 0o644))
+			require.NoError(t, os.Symlink(fmt.Sprintf("socket:[%d]", st.Ino), filepath.Join(dir, "fd", "3")))
+		}
+		list := bound.Programs(h.Index("eth0"), "eth0", proc, func(netip.Addr) bool { return false })
+		var names []string
+		for _, p := range list {
+			if p.Pid != 0 {
+				names = append(names, p.Name)
+			}
+		}
+		require.ElementsMatch(t, []string{"dhclient", "collector", "sniffer"}, names)
+		require.Equal(t, "dhclient", names[0])
+		require.True(t, list[0].DHCP)
+		return nil
+	}))
 }

@@ -65,7 +65,7 @@ func (b *bridgeScript) findBound(t *transaction, index int, name, to string) err
 		return err
 	}
 	for _, device := range filters {
-		stuck = append(stuck, fmt.Sprintf("a traffic filter on %s asks whether a packet came by %s (indev), which will be %s; remove it, and add it again afterwards", b.m.name(device), name, to))
+		stuck = append(stuck, fmt.Sprintf("a traffic filter on %s asks whether a packet came by %s (indev), and means its index; remove it, and add it again afterwards", b.m.name(device), name))
 	}
 	if bound.MulticastRouting(name) {
 		stuck = append(stuck, fmt.Sprintf("multicast is routed by %s; stop the multicast routing daemon, and start it again afterwards", name))
