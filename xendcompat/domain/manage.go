@@ -121,6 +121,7 @@ func (m *Manager) Create(ctx context.Context, c Config, o CreateOptions) (Domain
 	}
 	c.Managed = false
 	c.Complete()
+	m.attendNamed(ctx, c.Name)
 	release, err := m.locks.acquire(ctx, c.UUID)
 	if err != nil {
 		return Domain{}, err

@@ -606,3 +606,21 @@ func TestConsole(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "login: ", string(b))
 }
+
+// Who has seen a domain end starts one of its name at once, whether or not what becomes of the old one was done by then; what is
+// preserved keeps its name.
+func TestNameOfTheEnded(t *testing.T) {
+	h := newHost(t) // nobody watches
+	h.create(t, vm1)
+	h.tool.End(1, domain.Poweroff)
+	h.create(t, vm1)
+	require.Equal(t, "vm1 |", h.names(t))
+
+	h.create(t, "(vm (name kept) (on_poweroff preserve))")
+	list, err := h.List(t.Context(), domain.Running)
+	require.NoError(t, err)
+	h.tool.End(list[len(list)-1].ID, domain.Poweroff)
+	_, err = h.Create(t.Context(), config(t, "(vm (name kept))"), domain.CreateOptions{})
+	var taken *domain.TakenError
+	require.ErrorAs(t, err, &taken)
+}

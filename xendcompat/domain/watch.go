@@ -117,6 +117,16 @@ func (m *Manager) attend(ctx context.Context, uuid string) {
 	}
 }
 
+// attendNamed attends to a domain of a name if it ended, or waits until that was done: who saw it end takes its name to be free.
+// The caller holds no lock of a domain.
+func (m *Manager) attendNamed(ctx context.Context, name string) {
+	for _, r := range m.store.list() {
+		if r.Name == name && !r.Managed {
+			m.attend(ctx, r.UUID)
+		}
+	}
+}
+
 // ended does what should become of a domain that shut down.
 func (m *Manager) ended(ctx context.Context, r record, s Status) error {
 	action := r.Policy(s.Reason)
