@@ -33,15 +33,25 @@ type attack struct {
 	fromNetwork bool // the attacker is not the domain, but a host that has vnet 97
 }
 
-func newAttack(t *testing.T, rpFilter string) *attack {
+// everyBypass runs a test with domains whose frames go by their bridges, and with such whose frames pass them by.
+func everyBypass(t *testing.T, test func(t *testing.T, bypass Bypass)) {
 	t.Helper()
-	return newAttackWith(t, testConfig(), rpFilter, vnet.None)
+	for _, bypass := range []Bypass{BypassOff, BypassAuto} {
+		t.Run("bypass "+string(bypass), func(t *testing.T) { test(t, bypass) })
+	}
+}
+
+func newAttack(t *testing.T, bypass Bypass, rpFilter string) *attack {
+	t.Helper()
+	return newAttackAt(t, bypass, rpFilter, vnet.None)
 }
 
 // newAttackAt is newAttack with a level of vnet 98.
-func newAttackAt(t *testing.T, rpFilter string, level vnet.Security) *attack {
+func newAttackAt(t *testing.T, bypass Bypass, rpFilter string, level vnet.Security) *attack {
 	t.Helper()
-	return newAttackWith(t, testConfig(), rpFilter, level)
+	cfg := testConfig()
+	cfg.Bypass = bypass
+	return newAttackWith(t, cfg, rpFilter, level)
 }
 
 // newAttackWith is newAttackAt with a configuration of the hosts.
@@ -66,6 +76,13 @@ func newAttackWith(t *testing.T, cfg Config, rpFilter string, level vnet.Securit
 	x.bridge, err = x.a.Net.LinkByName("vnet97")
 	require.NoError(t, err)
 	x.guarded("1_closed")
+	if cfg.Bypass == BypassAuto {
+		neighbour := x.b.domain(2, "97")
+		awaitFast(t, x.domain, neighbour, hosts...)
+		for _, h := range hosts {
+			h.awaitWay(pastBridge, "")
+		}
+	}
 	// After the start, as another program does.
 	for _, h := range hosts {
 		require.NoError(t, h.Net.SetSysctl("1", "net", "ipv4", "ip_forward"))
@@ -177,37 +194,43 @@ func (x *attack) attempts(to netip.Addr) map[string][]byte {
 // A domain, and a host that has its vnet, reach neither sockets of the host nor, by routing, other hosts: without an
 // address on the bridge by a closed guard, with one by an open one.
 func TestDomainDoesNotReachOtherVnets(t *testing.T) {
-	for _, rpFilter := range []string{"0", "2"} {
-		for _, by := range []string{"domain", "host"} {
-			t.Run(fmt.Sprintf("rp_filter %s, %s", rpFilter, by), func(t *testing.T) {
-				x := newAttack(t, rpFilter)
-				x.fromNetwork = by == "host"
-				for _, address := range []bool{false, true} {
-					if address {
-						x.address()
-					}
-					for _, to := range []netip.Addr{x.a.Addr(), x.b.Addr()} {
-						for name, packet := range x.attempts(to) {
-							x.send(packet)
-							x.nothing(fmt.Sprintf("%s to %s, address on the bridge: %v", name, to, address))
-						}
-					}
-				}
-				require.Zero(t, x.a.drops(DropNotUnderlay))
-				// The host's own address in the vnet is served: the guard takes the protocol's packets only.
-				if !x.fromNetwork {
-					ping(t, x.domain, netip.MustParseAddr("10.97.77.1"))
-				}
-				require.NoError(t, x.a.Net.DeleteAddress(hostnet.Address{Index: x.bridge.Index, Prefix: netip.MustParsePrefix("10.97.77.1/16")}))
-				x.guarded("1_closed")
-			})
+	everyBypass(t, func(t *testing.T, bypass Bypass) {
+		for _, rpFilter := range []string{"0", "2"} {
+			for _, by := range []string{"domain", "host"} {
+				t.Run(fmt.Sprintf("rp_filter %s, %s", rpFilter, by), func(t *testing.T) { domainDoesNotReach(t, bypass, rpFilter, by) })
+			}
+		}
+	})
+}
+
+func domainDoesNotReach(t *testing.T, bypass Bypass, rpFilter, by string) {
+	x := newAttack(t, bypass, rpFilter)
+	x.fromNetwork = by == "host"
+	for _, address := range []bool{false, true} {
+		if address {
+			x.address()
+		}
+		for _, to := range []netip.Addr{x.a.Addr(), x.b.Addr()} {
+			for name, packet := range x.attempts(to) {
+				x.send(packet)
+				x.nothing(fmt.Sprintf("%s to %s, address on the bridge: %v", name, to, address))
+			}
 		}
 	}
+	require.Zero(t, x.a.drops(DropNotUnderlay))
+	// The host's own address in the vnet is served: the guard takes the protocol's packets only.
+	if !x.fromNetwork {
+		ping(t, x.domain, netip.MustParseAddr("10.97.77.1"))
+	}
+	require.NoError(t, x.a.Net.DeleteAddress(hostnet.Address{Index: x.bridge.Index, Prefix: netip.MustParsePrefix("10.97.77.1/16")}))
+	x.guarded("1_closed")
 }
 
 // A closed guard keeps all sockets of the host from the domain, not only the protocol's.
-func TestClosedBridge(t *testing.T) {
-	x := newAttack(t, "0")
+func TestClosedBridge(t *testing.T) { everyBypass(t, closedBridge) }
+
+func closedBridge(t *testing.T, bypass Bypass) {
+	x := newAttack(t, bypass, "0")
 	var service net.PacketConn
 	require.NoError(t, x.a.Do(func() (err error) {
 		service, err = net.ListenPacket("udp4", netip.AddrPortFrom(x.a.Addr(), 7).String())
@@ -243,10 +266,12 @@ func dialFrom(h *lab.Host, to netip.Addr, port uint16) (c net.Conn, err error) {
 
 // What reaches the sockets nevertheless is dropped there, since it came by no underlay device; the operator is
 // told from where.
-func TestNotUnderlay(t *testing.T) {
+func TestNotUnderlay(t *testing.T) { everyBypass(t, notUnderlay) }
+
+func notUnderlay(t *testing.T, bypass Bypass) {
 	for _, rpFilter := range []string{"0", "2"} {
 		t.Run("rp_filter "+rpFilter, func(t *testing.T) {
-			x := newAttack(t, rpFilter)
+			x := newAttack(t, bypass, rpFilter)
 			require.NoError(t, x.a.AddPeer(soon(t), x.c.Addr(), 0))
 			require.NoError(t, x.a.Net.SetSysctl("1", "net", "ipv4", "icmp_echo_ignore_broadcasts"))
 			if rpFilter != "0" { // else the kernel refuses what comes by a device without an address
@@ -566,8 +591,10 @@ func routerAdvertisement(t *testing.T) []byte {
 
 // Frames to the groups that bridges do not forward (01:80:c2:00:00:00 to …0f) are the port's, not the bridge's: by them,
 // too, a domain reaches neither sockets of the host nor its routes.
-func TestLinkLocalGroups(t *testing.T) {
-	x := newAttack(t, "0")
+func TestLinkLocalGroups(t *testing.T) { everyBypass(t, linkLocalGroups) }
+
+func linkLocalGroups(t *testing.T, bypass Bypass) {
+	x := newAttack(t, bypass, "0")
 	eventually(t, "quiet port", func() bool {
 		v, err := x.a.Net.Sysctl("net", "ipv6", "conf", "vif1.0", "disable_ipv6")
 		require.NoError(t, err)

@@ -33,10 +33,12 @@ func (x *attack) strangers(want ...Stranger) {
 }
 
 // An echo request to the group that comes by a vnet is not answered, but counted, and told from where it came.
-func TestEchoByVnet(t *testing.T) {
+func TestEchoByVnet(t *testing.T) { everyBypass(t, echoByVnet) }
+
+func echoByVnet(t *testing.T, bypass Bypass) {
 	for _, by := range []string{"domain", "host"} {
 		t.Run(by, func(t *testing.T) {
-			x := newAttack(t, "0")
+			x := newAttack(t, bypass, "0")
 			x.fromNetwork = by == "host"
 			x.unguarded()
 			answers, err := x.c.Capture("eth0", func(f lab.Frame) bool {
@@ -76,9 +78,9 @@ type attack6 struct {
 }
 
 // newAttack6 is newAttack for hosts with an underlay over IPv6.
-func newAttack6(t *testing.T) *attack6 {
+func newAttack6(t *testing.T, bypass Bypass) *attack6 {
 	cfg := testConfig()
-	cfg.IPv6 = true
+	cfg.IPv6, cfg.Bypass = true, bypass
 	x := &attack6{attack: newAttackWith(t, cfg, "0", vnet.None)}
 	require.NoError(t, x.c.Do(func() (err error) {
 		x.genuine, err = net.ListenPacket("udp6", netip.AddrPortFrom(x.c.Addr6(), wire.Port).String())
@@ -143,10 +145,12 @@ func (x *attack6) nothing6(what string) {
 // Over IPv6 a domain reaches neither the sockets of its host, nor, by routing, other hosts: without IPv6 on the bridge,
 // and where an administrator has switched it on. Without the guard the sockets refuse what comes, by whatever message
 // and to the group, too; and then the other host takes what this one routes to it.
-func TestDomainDoesNotReachOtherVnetsIPv6(t *testing.T) {
+func TestDomainDoesNotReachOtherVnetsIPv6(t *testing.T) { everyBypass(t, domainDoesNotReachIPv6) }
+
+func domainDoesNotReachIPv6(t *testing.T, bypass Bypass) {
 	for _, by := range []string{"domain", "host"} {
 		t.Run(by, func(t *testing.T) {
-			x := newAttack6(t)
+			x := newAttack6(t, bypass)
 			x.fromNetwork = by == "host"
 			all := func(when string) {
 				t.Helper()
