@@ -130,10 +130,10 @@ type Vnet struct {
 	MAC net.HardwareAddr
 	// Tx is from the vnif to the underlay, Rx the reverse.
 	Tx, Rx Traffic
-	// KernelTx and KernelRx are what of it the kernel carried past user space.
+	// Flooded, KernelTx, KernelRx and Drops are as in VnetCounters.
+	Flooded            uint64
 	KernelTx, KernelRx Traffic
-	// Drops are as in VnetCounters.
-	Drops []Drop
+	Drops              []Drop
 }
 
 // Vif is a MAC that lives on this host.
@@ -257,6 +257,16 @@ type Drop struct {
 // Counters returns what is counted.
 func (e *Engine) Counters() Counters {
 	v := e.view.Load()
+	c := e.countersOfAll(v)
+	for _, n := range v.vnets {
+		c.Vnets = append(c.Vnets, e.countersOf(n))
+	}
+	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
+	return c
+}
+
+// countersOfAll are the counters but for those of each vnet.
+func (e *Engine) countersOfAll(v *view) Counters {
 	c := Counters{Drops: make([]Drop, reasons), Tables: e.tables(v)}
 	for r := range reasons {
 		c.Drops[r] = Drop{Reason: r, Count: e.mouth.drops[r].Load()}
@@ -264,22 +274,21 @@ func (e *Engine) Counters() Counters {
 			c.Drops[r].Count += w.drops[r].Load()
 		}
 	}
-	for id, n := range v.vnets {
-		x := VnetCounters{ID: id}
-		x.KernelTx, x.KernelRx = e.mirror.traffic(id)
-		x.Tx, x.Rx = n.traffic()
-		for i := range n.shares {
-			x.Flooded += n.shares[i].txFlooded.Load()
-		}
-		x.Drops = e.dropsIn(n)
-		x.Tx.add(x.KernelTx)
-		x.Rx.add(x.KernelRx)
-		c.Vnets = append(c.Vnets, x)
-	}
-	slices.SortFunc(c.Vnets, func(a, b VnetCounters) int { return a.ID.Compare(b.ID) })
 	c.Strangers, c.Unknown, c.Sources = e.strangers(v.workers), unknown(v.workers), dropSources(v.workers)
 	c.FastPath = e.programs.state(v.config.FastPath)
 	return c
+}
+
+func (e *Engine) countersOf(n *network) VnetCounters {
+	x := VnetCounters{ID: n.config.ID, Drops: e.dropsIn(n)}
+	x.KernelTx, x.KernelRx = e.mirror.traffic(x.ID)
+	x.Tx, x.Rx = n.traffic()
+	for i := range n.shares {
+		x.Flooded += n.shares[i].txFlooded.Load()
+	}
+	x.Tx.add(x.KernelTx)
+	x.Rx.add(x.KernelRx)
+	return x
 }
 
 // Status returns the state of everything but the MACs.
@@ -287,7 +296,7 @@ func (e *Engine) Status() Status {
 	e.mu.Lock()
 	e.queueDropsLocked()
 	e.mu.Unlock()
-	counters, behind := e.Counters(), e.table.Behind()
+	counters, behind := e.countersOfAll(e.view.Load()), e.table.Behind()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
@@ -320,7 +329,7 @@ func (e *Engine) Vifs(f Filter) []Vif {
 	return out
 }
 
-// MACs counts the MACs by vnet, without making a list of them. It takes no lock.
+// MACs counts the MACs by vnet, without visiting them.
 func (e *Engine) MACs() map[vnet.ID]MACs {
 	counts := e.table.Count()
 	out := make(map[vnet.ID]MACs, len(counts))
@@ -400,7 +409,7 @@ func (e *Engine) dropsIn(n *network) []Drop {
 }
 
 func (e *Engine) vnetsLocked() []Vnet {
-	var out []Vnet
+	out := make([]Vnet, 0, len(e.networks))
 	for _, n := range e.networks {
 		v := Vnet{
 			ID: n.config.ID, IDText: n.config.IDText, Bridge: n.config.Bridge, Vnetif: n.config.Vnetif,
@@ -411,11 +420,8 @@ func (e *Engine) vnetsLocked() []Vnet {
 		if len(n.ports) == 0 && v.Problem == "" {
 			v.Problem = "the data plane does not run"
 		}
-		v.KernelTx, v.KernelRx = e.mirror.traffic(v.ID)
-		v.Tx, v.Rx = n.traffic()
-		v.Tx.add(v.KernelTx)
-		v.Rx.add(v.KernelRx)
-		v.Drops = e.dropsIn(n.network)
+		c := e.countersOf(n.network)
+		v.Tx, v.Rx, v.Flooded, v.KernelTx, v.KernelRx, v.Drops = c.Tx, c.Rx, c.Flooded, c.KernelTx, c.KernelRx, c.Drops
 		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b Vnet) int { return a.ID.Compare(b.ID) })

@@ -100,4 +100,5 @@ func TestFlooded(t *testing.T) {
 	c := m.hosts[0].Counters().Vnets[0]
 	require.EqualValues(t, 2, c.Tx.Packets)
 	require.EqualValues(t, 1, c.Flooded)
+	require.EqualValues(t, 1, m.hosts[0].Status().Vnets[0].Flooded)
 }

@@ -94,3 +94,41 @@ func TestSnapshotWhileMoving(t *testing.T) {
 		}
 	}
 }
+
+// TestCountWhileChanging: a host behind which MACs stay is counted at every moment, with all of them, while hosts before and after it
+// come and go.
+func TestCountWhileChanging(t *testing.T) {
+	const others = 2000 // more than are read under one hold of the lock
+	tab := varp.New(varp.Options{FlapMoves: -1})
+	for i := range others {
+		tab.LearnRemote(key(i), host(i), varp.Frame, 0)
+	}
+	stable, vnetOfIt := host(5000), key(others).Vnet
+	for i := range 3 {
+		tab.LearnRemote(key(others+10*i), stable, varp.Frame, 0)
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(done)
+		r := rand.New(rand.NewPCG(1, 2))
+		for i := range 30_000 {
+			tab.LearnRemote(key(r.IntN(others)), host(r.IntN(others)), varp.Frame, int64(i))
+		}
+		for i := range others {
+			tab.ForgetAddr(host(i))
+		}
+	})
+	for busy := true; busy; {
+		select {
+		case <-done:
+			busy = false
+		default:
+		}
+		require.Equal(t, 3, tab.Behind()[stable])
+		require.GreaterOrEqual(t, tab.Count()[vnetOfIt].Remote, 3)
+	}
+	wg.Wait()
+	require.NoError(t, tab.Check())
+	require.Len(t, tab.Behind(), 1)
+}

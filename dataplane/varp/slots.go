@@ -8,13 +8,16 @@ func (t *Table) roomLocked(where place, now int64) bool {
 	return t.remote < t.opt.MaxRemote || t.evictLocked(remote, now)
 }
 
-// countLocked notes that n entries came to a place (or went, if negative).
-func (t *Table) countLocked(where place, n int) {
-	if where == local {
+// countLocked notes that n entries came to where e is (or went, if negative).
+func (t *Table) countLocked(e *entry, n int) {
+	if e.place == local {
 		t.local += n
-	} else {
-		t.remote += n
+		t.byVnet.add(e.key.Vnet, Count{Local: n})
+		return
 	}
+	t.remote += n
+	t.byVnet.add(e.key.Vnet, Count{Remote: n})
+	t.byAddr.add(e.addr, Count{Remote: n})
 }
 
 // insertLocked puts in an entry whose key is not in the table.
@@ -26,7 +29,7 @@ func (t *Table) insertLocked(e *entry) {
 	if i := t.freeSlot(s, e); s[i].Swap(e) == nil {
 		t.used++
 	}
-	t.countLocked(e.place, 1)
+	t.countLocked(e, 1)
 	for _, o := range t.watch {
 		o.Inserted(e.key, e.addr)
 	}
@@ -79,11 +82,11 @@ func (t *Table) slotLocked(e *entry) (slots, uint64) {
 func (t *Table) replaceLocked(e, n *entry) {
 	s, i := t.slotLocked(e)
 	s[i].Store(n)
-	t.countLocked(e.place, -1)
-	t.countLocked(n.place, 1)
 	if e.place == n.place && e.addr == n.addr {
 		return
 	}
+	t.countLocked(n, 1)
+	t.countLocked(e, -1)
 	for _, o := range t.watch {
 		o.Moved(n.key, e.addr, n.addr)
 	}
@@ -93,7 +96,7 @@ func (t *Table) replaceLocked(e, n *entry) {
 func (t *Table) deleteLocked(e *entry) {
 	s, i := t.slotLocked(e)
 	t.clearLocked(s, i)
-	t.countLocked(e.place, -1)
+	t.countLocked(e, -1)
 	for _, o := range t.watch {
 		o.Deleted(e.key, e.addr)
 	}

@@ -137,48 +137,18 @@ func (t *Table) RemoteIf(now int64, fits func(*Entry) bool) []Entry {
 	})
 }
 
-// Behind counts the entries of the VARP cache by care-of address.
+// Behind counts the entries of the VARP cache by care-of address. It visits no entry.
 func (t *Table) Behind() map[netip.Addr]int {
-	out := map[netip.Addr]int{}
-	s := *t.slots.Load()
-	for i := range s {
-		if e := s[i].Load(); e != nil && e.place == remote {
-			out[e.addr]++
-		}
+	counts := t.byAddr.read(&t.mu)
+	out := make(map[netip.Addr]int, len(counts))
+	for addr, c := range counts {
+		out[addr] = c.Remote
 	}
 	return out
 }
 
-// Count counts the entries by vnet: those on this host, and those behind others. It takes no lock and makes no list.
-func (t *Table) Count() map[vnet.ID]Count {
-	counts := map[vnet.ID]*Count{}
-	s := *t.slots.Load()
-	var last vnet.ID
-	var c *Count
-	for i := range s {
-		e := s[i].Load()
-		if e == nil || e.place == nowhere {
-			continue
-		}
-		if c == nil || e.key.Vnet != last {
-			last = e.key.Vnet
-			if c = counts[last]; c == nil {
-				c = &Count{}
-				counts[last] = c
-			}
-		}
-		if e.place == local {
-			c.Local++
-		} else {
-			c.Remote++
-		}
-	}
-	out := make(map[vnet.ID]Count, len(counts))
-	for id, c := range counts {
-		out[id] = *c
-	}
-	return out
-}
+// Count counts the entries by vnet: those on this host, and those behind others. It visits no entry.
+func (t *Table) Count() map[vnet.ID]Count { return t.byVnet.read(&t.mu) }
 
 // Count is how many MACs of a vnet are on this host, and how many behind others.
 type Count struct{ Local, Remote int }

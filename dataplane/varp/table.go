@@ -167,8 +167,10 @@ type Table struct {
 	watch  []Observer
 	remote int // entries by place
 	local  int
-	used   int // slots that are not nil: entries and tombstones
-	hand   int // where the search for an entry to evict goes on
+	byVnet tally[vnet.ID]
+	byAddr tally[netip.Addr] // remote ones, by care-of address
+	used   int               // slots that are not nil: entries and tombstones
+	hand   int               // where the search for an entry to evict goes on
 }
 
 // slots is an open-addressing hash table with linear probing. Readers go without a lock: an entry is

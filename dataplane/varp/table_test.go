@@ -451,10 +451,16 @@ func TestCount(t *testing.T) {
 	}
 	require.Equal(t, want, tab.Count())
 	require.Less(t, testing.AllocsPerRun(10, func() { tab.Count() }), 40.0)
+	behind := map[netip.Addr]int{}
+	for _, e := range tab.Remote(1) {
+		behind[e.Addr]++
+	}
+	require.Equal(t, behind, tab.Behind())
 	for i := range 3000 {
 		tab.RemoveVif(key(i))
 	}
 	tab.ForgetVnet(other)
+	require.NoError(t, tab.Check())
 	for _, c := range tab.Count() {
 		require.Zero(t, c.Local, "nothing is counted that went")
 	}

@@ -3,6 +3,8 @@ package status
 // For the tests, which stand outside: the scenes import this package.
 var Metrics = metrics
 
+type Metric = metric
+
 const MaxHosts = maxHosts
 
 // TokensKnow tells whether a file of tokens lets somebody in.

@@ -6,11 +6,11 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/xenvnet/xend/dataplane"
@@ -26,30 +26,6 @@ import (
 // maxHosts bounds the hosts that have metrics of their own. Anybody on the segment can invent hosts; those count
 // most that the configuration names, then those behind which most MACs are.
 const maxHosts = 256
-
-// A metric is a name, what it means, and its labels.
-type metric struct {
-	*prometheus.Desc
-	// Name, Type, Labels and Help are for the manual.
-	Name, Type, Labels, Help string
-}
-
-var metrics []metric
-
-// describe makes a metric. Names follow https://prometheus.io/docs/practices/naming/.
-func describe(kind, name, help string, labels ...string) *metric {
-	name = "xend_" + name
-	metrics = append(metrics, metric{prometheus.NewDesc(name, help, labels, nil), name, kind, strings.Join(labels, ", "), help})
-	return &metrics[len(metrics)-1]
-}
-
-func gauge(name, help string, labels ...string) *prometheus.Desc {
-	return describe("gauge", name, help, labels...).Desc
-}
-
-func counter(name, help string, labels ...string) *prometheus.Desc {
-	return describe("counter", name, help, labels...).Desc
-}
 
 var (
 	buildInfo = gauge("build_info", "Always 1; the version of the daemon.", "version")
@@ -102,47 +78,16 @@ var (
 	stateSize  = gauge("state_directory_size_bytes", "Size of that file system.")
 )
 
-// operationSeconds is not constant as the others are: it is kept here.
+// operationSeconds is kept by client_golang, and not read from the engine as the others are.
 var operationSeconds = describe("histogram", "operations_seconds", "How long operations that change vnets took.", "front", "op", "result")
 
 func (s *Status) newMetrics() {
-	s.metrics = prometheus.NewRegistry()
+	s.kept = prometheus.NewRegistry()
 	s.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: operationSeconds.Name, Help: operationSeconds.Help,
 		Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10, 30},
 	}, []string{"front", "op", "result"})
-	s.metrics.MustRegister(s, s.seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-}
-
-// Describe implements [prometheus.Collector].
-func (s *Status) Describe(ch chan<- *prometheus.Desc) {
-	for _, m := range metrics {
-		if m.Type != "histogram" {
-			ch <- m.Desc
-		}
-	}
-}
-
-// sink takes metrics.
-type sink chan<- prometheus.Metric
-
-func (ch sink) put(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels []string) {
-	for i, l := range labels {
-		labels[i] = strings.ToValidUTF8(l, "\uFFFD") // one bad name would spoil all metrics
-	}
-	m, err := prometheus.NewConstMetric(d, kind, v, labels...)
-	if err != nil {
-		m = prometheus.NewInvalidMetric(d, err)
-	}
-	ch <- m
-}
-
-func (ch sink) gauge(d *prometheus.Desc, v float64, labels ...string) {
-	ch.put(d, prometheus.GaugeValue, v, labels)
-}
-
-func (ch sink) count(d *prometheus.Desc, n uint64, labels ...string) {
-	ch.put(d, prometheus.CounterValue, float64(n), labels)
+	s.kept.MustRegister(s.seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 func truth(b bool) float64 {
@@ -152,60 +97,58 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// Collect implements [prometheus.Collector]. It reads counters, which takes no lock, and the status of the engine, for
-// which no frame waits; MACs are counted and not listed.
-func (s *Status) Collect(out chan<- prometheus.Metric) {
-	ch := sink(out)
+// collect finds what is to be told. It asks the engine once, for which no frame waits; MACs are counted and not visited.
+func (s *Status) collect() *families {
+	f := newFamilies()
 	d := s.ops.Dataplane()
-	st, counters, macs := d.Status(), d.Counters(), d.MACs()
+	st, macs := d.Status(), d.MACs()
 
-	ch.gauge(buildInfo, 1, version.Version)
+	f.gauge(buildInfo, 1, version.Version)
 	ids := make(map[vnet.ID]string, len(st.Vnets))
-	for _, v := range st.Vnets {
+	for i := range st.Vnets {
+		v := &st.Vnets[i]
 		ids[v.ID] = v.IDText
-		ch.gauge(vnetUp, truth(v.Up), v.IDText)
-		ch.gauge(vnetInfo, 1, v.IDText, v.Bridge, v.Vnetif, v.Security.String())
-		ch.gauge(vnetMTU, float64(v.MTU), v.IDText)
-		if reason, known := st.FastPath.Vnets[v.ID]; known && st.FastPath.On {
-			ch.gauge(vnetFast, truth(reason == ""), v.IDText, reason)
+		f.gauge(vnetUp, truth(v.Up), v.IDText)
+		f.gauge(vnetInfo, 1, v.IDText, v.Bridge, v.Vnetif, v.Security.String())
+		f.gauge(vnetMTU, float64(v.MTU), v.IDText)
+		reason, fast := st.FastPath.Vnets[v.ID]
+		if fast && st.FastPath.On {
+			f.gauge(vnetFast, truth(reason == ""), v.IDText, reason)
 		}
-		ch.gauge(vnetMACs, float64(macs[v.ID].Here), v.IDText, "here")
-		ch.gauge(vnetMACs, float64(macs[v.ID].Elsewhere), v.IDText, "elsewhere")
-	}
-	for _, v := range counters.Vnets {
-		if id, ok := ids[v.ID]; ok { // it may have come or gone between the two
-			traffic(ch, id, "out", "user", less(v.Tx, v.KernelTx))
-			traffic(ch, id, "in", "user", less(v.Rx, v.KernelRx))
-			ch.count(vnetFlooded, v.Flooded, id)
-			for _, x := range v.Drops {
-				ch.count(vnetDrops, x.Count, id, x.Reason.String())
-			}
-			if _, may := counters.FastPath.Vnets[v.ID]; may || v.KernelTx.Frames+v.KernelRx.Frames > 0 {
-				traffic(ch, id, "out", "kernel", v.KernelTx)
-				traffic(ch, id, "in", "kernel", v.KernelRx)
-			}
+		f.gauge(vnetMACs, float64(macs[v.ID].Here), v.IDText, "here")
+		f.gauge(vnetMACs, float64(macs[v.ID].Elsewhere), v.IDText, "elsewhere")
+		traffic(f, v.IDText, "out", "user", less(v.Tx, v.KernelTx))
+		traffic(f, v.IDText, "in", "user", less(v.Rx, v.KernelRx))
+		if fast || v.KernelTx.Frames+v.KernelRx.Frames > 0 {
+			traffic(f, v.IDText, "out", "kernel", v.KernelTx)
+			traffic(f, v.IDText, "in", "kernel", v.KernelRx)
+		}
+		f.count(vnetFlooded, v.Flooded, v.IDText)
+		for _, x := range v.Drops {
+			f.count(vnetDrops, x.Count, v.IDText, x.Reason.String())
 		}
 	}
-	if f := &st.FastPath; f.Mode != "" { // else there is no data plane
-		ch.gauge(fastPath, truth(f.On), string(f.Mode), f.Problem)
-		for r := range f.Left.Out {
-			ch.count(fastLeft, f.Left.Out[r], "out", fastpath.Reason(r).String())
-			ch.count(fastLeft, f.Left.In[r], "in", fastpath.Reason(r).String())
+	if p := &st.FastPath; p.Mode != "" { // else there is no data plane
+		f.gauge(fastPath, truth(p.On), string(p.Mode), p.Problem)
+		for r := range p.Left.Out {
+			f.count(fastLeft, p.Left.Out[r], "out", fastpath.Reason(r).String())
+			f.count(fastLeft, p.Left.In[r], "in", fastpath.Reason(r).String())
 		}
 	}
-	t := &counters.Tables
-	ch.gauge(macsLimit, float64(t.MaxMACs))
-	ch.count(macMoves, t.Moves)
-	ch.count(macDamped, t.Damped)
-	ch.count(macEvicted, t.Evicted)
-	ch.count(macHeld, t.Held)
-	for _, x := range counters.Drops {
-		ch.count(drops, x.Count, x.Reason.String())
+	t := &st.Tables
+	f.gauge(macsLimit, float64(t.MaxMACs))
+	f.count(macMoves, t.Moves)
+	f.count(macDamped, t.Damped)
+	f.count(macEvicted, t.Evicted)
+	f.count(macHeld, t.Held)
+	for _, x := range st.Drops {
+		f.count(drops, x.Count, x.Reason.String())
 	}
-	collectUnderlays(ch, &st)
-	collectHosts(ch, &st)
-	collectKeys(ch, &st, ids)
-	s.collectHost(ch)
+	collectUnderlays(f, &st)
+	collectHosts(f, &st)
+	collectKeys(f, &st, ids)
+	s.collectHost(f)
+	return f
 }
 
 // less is what of t is not part. The two are not read at one moment.
@@ -214,61 +157,61 @@ func less(t, part dataplane.Traffic) dataplane.Traffic {
 	return dataplane.Traffic{Packets: minus(t.Packets, part.Packets), Frames: minus(t.Frames, part.Frames), Bytes: minus(t.Bytes, part.Bytes)}
 }
 
-func traffic(ch sink, id, direction, path string, t dataplane.Traffic) {
-	ch.count(vnetPackets, t.Packets, id, direction, path)
-	ch.count(vnetFrames, t.Frames, id, direction, path)
-	ch.count(vnetBytes, t.Bytes, id, direction, path)
+func traffic(f *families, id, direction, path string, t dataplane.Traffic) {
+	f.count(vnetPackets, t.Packets, id, direction, path)
+	f.count(vnetFrames, t.Frames, id, direction, path)
+	f.count(vnetBytes, t.Bytes, id, direction, path)
 }
 
-func collectUnderlays(ch sink, st *dataplane.Status) {
+func collectUnderlays(f *families, st *dataplane.Status) {
 	for _, u := range st.Underlays {
 		reason := u.Reason
 		if !u.Up {
 			reason = u.Problem
 		}
-		ch.gauge(underlayUp, truth(u.Up), u.Family, u.Device, reason)
+		f.gauge(underlayUp, truth(u.Up), u.Family, u.Device, reason)
 		if u.Up {
-			ch.gauge(underlayMTU, float64(u.MTU), u.Family, u.Device)
+			f.gauge(underlayMTU, float64(u.MTU), u.Family, u.Device)
 		}
 		if u.Heard >= 0 {
-			ch.gauge(groupHeard, u.Heard.Seconds(), u.Family, u.Group.String())
+			f.gauge(groupHeard, u.Heard.Seconds(), u.Family, u.Group.String())
 		}
-		ch.gauge(groupSilent, truth(u.Silent), u.Family, u.Group.String())
+		f.gauge(groupSilent, truth(u.Silent), u.Family, u.Group.String())
 	}
-	ch.gauge(peersKnown, float64(len(st.Peers)))
+	f.gauge(peersKnown, float64(len(st.Peers)))
 	broken := 0
 	for _, r := range st.Replicate {
 		if r.Problem != "" {
 			broken++
 		}
 	}
-	ch.gauge(replicasBroken, float64(broken))
+	f.gauge(replicasBroken, float64(broken))
 }
 
-func collectHosts(ch sink, st *dataplane.Status) {
+func collectHosts(f *families, st *dataplane.Status) {
 	heard := 0
 	for _, h := range st.Hosts {
 		if topology.StateOf(h.Heard()) == topology.Live {
 			heard++
 		}
 	}
-	ch.gauge(hostsKnown, float64(len(st.Hosts)))
-	ch.gauge(hostsHeard, float64(heard))
+	f.gauge(hostsKnown, float64(len(st.Hosts)))
+	f.gauge(hostsHeard, float64(heard))
 	for _, h := range foremost(st.Hosts, maxHosts) {
 		name := h.Addr.String()
 		if h.Group >= 0 {
-			ch.gauge(hostHeard, h.Group.Seconds(), name, "group")
+			f.gauge(hostHeard, h.Group.Seconds(), name, "group")
 		}
 		if h.Unicast >= 0 {
-			ch.gauge(hostHeard, h.Unicast.Seconds(), name, "unicast")
+			f.gauge(hostHeard, h.Unicast.Seconds(), name, "unicast")
 		}
-		ch.count(hostPackets, h.TxPackets, name, "out")
-		ch.count(hostPackets, h.RxPackets, name, "in")
-		ch.count(hostBytes, h.TxBytes, name, "out")
-		ch.count(hostBytes, h.RxBytes, name, "in")
-		ch.gauge(hostMACs, float64(h.MACs), name)
+		f.count(hostPackets, h.TxPackets, name, "out")
+		f.count(hostPackets, h.RxPackets, name, "in")
+		f.count(hostBytes, h.TxBytes, name, "out")
+		f.count(hostBytes, h.RxBytes, name, "in")
+		f.gauge(hostMACs, float64(h.MACs), name)
 		for _, x := range h.Dropped {
-			ch.count(hostDrops, x.Count, name, x.Reason.String())
+			f.count(hostDrops, x.Count, name, x.Reason.String())
 		}
 	}
 }
@@ -292,67 +235,74 @@ func foremost(list []dataplane.Host, n int) []dataplane.Host {
 	return list
 }
 
-func collectKeys(ch sink, st *dataplane.Status, ids map[vnet.ID]string) {
+func collectKeys(f *families, st *dataplane.Status, ids map[vnet.ID]string) {
 	for _, k := range st.Keys {
 		id, ok := ids[k.ID]
 		if !ok {
 			continue
 		}
-		ch.gauge(senderEpoch, float64(k.Epoch), id)
-		ch.gauge(espKeyAge, k.Age.Seconds(), id)
-		ch.gauge(espSenders, float64(len(k.Senders)), id)
+		f.gauge(senderEpoch, float64(k.Epoch), id)
+		f.gauge(espKeyAge, k.Age.Seconds(), id)
+		f.gauge(espSenders, float64(len(k.Senders)), id)
 		for r, n := range k.Refused {
 			if esp.Refusal(r) == esp.Taken {
 				continue
 			}
-			ch.count(espRefused, n, id, esp.Refusal(r).String())
+			f.count(espRefused, n, id, esp.Refusal(r).String())
 		}
 	}
 }
 
 // collectHost is about what is not the engine's.
-func (s *Status) collectHost(ch sink) {
+func (s *Status) collectHost(f *families) {
 	var by [3]int
 	for _, v := range s.ops.All() {
 		by[v.Lifetime]++
 	}
-	ch.gauge(vnetsKnown, float64(by[service.Persistent]), "persistent")
-	ch.gauge(vnetsKnown, float64(by[service.Transient]), "transient")
-	ch.gauge(vnetsKnown, float64(by[service.Default]), "default")
+	f.gauge(vnetsKnown, float64(by[service.Persistent]), "persistent")
+	f.gauge(vnetsKnown, float64(by[service.Transient]), "transient")
+	f.gauge(vnetsKnown, float64(by[service.Default]), "default")
 	health := s.troubles(context.Background(), metricsAge)
 	n := map[service.Severity]int{}
 	for _, t := range health.Troubles {
 		n[t.Severity]++
 	}
 	for _, severity := range []service.Severity{service.Degraded, service.Broken} {
-		ch.gauge(troubles, float64(n[severity]), severity.String())
+		f.gauge(troubles, float64(n[severity]), severity.String())
 	}
 	restored, failed := s.ops.Reconciled()
-	ch.count(reconciled, restored, "restored")
-	ch.count(reconciled, failed, "failed")
+	f.count(reconciled, restored, "restored")
+	f.count(reconciled, failed, "failed")
 	var fs syscall.Statfs_t
 	if s.o.StateDir != "" && syscall.Statfs(s.o.StateDir, &fs) == nil {
-		ch.gauge(stateFree, float64(fs.Bavail)*float64(fs.Bsize))
-		ch.gauge(stateSize, float64(fs.Blocks)*float64(fs.Bsize))
+		f.gauge(stateFree, float64(fs.Bavail)*float64(fs.Bsize))
+		f.gauge(stateSize, float64(fs.Blocks)*float64(fs.Bsize))
 	}
 }
 
-// scrape answers a GET of /metrics in the format that the client asks for.
+// scrape answers a GET of /metrics in the format that the client asks for. There is one at a time: many who scrape take one processor.
 func (s *Status) scrape(r *httpx.Request) *httpx.Reply {
-	families, err := s.metrics.Gather()
-	if err != nil && len(families) == 0 {
-		return httpx.Text(http.StatusInternalServerError, "Internal server error", err.Error())
-	}
+	s.scraping.Lock()
+	defer s.scraping.Unlock()
+	kept, err := s.kept.Gather()
 	if err != nil {
 		s.o.Log.Error("some metrics can't be told", "error", err)
 	}
-	var b bytes.Buffer
+	b := bytes.NewBuffer(make([]byte, 0, s.scraped+s.scraped/16))
 	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultAcceptedFormats()...)
-	e := expfmt.NewEncoder(&b, format)
-	for _, f := range families {
-		if err := e.Encode(f); err != nil {
+	encode := expfmt.NewEncoder(b, format).Encode
+	if format.FormatType() == expfmt.TypeTextPlain {
+		// As the encoder does, but for looking through all names for what must be escaped: none must.
+		encode = func(f *dto.MetricFamily) error {
+			_, err := expfmt.MetricFamilyToText(b, f)
+			return err
+		}
+	}
+	for _, f := range s.collect().with(kept) {
+		if err := encode(f); err != nil {
 			return httpx.Text(http.StatusInternalServerError, "Internal server error", err.Error())
 		}
 	}
+	s.scraped = b.Len()
 	return httpx.OK(string(format), b.Bytes())
 }

@@ -63,8 +63,11 @@ type Status struct {
 	ops Operations
 	o   Options
 
-	metrics *prometheus.Registry
-	seconds *prometheus.HistogramVec
+	kept     *prometheus.Registry // what client_golang keeps
+	seconds  *prometheus.HistogramVec
+	scraping sync.Mutex
+	scraped  int // bytes of the last scrape
+
 	history history
 	health  cache[service.Health]
 	seen    cache[seen]
