@@ -213,6 +213,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
+	tc, err := e.host.WatchTC(ctx)
+	if err != nil {
+		return fmt.Errorf("data plane: %w", err)
+	}
 	learned, err := e.learner.open(ctx)
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -241,7 +245,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	group.Go(func() error { return e.watchCopies(ctx) })
 	group.Go(func() error { return e.guards.run(ctx) })
 	group.Go(func() error { return e.learner.run(ctx, learned) })
-	group.Go(func() error { return e.mirror.run(ctx) })
+	group.Go(func() error { return e.mirror.run(ctx, tc) })
 	close(e.ready)
 	<-ctx.Done()
 	for _, w := range e.workers {

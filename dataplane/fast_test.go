@@ -484,10 +484,17 @@ func TestFirewallAppears(t *testing.T) {
 	}
 }
 
+// startWatching starts an engine that does not look at its programs of its own accord: what it notices of others it is told, or
+// asks every second.
+func startWatching(t testing.TB, h *lab.Host) *testHost {
+	t.Helper()
+	return startEngineWith(t, h, fastConfig(), func(e *Engine) { e.programs.verifyEvery = time.Hour })
+}
+
 // TestOthersFilters: a filter of another program at the same place runs first, and one that would come after ours keeps the
 // kernel from carrying.
 func TestOthersFilters(t *testing.T) {
-	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startFast(t, h, time.Minute) })
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startWatching(t, h) })
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
 	tc := func(args string) {
@@ -542,6 +549,42 @@ func TestOthersFilters(t *testing.T) {
 	require.Equal(t, []string{hookTCX, "other"}, hosts[0].at(card))
 	eventually(t, "it runs first", func() bool { return slices.Equal(hosts[0].at(card), []string{"other", hookTCX}) })
 	awaitFast(t, one, two, hosts...)
+}
+
+// TestOthersAtVnif: the same at a vnif, for programs that come late, at TCX and at clsact; where ours is can be seen.
+func TestOthersAtVnif(t *testing.T) {
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startWatching(t, h) })
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	other, _ := counting(t, ebpf.SchedCLS, -1)
+	for _, h := range hosts { // of which the second is a kernel without TCX
+		vnif := h.hooks()[0]
+		kind := hookClsact
+		if h == hosts[0] && h.hasTCX() {
+			kind = hookTCX
+			// Others run first, though they came later.
+			require.NoError(t, h.Net.AttachTCXProgram(vnif.index, true, other, 0))
+			eventually(t, "it runs first", func() bool { return slices.Equal(h.at(vnif), []string{"other", hookTCX}) })
+		}
+		hook := func() string { return h.Status().FastPath.Hooks[idOf(t, "97")] }
+		require.Equal(t, kind, hook())
+		place := hostnet.Classifier{Index: vnif.index, Egress: true, Priority: 5, Name: "other"}
+		require.NoError(t, h.Net.AttachClassifier(place, other))
+		eventually(t, "ours is behind it", func() bool { return hook() == hookClsact })
+		awaitFast(t, one, two, hosts...)
+		late := place
+		late.Priority = 65500
+		require.NoError(t, h.Net.AttachClassifier(late, other))
+		eventually(t, "the kernel sends no more", func() bool {
+			return strings.Contains(h.Status().FastPath.Vnets[idOf(t, "97")], "at priority 65500 would be passed by")
+		})
+		require.Empty(t, hook())
+		require.NoError(t, h.Net.DetachClassifier(late))
+		require.NoError(t, h.Net.DetachClassifier(place))
+		eventually(t, "ours is where it was", func() bool { return hook() == kind })
+		awaitFast(t, one, two, hosts...)
+		require.Regexp(t, `"the kernel carries a vnet" vnet=\S*97 hook=`+kind, h.log.String())
+	}
 }
 
 // TestNoKernel: where the kernel has no fast path user space carries all, and that is told once.

@@ -34,6 +34,7 @@ type kernelHost interface {
 	AttachClassifier(hostnet.Classifier, *ebpf.Program) error
 	DetachClassifier(hostnet.Classifier) error
 	TCX(index int, egress bool) ([]hostnet.TCXProgram, error)
+	TCXPrograms(index int, egress bool) ([]ebpf.ProgramID, error)
 	AttachTCXProgram(index int, egress bool, prog *ebpf.Program, replaced ebpf.ProgramID) error
 	DetachTCXProgram(index int, egress bool, id ebpf.ProgramID) error
 	XDPPrograms() (map[int]ebpf.ProgramID, error)
@@ -72,17 +73,19 @@ type programs struct {
 	mu sync.Mutex
 	// failed is why there are no tables; it is tried again after a reload.
 	failed string
-	// vnets and underlays are why the kernel does not carry something; "": it does.
+	// vnets and underlays are why the kernel does not carry something; "": it does. hooks are the kinds of the vnifs' hooks.
 	vnets     map[vnet.ID]string
+	hooks     map[vnet.ID]string
 	underlays [2]FastUnderlay
 }
 
 // lookedAt is what came of a look at an underlay.
 type lookedAt struct {
 	uplink *uplink
-	hooks  []hook
-	u      fastpath.Underlay
-	state  FastUnderlay
+	// cards are where programs are to be, hooks those where they are.
+	cards, hooks []hook
+	u            fastpath.Underlay
+	state        FastUnderlay
 }
 
 // verifyEvery is programs.verifyEvery in earnest.
@@ -90,7 +93,7 @@ const verifyEvery = 10 * time.Second
 
 func newPrograms(e *Engine, h *hostnet.Host) *programs {
 	k := &programs{
-		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{},
+		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{}, hooks: map[vnet.ID]string{},
 		load: loadFastPath, base: fastpath.DefaultTimes(), verifyEvery: verifyEvery,
 	}
 	if h != nil {
@@ -139,8 +142,9 @@ func (k *programs) retry() {
 }
 
 // sync makes the programs be where they should, and the tables hold the vnets and underlays of the view. network looks
-// again at the underlays and the routes, verify at everything.
-func (k *programs) sync(network, verify bool) {
+// again at the underlays and the routes, verify at everything; touched are devices of which something else may have changed
+// what is at their hooks.
+func (k *programs) sync(network, verify bool, touched map[int]struct{}) {
 	v := k.engine.view.Load()
 	k.mirror.forgetBars(v)
 	if k.host == nil {
@@ -156,16 +160,17 @@ func (k *programs) sync(network, verify bool) {
 	if t := k.timesOf(v); t != k.times && k.mirror.tables.SetTimes(t) == nil {
 		k.times = t
 	}
-	if network || verify {
+	network = network || verify || k.concerns(touched)
+	if network {
 		clear(k.routes)
 	}
 	wanted := map[hook]struct{}{}
 	for fam := range v.uplinks {
-		k.syncUnderlay(v, underlay.Family(fam), wanted, network || verify)
+		k.syncUnderlay(v, underlay.Family(fam), wanted, network)
 	}
-	k.syncVnets(v, wanted, verify)
+	k.syncVnets(v, wanted, verify, touched)
 	if k.shortcuts != nil {
-		k.syncShortcuts(v, wanted, network || verify)
+		k.syncShortcuts(v, wanted, network)
 	}
 	adopting := k.engine.now() < k.mirror.adopting
 	for h := range k.attached {
@@ -174,6 +179,18 @@ func (k *programs) sync(network, verify bool) {
 		}
 	}
 	k.mirror.judgeAll()
+}
+
+// concerns reports whether a card of the underlays is among devices.
+func (k *programs) concerns(devices map[int]struct{}) bool {
+	for _, at := range k.looked {
+		for _, h := range at.cards {
+			if _, ok := devices[h.index]; ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // syncShortcuts has the shortcuts fit the programs that are attached, before those go that are wanted no more.
@@ -298,6 +315,7 @@ func (k *programs) close() {
 	}
 	k.mu.Lock()
 	clear(k.vnets)
+	clear(k.hooks)
 	k.underlays = [2]FastUnderlay{}
 	k.mu.Unlock()
 }
@@ -348,7 +366,7 @@ func (k *programs) syncUnderlay(v *view, fam underlay.Family, wanted map[hook]st
 	if v.config.FastPath == FastPathOn && (state.Send != "" || state.Receive != "") {
 		level = e.log.Warn
 	}
-	level("kernel fast path", "family", fam, "device", state.Device, "way", state.Way,
+	level("kernel fast path", "family", fam, "device", state.Device, "way", state.Way, "hook", state.Hook,
 		"send", carriedOr(state.Send), "receive", carriedOr(state.Receive))
 }
 
@@ -380,8 +398,9 @@ func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
 	if ttl := k.ttl(at.u.Addr, l.Name); ttl != 0 {
 		at.u.TTL = ttl
 	}
-	hooks, why := k.cards(l)
-	for _, h := range hooks {
+	cards, why := k.cards(l)
+	at.cards = cards
+	for _, h := range cards {
 		if problem := k.attach(h, true); problem != "" {
 			why = problem
 			continue
@@ -390,6 +409,9 @@ func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
 	}
 	if len(at.hooks) > 0 {
 		why = ""
+	}
+	if len(at.hooks) > 0 {
+		at.state.Hook = k.placed[at.hooks[0]]
 	}
 	at.state.Way, at.state.Why = k.wayOf(at.hooks)
 	at.state.Receive, at.state.Send = why, k.forbids(l, at.u.Addr, v.port)
@@ -479,16 +501,17 @@ func (k *programs) bridgeBelow(l hostnet.Link) string {
 }
 
 // syncVnets lets the kernel carry the vnets that it may.
-func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool) {
+func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool, touched map[int]struct{}) {
 	e := k.engine
-	reasons := make(map[vnet.ID]string, len(v.vnets))
+	reasons, hooks := make(map[vnet.ID]string, len(v.vnets)), make(map[vnet.ID]string, len(v.vnets))
 	for id, n := range v.vnets {
 		if n.secured() {
 			reasons[id] = "security " + n.config.Security.String()
 			continue
 		}
 		h := hook{index: n.devices.VnifIndex, egress: true}
-		why := k.attach(h, verify)
+		_, again := touched[h.index]
+		why := k.attach(h, verify || again)
 		if why == "" {
 			wanted[h] = struct{}{}
 			if err := k.mirror.addVnet(id, h.index, n.devices.MTU); err != nil {
@@ -497,6 +520,7 @@ func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool) {
 		}
 		reasons[id] = why
 		if why == "" {
+			hooks[id] = k.placed[h]
 			continue
 		}
 		k.mirror.removeVnet(id)
@@ -509,11 +533,16 @@ func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool) {
 		}
 	}
 	k.mu.Lock()
-	before := k.vnets
-	k.vnets = reasons
+	before, hooked := k.vnets, k.hooks
+	k.vnets, k.hooks = reasons, hooks
 	k.mu.Unlock()
 	for id, why := range reasons {
-		if was, known := before[id]; why == "" || known && was == why || v.vnets[id].secured() {
+		was, known := before[id]
+		if v.vnets[id].secured() || known && was == why && hooked[id] == hooks[id] {
+			continue
+		}
+		if why == "" {
+			e.log.Info("the kernel carries a vnet", "vnet", id, "hook", hooks[id])
 			continue
 		}
 		level := e.log.Info
@@ -549,6 +578,8 @@ type FastUnderlay struct {
 	// Way is how packets come in: by a program at TC, "tcx" or "clsact"; "xdp", where the outer headers of TCP go before that;
 	// "" where there is no program. Why says why, if that was a choice.
 	Way, Why string
+	// Hook is where the program at TC is: "tcx" or "clsact". Where Way is "xdp" it is behind that.
+	Hook string
 	// Send and Receive say why user space sends or receives; "": the kernel does what it can.
 	Send, Receive string
 }
@@ -564,6 +595,8 @@ type FastPathState struct {
 	Underlays [2]FastUnderlay
 	// Vnets are those that are up, and why user space carries them; "": the kernel does.
 	Vnets map[vnet.ID]string
+	// Hooks are where the programs are at the vnifs of those that the kernel carries: "tcx" or "clsact".
+	Hooks map[vnet.ID]string
 	// Ports are those of the vnets' bridges, if they may be passed by, in order of their names.
 	Ports []fastpath.BypassedPort
 	// Left are the packets that the kernel left to user space.
@@ -579,7 +612,7 @@ func (k *programs) state(mode FastPath) FastPathState {
 		problem = k.mirror.lacks()
 	}
 	return FastPathState{
-		Mode: mode, On: k.mirror.open.Load(), Problem: problem, Underlays: k.underlays, Vnets: maps.Clone(k.vnets),
+		Mode: mode, On: k.mirror.open.Load(), Problem: problem, Underlays: k.underlays, Vnets: maps.Clone(k.vnets), Hooks: maps.Clone(k.hooks),
 		Ports: k.shortcuts.ports(), Left: k.mirror.left(),
 	}
 }

@@ -526,7 +526,7 @@ func TestOthersCount(t *testing.T) {
 	_, hosts := startPair(t, func(i int, h *lab.Host) *testHost {
 		makePlain(t, h)
 		if i == 1 {
-			return startFast(t, h, time.Minute)
+			return startWatching(t, h)
 		}
 		card, err := h.Uplink().Link()
 		require.NoError(t, err)
@@ -555,7 +555,7 @@ func TestOthersCount(t *testing.T) {
 			tcx("TCX after")
 			cls("clsact after", 7)
 		}
-		return startFast(t, h, time.Minute)
+		return startWatching(t, h)
 	})
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	ping(t, one, two.Addr())

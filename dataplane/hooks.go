@@ -251,19 +251,21 @@ func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID, error) {
 	return attached, ids, err
 }
 
-// disturbed reports whether somebody has come to one of the underlay's hooks, or has taken ours away. It is asked often: TCX
-// tells nobody of changes.
-func (k *programs) disturbed() bool {
+// disturbed tells of devices where somebody has come to one of our hooks at TCX or XDP, or has taken ours away. It is asked
+// often: other than at clsact the kernel tells nobody of changes.
+func (k *programs) disturbed(devices map[int]struct{}) {
 	for h, kind := range k.placed {
-		if h.egress || kind != hookTCX {
+		if kind != hookTCX {
 			continue
 		}
-		list, err := k.host.TCX(h.index, false)
-		if err == nil && (len(list) == 0 || list[len(list)-1].ID != k.ids[0]) {
-			return true
+		ids, err := k.host.TCXPrograms(h.index, h.egress)
+		if err == nil && (len(ids) == 0 || ids[len(ids)-1] != k.ids[h.side()]) {
+			devices[h.index] = struct{}{}
 		}
 	}
-	return k.shortcuts != nil && k.shortcuts.disturbed()
+	if k.shortcuts != nil {
+		k.shortcuts.disturbed(devices)
+	}
 }
 
 // devices are what the programs ask of a host beside its own methods.

@@ -12,6 +12,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -71,6 +72,8 @@ type mirror struct {
 
 	// What follows is the goroutine's own.
 	hosts map[netip.Addr]mirroredHost
+	// touched are devices of which something else may have changed what is at their hooks.
+	touched map[int]struct{}
 	// later are MACs that the kernel may not know yet, and when to look at them again.
 	later map[varp.Key]int64
 	// adopting is until when what an earlier run left is kept, though nothing is known of it yet.
@@ -106,7 +109,7 @@ const (
 	maxLater = 1 << 14
 	// hearEvery is how often the kernel is told which hosts were heard.
 	hearEvery = 250 * time.Millisecond
-	// checkEvery is how often it is looked whether others have come to the cards of the underlay.
+	// checkEvery is how often it is looked whether others have come to our hooks, of which nothing tells.
 	checkEvery = time.Second
 	// compareEvery is how often ages are compared, if MACs live long enough.
 	compareEvery = 5 * time.Second
@@ -120,7 +123,7 @@ const (
 func newMirror(e *Engine) *mirror {
 	m := &mirror{
 		engine: e, wake: make(chan struct{}, 1), clock: fastpath.Now, dirty: map[varp.Key]struct{}{},
-		counted: map[vnet.ID]fastpath.Counters{}, barred: map[vnet.ID]struct{}{},
+		counted: map[vnet.ID]fastpath.Counters{}, barred: map[vnet.ID]struct{}{}, touched: map[int]struct{}{},
 	}
 	m.clear()
 	return m
@@ -719,25 +722,34 @@ func (m *mirror) vnetsNow() []vnet.ID {
 	return slices.Collect(maps.Keys(m.vnets))
 }
 
-// run keeps the kernel's tables right until ctx ends.
-func (m *mirror) run(ctx context.Context) error {
+// run keeps the kernel's tables right until ctx ends. tc tells of changes of traffic control.
+func (m *mirror) run(ctx context.Context, tc <-chan hostnet.Event) error {
 	defer m.stop()
 	defer m.engine.programs.shortcuts.release()
 	tick := time.NewTicker(hearEvery)
 	defer tick.Stop()
 	var compared, verified, checked time.Time
 	hear := true // at the start and by the tick; a wake tells that something was learned, and that may be often
+	again := false
 	for {
 		m.mu.Lock()
 		changed, network := m.changed, m.network
 		m.changed, m.network = false, false
 		m.mu.Unlock()
 		verify := time.Since(verified) > m.engine.programs.verifyEvery
+		if hear && again { // others may do that as often as they like
+			verify, again = true, false
+		}
 		if verify {
 			verified = time.Now()
 		}
-		if changed || verify {
-			m.engine.programs.sync(network, verify)
+		if hear && m.open.Load() && time.Since(checked) > checkEvery {
+			checked = time.Now()
+			m.engine.programs.disturbed(m.touched)
+		}
+		if touched := hear && len(m.touched) > 0; changed || verify || touched {
+			m.engine.programs.sync(network, verify, m.touched)
+			clear(m.touched)
 		}
 		var due <-chan time.Time // without tables nothing is
 		if m.open.Load() {
@@ -746,12 +758,6 @@ func (m *mirror) run(ctx context.Context) error {
 			if hear {
 				hear = false
 				m.hear()
-				if time.Since(checked) > checkEvery {
-					checked = time.Now()
-					if m.engine.programs.disturbed() {
-						m.lookAtNetwork()
-					}
-				}
 			}
 			if time.Since(compared) > min(compareEvery, m.engine.table.Options().TTL/4) {
 				compared = time.Now()
@@ -762,6 +768,16 @@ func (m *mirror) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-m.wake:
+		case ev := <-tc:
+			switch ev := ev.(type) {
+			case hostnet.TCEvent:
+				if m.open.Load() {
+					m.touched[ev.Index] = struct{}{}
+					again = again || ev.Index == 0
+				}
+			case hostnet.ResyncEvent:
+				again = true
+			}
 		case <-due:
 			hear = true
 		}

@@ -136,15 +136,14 @@ func (s *shortcuts) unstrip(index int) {
 	}
 }
 
-// disturbed looks whether XDP may go on stripping, which it does for a while only after that.
-func (s *shortcuts) disturbed() bool {
-	disturbed := false
-	for _, c := range s.cards {
+// disturbed looks whether XDP may go on stripping, which it does for a while only after that, and tells of devices where it
+// may not.
+func (s *shortcuts) disturbed(devices map[int]struct{}) {
+	for index, c := range s.cards {
 		if c.xdp != nil && c.xdp.Check() != nil {
-			disturbed = true
+			devices[index] = struct{}{}
 		}
 	}
-	return disturbed
 }
 
 func (s *shortcuts) detach(c *card) {

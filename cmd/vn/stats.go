@@ -185,6 +185,9 @@ func (a *app) fastPath(f sxp.Value) {
 	}
 	for _, u := range f.Children("underlay") {
 		way := u.ChildValue("way", "")
+		if hook := u.ChildValue("hook", ""); hook != "" && hook != way {
+			way += " before " + hook
+		}
 		if why := u.ChildValue("why", ""); why != "" {
 			way += " (" + why + ")"
 		}
@@ -202,7 +205,11 @@ func (a *app) fastPath(f sxp.Value) {
 		if i == 0 {
 			fmt.Fprintf(a.stdout, "\n%12s  %12s  %-39s  %s\n", "Sent", "Received", "Vnet, by the kernel", "Carrier")
 		}
-		fmt.Fprintf(a.stdout, "%12s  %12s  %-39s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), v.ChildValue("id", ""), v.ChildValue("carrier", ""))
+		carrier := v.ChildValue("carrier", "")
+		if hook := v.ChildValue("hook", ""); hook != "" {
+			carrier += " (" + hook + ")"
+		}
+		fmt.Fprintf(a.stdout, "%12s  %12s  %-39s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), v.ChildValue("id", ""), carrier)
 	}
 	for i, l := range f.Children("left") {
 		if i == 0 {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -149,6 +151,28 @@ func TestCommands(t *testing.T) {
 			require.Equal(t, tt.sent, sent)
 		})
 	}
+}
+
+// TestFastPath: what vn stats says of the kernel's fast path.
+func TestFastPath(t *testing.T) {
+	form, err := sxp.Parse([]byte(`(fastpath (mode auto) (state on)
+ (underlay (family ipv4) (device eth0) (way tcx) (why "it segments UDP tunnels") (hook tcx) (send kernel) (receive kernel))
+ (underlay (family ipv6) (device eth1) (way xdp) (why "") (hook clsact) (send "a rule") (receive kernel))
+ (port (vnet 97) (device vif1.0) (way peer) (why ""))
+ (vnet (id 97) (carrier kernel) (hook tcx) (tx 3) (rx 4)) (vnet (id 98) (carrier "security conf") (tx 0) (rx 0)))`), sxp.C)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	a := newApp(&out, io.Discard)
+	a.fastPath(form[0])
+	require.NoError(t, a.stdout.Flush())
+	id := func(s string) string { return fmt.Sprintf("%-39s", s) }
+	require.Equal(t, "\nFast path in the kernel: on (fastpath = \"auto\")\n"+
+		"  ipv4, eth0, tcx (it segments UDP tunnels): sends: kernel; receives: kernel\n"+
+		"  ipv6, eth1, xdp before clsact: sends: a rule; receives: kernel\n"+
+		"\n"+id("Vnet")+"  Domain's device Way     Why the bridge\n"+id("97")+"  vif1.0          peer\n"+
+		"\n        Sent      Received  "+id("Vnet, by the kernel")+"  Carrier\n"+
+		"           3             4  "+id("97")+"  kernel (tcx)\n"+
+		"           0             0  "+id("98")+"  security conf\n", out.String())
 }
 
 func TestStats(t *testing.T) {

@@ -42,7 +42,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(neigh)
 	f.Add(portMessage(nl.BridgeVlanInfo{Flags: nl.BRIDGE_VLAN_INFO_RANGE_BEGIN, Vid: 5}, nl.BridgeVlanInfo{Flags: nl.BRIDGE_VLAN_INFO_RANGE_END, Vid: 9}))
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		for kind := range uint16(unix.RTM_NEWTFILTER) {
+		for kind := range uint16(unix.RTM_DELCHAIN + 1) {
 			b := slices.Clone(b)
 			if ev, ok := parseEvent(kind, b).(LinkEvent); ok {
 				_ = ev.Link.String()

@@ -28,17 +28,26 @@ func tcxHook(egress bool) ebpf.AttachType {
 // TCX, and the error is an UnsupportedError.
 func (h *Host) TCX(index int, egress bool) ([]TCXProgram, error) {
 	var list []TCXProgram
-	err := h.Do(func() error {
+	ids, err := h.TCXPrograms(index, egress)
+	for _, id := range ids {
+		list = append(list, TCXProgram{ID: id, Name: ProgramName(id)})
+	}
+	return list, err
+}
+
+// TCXPrograms is TCX without the names, which take most of the time.
+func (h *Host) TCXPrograms(index int, egress bool) (ids []ebpf.ProgramID, err error) {
+	err = h.Do(func() error {
 		q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: tcxHook(egress)})
 		if err != nil {
 			return err
 		}
 		for _, p := range q.Programs {
-			list = append(list, TCXProgram{ID: p.ID, Name: ProgramName(p.ID)})
+			ids = append(ids, p.ID)
 		}
 		return nil
 	})
-	return list, h.wrapDevice("list TCX programs of", index, tcxUnsupported(err))
+	return ids, h.wrapDevice("list TCX programs of", index, tcxUnsupported(err))
 }
 
 // tcxUnsupported tells a kernel without TCX from other failures.

@@ -7,11 +7,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // Event is something that happened to the network: LinkEvent, PortEvent, AddressEvent, RouteEvent or ResyncEvent from
-// Watch, FDBEvent or ResyncEvent from WatchFDB.
+// Watch, FDBEvent or ResyncEvent from WatchFDB, TCEvent or ResyncEvent from WatchTC.
 type Event interface{ event() }
 
 // LinkEvent is a device that appeared, changed or vanished.
@@ -38,6 +39,11 @@ type FDBEvent struct {
 	Gone  bool
 }
 
+// TCEvent is a filter or queueing discipline of a device that came, changed or went. Programs at TCX make none.
+type TCEvent struct {
+	Index int // of the device; 0: of several, which share a block of filters
+}
+
 // ResyncEvent means that events were lost: what is known must be listed anew.
 type ResyncEvent struct{}
 
@@ -45,6 +51,7 @@ func (LinkEvent) event()    {}
 func (AddressEvent) event() {}
 func (RouteEvent) event()   {}
 func (FDBEvent) event()     {}
+func (TCEvent) event()      {}
 func (ResyncEvent) event()  {}
 
 const (
@@ -62,6 +69,11 @@ func (h *Host) Watch(ctx context.Context) (<-chan Event, error) { return h.watch
 // many as they like: these do not get in the way of others.
 func (h *Host) WatchFDB(ctx context.Context) (<-chan Event, error) {
 	return h.subscribe(ctx, &watcher{buffer: watchBuffer, groups: []uint32{unix.RTNLGRP_NEIGH}, filter: onlyBridges})
+}
+
+// WatchTC is Watch for traffic control, tc(8).
+func (h *Host) WatchTC(ctx context.Context) (<-chan Event, error) {
+	return h.subscribe(ctx, &watcher{buffer: watchBuffer, groups: []uint32{unix.RTNLGRP_TC}})
 }
 
 func (h *Host) watch(ctx context.Context, buffer int) (<-chan Event, error) {
@@ -238,6 +250,11 @@ func parseEvent(kind uint16, b []byte) Event {
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		if e, err := parseFDB(b); err == nil && e.Bridge != 0 {
 			return FDBEvent{Entry: e, Gone: kind == unix.RTM_DELNEIGH}
+		}
+	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER, unix.RTM_NEWCHAIN, unix.RTM_DELCHAIN, unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
+		if len(b) >= nl.SizeofTcMsg { // struct tcmsg of linux/rtnetlink.h, with the index behind the family
+			index := int32(binary.NativeEndian.Uint32(b[4:]))
+			return TCEvent{Index: int(max(0, index))} // TCM_IFINDEX_MAGIC_BLOCK is -1
 		}
 	}
 	return nil

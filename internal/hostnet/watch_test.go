@@ -4,10 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // await reads events until one fits.
@@ -76,6 +81,45 @@ func TestWatch(t *testing.T) {
 	for ev := range fdb { // nothing of IPv4's and IPv6's neighbours
 		require.IsType(t, FDBEvent{}, ev)
 	}
+}
+
+// TestWatchTC: filters and queueing disciplines are told of with their devices, those of shared blocks without.
+func TestWatchTC(t *testing.T) {
+	h := newHost(t)
+	a, b := pair(t, h, "a", "b")
+	events, err := h.WatchTC(t.Context())
+	require.NoError(t, err)
+	is := func(index int) func(TCEvent) bool { return func(e TCEvent) bool { return e.Index == index } }
+	none := func() {
+		t.Helper()
+		for len(events) > 0 {
+			<-events
+		}
+	}
+	prog, _ := passer(t, "one", ebpf.SchedCLS, -1)
+	c := Classifier{Index: a.Index, Priority: 5, Name: "one"}
+	require.NoError(t, h.AttachClassifier(c, prog))
+	await(t, events, "the clsact", is(a.Index))
+	await(t, events, "the filter", is(a.Index))
+	c.Index = b.Index
+	require.NoError(t, h.AttachClassifier(c, prog))
+	await(t, events, "the other's", is(b.Index))
+	none()
+	require.NoError(t, h.DetachClassifier(c))
+	await(t, events, "the filter's end", is(b.Index))
+	none()
+	require.NoError(t, h.Do(func() error {
+		for _, args := range []string{"qdisc del dev b clsact", "qdisc add dev b ingress_block 7 clsact"} {
+			if out, err := exec.Command("tc", strings.Fields(args)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("tc %s: %w: %s", args, err, out)
+			}
+		}
+		return nil
+	}))
+	// TCM_IFINDEX_MAGIC_BLOCK of linux/rtnetlink.h, and the block's number.
+	attrs := netlink.FilterAttrs{LinkIndex: -1, Parent: 7, Priority: 9, Protocol: unix.ETH_P_ALL, Handle: 1}
+	require.NoError(t, h.handle.FilterAdd(&netlink.BpfFilter{FilterAttrs: attrs, Fd: prog.FD(), Name: "one", DirectAction: true}))
+	await(t, events, "a filter of a shared block", is(0))
 }
 
 func TestWatchTellsOfLostEvents(t *testing.T) {

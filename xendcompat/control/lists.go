@@ -120,9 +120,10 @@ func writeStats(b *bytes.Buffer, s snapshot) {
 	writeForm(b, sxp.List(items...))
 }
 
-// fastPath is (fastpath (mode M) (state on|off) [(problem TEXT)] (underlay (family F) (device D) (way W) (why TEXT) (send C)
-// (receive C))… (port (vnet ID) (device D) (way bridge|peer|egress) (why TEXT))… (vnet (id ID) (carrier C) (tx N) (rx N))… (left (direction out|in) (reason R) (packets N) (help TEXT))…): C is kernel, or why
-// it is user space, tx and rx are the packets that the kernel carried, and left are those that it left to user space.
+// fastPath is (fastpath (mode M) (state on|off) [(problem TEXT)] (underlay (family F) (device D) (way W) (why TEXT) (hook H)
+// (send C) (receive C))… (port (vnet ID) (device D) (way bridge|peer|egress) (why TEXT))… (vnet (id ID) (carrier C) [(hook H)] (tx N)
+// (rx N))… (left (direction out|in) (reason R) (packets N) (help TEXT))…): C is kernel, or why it is user space, H is tcx or clsact, where
+// the program at TC is, tx and rx are the packets that the kernel carried, and left are those that it left to user space.
 func fastPath(s *snapshot) sxp.Value {
 	f := &s.FastPath
 	state := "off"
@@ -142,7 +143,7 @@ func fastPath(s *snapshot) sxp.Value {
 	for _, u := range f.Underlays {
 		if u.Way != "" {
 			items = append(items, sxp.List(sxp.Atom("underlay"), sxp.Pair("family", u.Family), sxp.Pair("device", u.Device),
-				sxp.Pair("way", u.Way), sxp.Pair("why", u.Why), sxp.Pair("send", carrier(u.Send)), sxp.Pair("receive", carrier(u.Receive))))
+				sxp.Pair("way", u.Way), sxp.Pair("why", u.Why), sxp.Pair("hook", u.Hook), sxp.Pair("send", carrier(u.Send)), sxp.Pair("receive", carrier(u.Receive))))
 		}
 	}
 	for _, p := range f.Ports {
@@ -151,8 +152,11 @@ func fastPath(s *snapshot) sxp.Value {
 	}
 	for _, v := range s.Counted {
 		if why, known := f.Vnets[v.ID]; known {
-			items = append(items, sxp.List(sxp.Atom("vnet"), sxp.Pair("id", v.ID.String()), sxp.Pair("carrier", carrier(why)),
-				sxp.Pair("tx", fmt.Sprint(v.KernelTx.Packets)), sxp.Pair("rx", fmt.Sprint(v.KernelRx.Packets))))
+			x := []sxp.Value{sxp.Atom("vnet"), sxp.Pair("id", v.ID.String()), sxp.Pair("carrier", carrier(why))}
+			if hook := f.Hooks[v.ID]; hook != "" {
+				x = append(x, sxp.Pair("hook", hook))
+			}
+			items = append(items, sxp.List(append(x, sxp.Pair("tx", fmt.Sprint(v.KernelTx.Packets)), sxp.Pair("rx", fmt.Sprint(v.KernelRx.Packets)))...))
 		}
 	}
 	for i, direction := range []string{"out", "in"} {

@@ -90,12 +90,13 @@ func TestStatsFastPath(t *testing.T) {
 	s := snapshot{
 		Status: dataplane.Status{FastPath: dataplane.FastPathState{
 			Mode: dataplane.FastPathAuto, On: true,
-			Underlays: [2]dataplane.FastUnderlay{{Family: "ipv4", Device: "eth0", Way: "tcx", Why: "it segments UDP tunnels", Receive: "the bridge filters VLANs"}},
+			Underlays: [2]dataplane.FastUnderlay{{Family: "ipv4", Device: "eth0", Way: "tcx", Why: "it segments UDP tunnels", Hook: "tcx", Receive: "the bridge filters VLANs"}},
 			Ports: []fastpath.BypassedPort{
 				{Vnet: vnet.ID{15: 0x97}, Name: "vif1.0", Way: fastpath.WayPeer},
 				{Vnet: vnet.ID{15: 0x97}, Name: "vif2.0", Way: fastpath.WayBridge, Reason: "port vif2.0 does not learn"},
 			},
 			Vnets: map[vnet.ID]string{{15: 0x97}: "", {15: 0x98}: "security conf"},
+			Hooks: map[vnet.ID]string{{15: 0x97}: "clsact"},
 		}},
 		Counted: []dataplane.VnetCounters{
 			{ID: vnet.ID{15: 0x97}, KernelTx: dataplane.Traffic{Packets: 3}, KernelRx: dataplane.Traffic{Packets: 4}}, {ID: vnet.ID{15: 0x98}},
@@ -104,10 +105,10 @@ func TestStatsFastPath(t *testing.T) {
 	s.FastPath.Left.In[fastpath.LeftSYN] = 9
 	var b bytes.Buffer
 	writeStats(&b, s)
-	require.Equal(t, "(stats (fastpath (mode auto) (state on) (underlay (family ipv4) (device eth0) (way tcx) (why 'it segments UDP tunnels') (send kernel) (receive 'the bridge filters VLANs')) "+
+	require.Equal(t, "(stats (fastpath (mode auto) (state on) (underlay (family ipv4) (device eth0) (way tcx) (why 'it segments UDP tunnels') (hook tcx) (send kernel) (receive 'the bridge filters VLANs')) "+
 		"(port (vnet 0000:0000:0000:0000:0000:0000:0000:0097) (device vif1.0) (way peer) (why '')) "+
 		"(port (vnet 0000:0000:0000:0000:0000:0000:0000:0097) (device vif2.0) (way bridge) (why 'port vif2.0 does not learn')) "+
-		"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0097) (carrier kernel) (tx 3) (rx 4)) "+
+		"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0097) (carrier kernel) (hook clsact) (tx 3) (rx 4)) "+
 		"(vnet (id 0000:0000:0000:0000:0000:0000:0000:0098) (carrier 'security conf') (tx 0) (rx 0)) "+
 		"(left (direction in) (reason syn) (packets 9) (help '"+fastpath.LeftSYN.Help()+"'))))\n", b.String())
 }
