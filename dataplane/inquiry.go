@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
 )
 
@@ -48,11 +50,23 @@ type Inquired struct {
 	// it was tried.
 	MTUTo, MTUFrom            int
 	Fragments, FragmentsAsked bool
+	// VARP tells of the protocol's own questions, which are put to a host that answers no probe: original hosts and older ones
+	// answer these.
+	VARP AskedByVARP
 	// Answer is what it said of itself; the zero Probe if it answered nothing.
 	Answer wire.Probe
 	// Clock is by how much its clock is ahead of this one's, as far as half of RTT lets one say; ClockKnown: it told.
 	Clock      time.Duration
 	ClockKnown bool
+}
+
+// AskedByVARP tells how a host was asked, by unicast, for MACs that are held to be behind it.
+type AskedByVARP struct {
+	// MACs is for how many it was asked, and Sure for how many of them it must answer if it heard the question, since a frame
+	// came from them by this host just now: an original host knows its own MACs for 60 s.
+	MACs, Sure int
+	// Answered: it answered for one of them.
+	Answered bool
 }
 
 // Answers reports whether the host answered anything.
@@ -79,6 +93,10 @@ const (
 	sizeTries = 2
 	// beyond is by how much, in bytes, a packet exceeds the device's MTU that must come in fragments: as a full frame's.
 	beyond = 64
+	// maxVARP bounds the MACs that a host which answers no probe is asked for; frameSure is how old a frame may be so that its MAC must
+	// be known there still, half of what original hosts keep them for.
+	maxVARP   = 4
+	frameSure = 30 * time.Second
 )
 
 // heardAnswer is an answer to an inquiry.
@@ -212,7 +230,7 @@ func (r *inquirer) know(only netip.Addr) error {
 	known := status.Hosts
 	named := func(addr netip.Addr) {
 		if addr.IsValid() && r.isOther(addr) && !slices.ContainsFunc(known, func(h Host) bool { return h.Addr == addr }) {
-			known = append(known, Host{Info: hosts.Info{Addr: addr, Group: -1, Unicast: -1}})
+			known = append(known, Host{Info: unheard(addr)})
 		}
 	}
 	for _, p := range status.Peers {
@@ -240,6 +258,11 @@ func (r *inquirer) know(only netip.Addr) error {
 		return ErrNotRunning
 	}
 	return nil
+}
+
+// unheard is a host of which nothing was heard.
+func unheard(addr netip.Addr) hosts.Info {
+	return hosts.Info{Addr: addr, Group: -1, Unicast: -1, Answered: -1, Probed: -1}
 }
 
 // add adds a host, with why it is not asked.
@@ -311,7 +334,7 @@ func (r *inquirer) groupAnswer(a heardAnswer, only netip.Addr, asked time.Time) 
 			r.more++
 			return
 		}
-		h = r.add(hosts.Info{Addr: addr, Group: -1, Unicast: -1})
+		h = r.add(unheard(addr))
 	}
 	if a.probe.Group {
 		h.ByGroup = true
@@ -371,6 +394,7 @@ func (r *inquirer) askHost(ctx context.Context, h *Inquired) {
 		}
 	}
 	if !h.ByUnicast {
+		r.askVARP(ctx, h)
 		return
 	}
 	h.MTUTo, h.MTUFrom = r.pathMTU(ctx, h, false), r.pathMTU(ctx, h, true)
@@ -387,6 +411,74 @@ func (r *inquirer) askHost(ctx context.Context, h *Inquired) {
 			return
 		}
 	}
+}
+
+// askVARP asks a host for the MACs that are held to be behind it, in vnets without security.
+func (r *inquirer) askVARP(ctx context.Context, h *Inquired) {
+	known := slices.DeleteFunc(r.Entries(Filter{Addr: h.Addr}), func(e Entry) bool {
+		n := r.view.Load().vnets[e.Vnet]
+		return e.State != Reachable || n == nil || n.secured()
+	})
+	sure := func(e Entry) bool { return e.Source == varp.Frame.String() && e.Age < frameSure }
+	slices.SortStableFunc(known, func(a, b Entry) int {
+		if sure(a) != sure(b) {
+			return map[bool]int{true: -1, false: 1}[sure(a)]
+		}
+		return cmp.Compare(a.Age, b.Age)
+	})
+	for _, e := range known[:min(len(known), maxVARP)] {
+		answered, err := r.answersVARP(ctx, h.Addr, varp.Key{Vnet: e.Vnet, MAC: e.MAC})
+		if err != nil || ctx.Err() != nil {
+			return // it could not be asked
+		}
+		h.VARP.MACs++
+		if sure(e) {
+			h.VARP.Sure++
+		}
+		if answered {
+			h.VARP.Answered = true
+			return
+		}
+	}
+}
+
+// answersVARP asks one host by unicast whether it has a MAC, and reports whether it says so.
+func (r *inquirer) answersVARP(ctx context.Context, addr netip.Addr, key varp.Key) (bool, error) {
+	q, err := r.locating.begin(key)
+	if err != nil {
+		return false, err
+	}
+	defer r.locating.end(key, q)
+	for range askTries {
+		var err error
+		r.say(func(s *speaker) {
+			n, l := s.view.vnets[key.Vnet], s.view.uplinks[underlay.Of(addr)]
+			if n == nil || l == nil {
+				err = ErrNotRunning
+				return
+			}
+			s.ask(n, key.MAC, l, addr)
+		})
+		if err != nil {
+			return false, err
+		}
+		timeout := time.NewTimer(firstWait)
+		for waiting := true; waiting; {
+			select {
+			case <-q.came:
+				if r.locating.repliedTo(q, addr) {
+					timeout.Stop()
+					return true, nil
+				}
+			case <-timeout.C:
+				waiting = false
+			case <-ctx.Done():
+				timeout.Stop()
+				return false, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 func (h *Inquired) headers() int { return underlay.Of(h.Addr).HeaderLen() }

@@ -5,11 +5,13 @@ import (
 	"net/netip"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/dedup"
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
@@ -129,4 +131,79 @@ func TestInquireMany(t *testing.T) {
 		require.Equal(t, []int{1500, 1500}, []int{h.MTUTo, h.MTUFrom})
 	}
 	t.Logf("64 hosts: %s", q.Took)
+}
+
+// A host that answers no probe is asked for the MACs that its frames came from, as the protocol has it since its beginning: an
+// original host answers, by unicast; from one that is cut off comes nothing, or only what it tells everybody.
+func TestInquireByVARP(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer func(s *stranger, a *memoryHost, m wire.VARP)
+		want   AskedByVARP
+	}{
+		{"original", func(s *stranger, a *memoryHost, m wire.VARP) {
+			s.send(a.addr, wire.VARP{Opcode: wire.Announce, Vnet: m.Vnet, MAC: m.MAC, CareOf: s.addr}.Append(nil))
+		}, AskedByVARP{MACs: 1, Sure: 1, Answered: true}},
+		{"cut off", func(*stranger, *memoryHost, wire.VARP) {}, AskedByVARP{MACs: 1, Sure: 1}},
+		{"announces only", func(s *stranger, a *memoryHost, m wire.VARP) {
+			s.send(a.config.Group, wire.VARP{Opcode: wire.Announce, Vnet: m.Vnet, MAC: m.MAC, CareOf: s.addr}.Append(nil))
+		}, AskedByVARP{MACs: 1, Sure: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemory(t, 1, testConfig())
+				a, s := m.hosts[0], m.stranger()
+				mac := domainMAC(7)
+				s.send(m.group, vudp(idOf(t, "97"), testFrame(broadcastMAC, mac, "hello")))
+				s.heard(func(heardPacket) bool { return true })
+				var q *Inquiry
+				var err error
+				ctx, done := context.WithCancel(t.Context())
+				go func() {
+					defer done()
+					q, err = a.Inquire(t.Context(), netip.Addr{})
+				}()
+				questions := 0
+				for ctx.Err() == nil {
+					synctest.Wait() // it has asked, and waits
+					m.settle()
+					for _, p := range s.heard(isVARP(wire.Request, mac)) {
+						questions++
+						require.Equal(t, s.addr, p.To.Addr())
+						v, err := wire.DecodeVARP(p.Payload)
+						require.NoError(t, err)
+						tt.answer(s, a, v)
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				require.NoError(t, err)
+				h := q.find(t, s.addr)
+				require.False(t, h.Answers())
+				require.Equal(t, tt.want, h.VARP)
+				require.Positive(t, questions)
+				require.Negative(t, h.Answered, "probes")
+				require.Zero(t, a.locating.n.Load())
+			})
+		})
+	}
+}
+
+// That a host answered a probe, or sent one, is remembered with it.
+func TestProbesAreRemembered(t *testing.T) {
+	m := newMemory(t, 2, testConfig())
+	a, b := m.hosts[0], m.hosts[1]
+	m.send(1, testFrame(broadcastMAC, domainMAC(2), "hello"))
+	known := func(h *memoryHost) hosts.Info {
+		list := h.hosts.List(h.now())
+		require.Len(t, list, 1)
+		return list[0]
+	}
+	require.Negative(t, known(a).Answered)
+	a.askHosts([]netip.Addr{b.addr})
+	m.settle()
+	require.GreaterOrEqual(t, known(a).Answered, time.Duration(0))
+	require.Negative(t, known(a).Probed)
+	b.askHosts([]netip.Addr{a.addr})
+	m.settle()
+	require.GreaterOrEqual(t, known(a).Probed, time.Duration(0))
 }

@@ -47,7 +47,9 @@ type locating struct {
 type located struct {
 	asked  time.Time
 	claims []Claim
-	came   chan struct{} // told of each
+	// replied are the hosts that it came from by unicast: what is told everybody may be no answer.
+	replied []netip.Addr
+	came    chan struct{} // told of each
 }
 
 // begin notes a question.
@@ -101,6 +103,29 @@ func (l *locating) claim(key varp.Key, addr netip.Addr) {
 		default:
 		}
 	}
+}
+
+// reply notes a host from which an announce came by unicast.
+func (l *locating) reply(key varp.Key, from netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, q := range l.of[key] {
+		if len(q.replied) >= maxClaims || slices.Contains(q.replied, from) {
+			continue
+		}
+		q.replied = append(q.replied, from)
+		select {
+		case q.came <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// repliedTo reports whether a host did.
+func (l *locating) repliedTo(q *located, from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(q.replied, from)
 }
 
 // Locate asks all other hosts of a vnet which of them has a MAC: by VARP, the protocol's own question, which original hosts

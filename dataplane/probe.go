@@ -78,6 +78,7 @@ func (w *worker) probe(b []byte, a arrival) {
 	if p.Answer { // nobody else knows the nonce: the host is there
 		if h := w.engine.hosts.See(a.from, w.now); h != nil {
 			h.HeardByUnicast(w.now)
+			h.AnsweredProbe(w.now)
 			if p.Unsummed {
 				h.TakesUnsummed(w.now)
 			}
@@ -90,6 +91,9 @@ func (w *worker) probe(b []byte, a arrival) {
 	if p.Answer {
 		w.engine.notify(notice{kind: noticeAnswer, addr: a.from})
 		return
+	}
+	if a.host != nil && a.outer == a.from {
+		a.host.SentProbe(w.now)
 	}
 	if a.by == dedup.Group {
 		inquiry.spoke(a.from)

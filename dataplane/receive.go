@@ -441,6 +441,9 @@ func (w *worker) varp(m wire.VARP, b []byte, a arrival) bool {
 	}
 	if key := (varp.Key{Vnet: m.Vnet, MAC: m.MAC}); w.engine.locating.waits(key) {
 		w.engine.locating.claim(key, w.canonical(m.CareOf))
+		if a.by == dedup.Unicast {
+			w.engine.locating.reply(key, w.canonical(a.from))
+		}
 	}
 	if !w.learnRemote(n, m.MAC, m.CareOf, varp.Announce) {
 		w.dropOf(n, DropFlapping)

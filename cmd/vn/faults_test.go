@@ -45,6 +45,19 @@ const (
 var faults = []fault{
 	{"A host's firewall drops UDP 1798, but for the group", "blocked-unicast",
 		nft(b, fmt.Sprintf(input, "udp dport 1798 ip daddr != 224.0.0.0/4 drop")), nil},
+	{"A host's firewall drops all of UDP 1798; it sends as before", "blocked-unicast",
+		func(f *faultLab) {
+			nft(b, fmt.Sprintf(input, "udp dport 1798 drop"))(f)
+			f.speaks(b)
+		},
+		func(f *faultLab) { f.sh(b, "ip link del speaks") }},
+	{"The same, where this host has been restarted since and knows no answer of it", "blocked-unicast",
+		func(f *faultLab) {
+			nft(b, fmt.Sprintf(input, "udp dport 1798 drop"))(f)
+			f.sh(a, "xend restart && vn vnet-create 98 && vn vnet-create 99")
+			f.speaks(b)
+		},
+		func(f *faultLab) { f.sh(b, "ip link del speaks") }},
 	{"The group does not get to a host", "dead-group",
 		nft(b, fmt.Sprintf(input, "udp dport 1798 ip daddr 224.0.0.0/4 drop")), nil},
 	{"What a host sends to the group gets nowhere", "dead-group",
@@ -178,6 +191,17 @@ func (f *faultLab) sh(host int, command string) string {
 func (f *faultLab) eventually(what string, ok func() bool) {
 	f.t.Helper()
 	nettest.Eventually(f.t, what, ok)
+}
+
+// speaks has something on a host's bridge of vnet 97 send a frame, and waits until host A has heard it.
+func (f *faultLab) speaks(host int) {
+	f.t.Helper()
+	const mac = "00:16:3e:00:00:79"
+	f.sh(host, "ip link add speaks address "+mac+" type veth peer name speaks1 && ip link set speaks1 master vnet97 up && ip link set speaks up && ip addr add 10.97.9.9/24 dev speaks")
+	f.eventually("A hears a frame", func() bool {
+		f.sh(host, "ping -c 1 -W 1 10.97.9.10 >/dev/null; true") // an ARP request is the frame
+		return strings.Contains(f.sh(a, "vn varp"), mac)
+	})
 }
 
 // check runs vn check on host A.

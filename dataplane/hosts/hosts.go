@@ -67,6 +67,7 @@ type Host struct {
 	Drops Tally
 
 	group, unicast, replicated, vudp, unsummed atomic.Int64 // when last; 0: never
+	answered, probed                           atomic.Int64
 	alias                                      atomic.Pointer[alias]
 	etherIP                                    atomic.Bool // it speaks only that
 	asked                                      atomic.Pointer[question]
@@ -104,6 +105,12 @@ func (h *Host) HeardByUnicast(now int64) { note(&h.unicast, now) }
 
 // UnicastHeard is when a packet last came from the host by unicast, exact to 100 ms; 0: never.
 func (h *Host) UnicastHeard() int64 { return h.unicast.Load() }
+
+// AnsweredProbe notes that the host answered a probe of this host's.
+func (h *Host) AnsweredProbe(now int64) { note(&h.answered, now) }
+
+// SentProbe notes that the host sent a probe, which original ones don't.
+func (h *Host) SentProbe(now int64) { note(&h.probed, now) }
 
 // TakesUnsummed notes that the host told that it takes UDP over IPv6 without a checksum.
 func (h *Host) TakesUnsummed(now int64) { note(&h.unsummed, now) }
@@ -397,6 +404,9 @@ type Info struct {
 	EtherIPOnly, Replicates bool
 	// Group and Unicast are the times since it was last heard that way; negative: never.
 	Group, Unicast time.Duration
+	// Answered is the time since it last answered a probe of this host's, and Probed since it last sent one, as anybody with its
+	// address may have; negative: never.
+	Answered, Probed time.Duration
 	// Sources name the host, in the order in which they were first set.
 	Sources []string
 	// Packets and bytes by unicast.
@@ -435,7 +445,7 @@ func (s *Store) List(now int64) []Info {
 		}
 		i := Info{
 			Addr: h.addr, EtherIPOnly: h.EtherIPOnly(), Replicates: h.Replicates(now),
-			Group: age(&h.group), Unicast: age(&h.unicast),
+			Group: age(&h.group), Unicast: age(&h.unicast), Answered: age(&h.answered), Probed: age(&h.probed),
 		}
 		i.TxPackets, i.TxBytes = h.Tx.Load()
 		i.RxPackets, i.RxBytes = h.Rx.Load()

@@ -208,15 +208,16 @@ func TestList(t *testing.T) {
 	h.Tx.Add(2, 300)
 	h.Rx.Add(1, 60)
 	h.HeardByGroup(now)
+	h.AnsweredProbe(now)
 	s.Replicated(h, now)
 	s.SetHosts("configuration", []Named{{Addr: host(1), Peer: true}, {Addr: host(2), Replica: true}})
 	s.SetHosts("control", []Named{{Addr: host(1), Peer: true}})
 	require.Equal(t, []Info{
 		{
 			Addr: host(1), Aliases: []netip.Addr{six}, Replicates: true, Group: time.Second, Unicast: time.Second,
-			Sources: []string{"configuration", "control"}, TxPackets: 2, TxBytes: 300, RxPackets: 1, RxBytes: 60,
+			Answered: time.Second, Probed: -1, Sources: []string{"configuration", "control"}, TxPackets: 2, TxBytes: 300, RxPackets: 1, RxBytes: 60,
 		},
-		{Addr: host(2), Group: -1, Unicast: -1, Sources: []string{"configuration"}},
+		{Addr: host(2), Group: -1, Unicast: -1, Answered: -1, Probed: -1, Sources: []string{"configuration"}},
 	}, s.List(now+second))
 }
 

@@ -366,18 +366,57 @@ func (j *judge) silent(h *dataplane.Inquired) {
 		ping = "it answers ping"
 	}
 	last := h.Heard()
+	look := fmt.Sprintf("tcpdump -ni %s host %s and udp port %d", cmp.Or(h.Device, "any"), of, j.port())
+	unanswered, answers := j.unanswered(h)
 	switch {
-	case last >= 0 && last < time.Minute:
-		j.add("host-silent", finding.Skip, of, "", "not asked: it was heard %s ago and answers no probe, as an original host or an older xend; %s", last.Round(time.Second), ping)
+	case h.VARP.Answered:
+		j.add("host-silent", finding.OK, of, "", "answers VARP requests by unicast, and no probe: an original host, or an older xend")
+	case last >= 0 && last < time.Minute && answers && (j.facts.pings[h.Addr] || last <= j.inquiry.Took): // it is not down
+		j.add("blocked-unicast", finding.Fail, of, fmt.Sprintf("there: nft list ruleset | grep -n %d; iptables-save | grep -n %[1]d", j.port()),
+			"sends (heard %s ago), and does not answer %s; %s: likely a firewall there or on the way drops UDP %d to it", last.Round(time.Second), unanswered, ping, j.port())
+	case j.answersSealed(h.Addr):
+		j.add("host-silent", finding.Skip, of, "", "answers inside of the ESP of vnets with security, and not by UDP %d, which vnets without security need", j.port())
+	case last >= 0 && last < time.Minute && !answers:
+		j.report.Add(finding.Finding{Name: "host-silent", Level: finding.Skip, Of: of, Cure: look, Text: fmt.Sprintf(
+			"not known: it sends (heard %s ago) and does not answer %s, be it an original host or cut off from UDP %d; %s", last.Round(time.Second), unanswered, j.port(), ping)})
 	case last >= 0:
-		j.add("host-silent", finding.Warn, of, "ping "+of+"; tcpdump -ni "+cmp.Or(h.Device, "any")+" host "+of+" and udp port 1798",
-			"answers nothing (%d tries), and was last heard %s ago; %s", h.Tries, last.Round(time.Second), ping)
+		j.add("host-silent", finding.Warn, of, "ping "+of+"; "+look, "does not answer %s, and was last heard %s ago; %s", unanswered, last.Round(time.Second), ping)
 	case len(h.Sources) > 0 || j.named(h.Addr):
 		j.add("host-gone", finding.Warn, of, "ping "+of+"; does xend run there? else take it out of vnet.toml",
 			"is configured (%s), answers nothing (%d tries) and was never heard; %s", cmp.Or(strings.Join(h.Sources, ", "), "peer or replica"), h.Tries, ping)
 	default:
 		j.add("host-silent", finding.Skip, of, "", "not asked: others have told of it, and it was never heard; %s", ping)
 	}
+}
+
+// unanswered says what a host does not answer; known reports whether such a host can be asked that: one that answered a probe
+// before, one that sends them, or one that must know a MAC it was asked for.
+func (j *judge) unanswered(h *dataplane.Inquired) (what string, known bool) {
+	what = fmt.Sprintf("probes (%d tries", h.Tries)
+	switch {
+	case h.Answered >= 0:
+		what += fmt.Sprintf("; it did until %s ago", h.Answered.Round(time.Second))
+	case h.Probed >= 0:
+		what += fmt.Sprintf("; it sent some itself, %s ago", h.Probed.Round(time.Second))
+	}
+	what += ")"
+	if h.VARP.MACs > 0 {
+		what += ", nor VARP requests for the MAC that is behind it"
+		if h.VARP.MACs > 1 {
+			what = strings.Replace(what, "the MAC that is", fmt.Sprintf("%d MACs that are", h.VARP.MACs), 1)
+		}
+	}
+	return what, h.Answered >= 0 || h.Probed >= 0 || h.VARP.Sure > 0
+}
+
+// answersSealed reports whether a host answers inside of the ESP of a vnet.
+func (j *judge) answersSealed(a netip.Addr) bool {
+	for _, members := range j.members {
+		if slices.ContainsFunc(members, func(m dataplane.Member) bool { return m.Addr == a }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (j *judge) named(a netip.Addr) bool {

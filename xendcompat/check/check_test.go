@@ -41,10 +41,17 @@ var (
 // inquired is a host that answers and where all is well.
 func inquired(change func(*dataplane.Inquired)) *dataplane.Inquired {
 	h := &dataplane.Inquired{
-		Info: hosts.Info{Addr: host2}, Device: "eth0", DeviceMTU: 1500, ByGroup: true, ByUnicast: true, RTT: time.Millisecond, Tries: 1,
+		Info: hosts.Info{Addr: host2, Answered: 0, Probed: -1}, Device: "eth0", DeviceMTU: 1500, ByGroup: true, ByUnicast: true, RTT: time.Millisecond, Tries: 1,
 		HeardByGroup: true, MTUTo: 1500, MTUFrom: 1500, Fragments: true, FragmentsAsked: true, ClockKnown: true,
 		Answer: wire.Probe{Version: "xend 1", Vnets: []vnet.ID{id97}, VnetCount: 1},
 	}
+	change(h)
+	return h
+}
+
+// silent is one that sends and answers no probe.
+func silent(change func(*dataplane.Inquired)) *dataplane.Inquired {
+	h := &dataplane.Inquired{Info: hosts.Info{Addr: elsewhere, Group: time.Second, Unicast: time.Second, Answered: -1, Probed: -1}, Device: "eth0", DeviceMTU: 1500, Tries: 3}
 	change(h)
 	return h
 }
@@ -112,14 +119,40 @@ func TestJudge(t *testing.T) {
 			return in
 		}},
 		{"host-gone", "was never heard; it does not answer ping", func() *input {
-			return well(inquired(same), &dataplane.Inquired{Info: hosts.Info{Addr: elsewhere, Group: -1, Unicast: -1, Sources: []string{"replicate"}}, Tries: 3})
+			return well(inquired(same), &dataplane.Inquired{Info: hosts.Info{Addr: elsewhere, Group: -1, Unicast: -1, Answered: -1, Probed: -1, Sources: []string{"replicate"}}, Tries: 3})
 		}},
 		{"host-silent", "was last heard 5m0s ago", func() *input {
-			return well(inquired(same), &dataplane.Inquired{Info: hosts.Info{Addr: elsewhere, Group: 5 * time.Minute, Unicast: -1}, Tries: 3})
+			return well(inquired(same), &dataplane.Inquired{Info: hosts.Info{Addr: elsewhere, Group: 5 * time.Minute, Unicast: -1, Answered: -1, Probed: -1}, Tries: 3})
 		}},
 		{"", "", func() *input { // an original host answers no probe
-			return well(inquired(same), &dataplane.Inquired{Info: hosts.Info{Addr: elsewhere, Group: time.Second, Unicast: time.Second}, Tries: 3},
+			return well(inquired(same), silent(func(h *dataplane.Inquired) { h.VARP = dataplane.AskedByVARP{MACs: 1, Sure: 1, Answered: true} }),
 				&dataplane.Inquired{Info: hosts.Info{Addr: addr("192.0.2.4")}, NotAsked: "it speaks only EtherIP"})
+		}},
+		{"", "", func() *input { // of a host that may be an original one nothing is known
+			return well(inquired(same), silent(func(h *dataplane.Inquired) { h.VARP.MACs = 1 }))
+		}},
+		{"", "", func() *input { // only UDP 4500 is open there
+			in := well(inquired(same), silent(func(*dataplane.Inquired) {}))
+			in.status.Keys, in.members[id98] = []esp.Status{{ID: id98, Level: vnet.Conf}}, []dataplane.Member{{Addr: elsewhere}}
+			return in
+		}},
+		{"blocked-unicast", "does not answer probes (3 tries; it did until 3m0s ago); it does not answer ping", func() *input {
+			in := well(inquired(same), silent(func(h *dataplane.Inquired) { h.Answered = 3 * time.Minute }))
+			in.inquiry.Took = 2 * time.Second
+			return in
+		}},
+		{"blocked-unicast", "it sent some itself, 9s ago); it answers ping", func() *input {
+			in := well(inquired(same), silent(func(h *dataplane.Inquired) { h.Probed = 9 * time.Second }))
+			in.facts.pings[elsewhere] = true
+			return in
+		}},
+		{"blocked-unicast", "nor VARP requests for 3 MACs that are behind it; it answers ping", func() *input {
+			in := well(inquired(same), silent(func(h *dataplane.Inquired) { h.VARP = dataplane.AskedByVARP{MACs: 3, Sure: 1} }))
+			in.facts.pings[elsewhere] = true
+			return in
+		}},
+		{"host-silent", "does not answer probes (3 tries; it did until 3m0s ago), and was last heard 1s ago", func() *input { // down, perhaps
+			return well(inquired(same), silent(func(h *dataplane.Inquired) { h.Answered = 3 * time.Minute }))
 		}},
 		{"clock", "its clock is 1m0s behind", func() *input { return well(inquired(func(h *dataplane.Inquired) { h.Clock = -time.Minute })) }},
 		{"one-sided", "is on none of the 1 hosts", func() *input {
@@ -319,4 +352,15 @@ func TestSummaryCountsVnets(t *testing.T) {
 	require.Contains(t, in.summary(), "1 vnet and 1 transient vnet and 3 default vnets")
 	in.health = service.Health{Default: 3}
 	require.Contains(t, in.summary(), "0 vnets and 3 default vnets")
+}
+
+// Whether a host that answers nothing is an original one or cut off is said for all to see, with where to look, where it is not known.
+func TestNotKnownIsShown(t *testing.T) {
+	r := well(silent(func(*dataplane.Inquired) {})).judge()
+	var text strings.Builder
+	r.WriteText(&text, false)
+	require.Contains(t, text.String(), "skip  192.0.2.3          not known: it sends (heard 1s ago) and does not answer probes (3 tries), be it an original host or cut off from UDP 1798")
+	require.Contains(t, text.String(), "      → tcpdump -ni eth0 host 192.0.2.3 and udp port 1798\n")
+	require.Contains(t, text.String(), "Nothing was found to be wrong, but not all could be looked at.")
+	require.Zero(t, r.ExitStatus())
 }

@@ -137,11 +137,14 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 			word = strings.ToUpper(word)
 		}
 		fmt.Fprintf(w, "%-5s %-18s %s\n", word, clean(f.Of), clean(f.Text))
-		if f.Level != Fail && f.Level != Warn {
+		if f.Level == OK {
 			continue
 		}
 		if f.Cure != "" {
 			fmt.Fprintf(w, "      → %s\n", clean(f.Cure))
+		}
+		if f.Level == Skip {
+			continue
 		}
 		fmt.Fprintf(w, "      troubleshooting: %s\n", f.Name)
 	}
@@ -151,6 +154,10 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 	fmt.Fprintln(w)
 	switch fails, warns := r.Count(Fail), r.Count(Warn); {
 	case fails == 0 && warns == 0:
+		if slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Level == Skip && !f.Detail }) {
+			fmt.Fprintln(w, "Nothing was found to be wrong, but not all could be looked at.")
+			return
+		}
 		fmt.Fprintln(w, "All is well.")
 	default:
 		fmt.Fprintf(w, "%s, %s\n", count(fails, "failure"), count(warns, "warning"))
