@@ -94,6 +94,20 @@ var faults = []fault{
 			f.sh(a, "iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT && iptables -P INPUT DROP")
 		},
 		func(f *faultLab) { f.sh(a, "iptables -P INPUT ACCEPT && iptables -F INPUT") }},
+	{"This host's firewall drops UDP 4500, and a vnet has security", "port-filtered",
+		func(f *faultLab) {
+			f.sh(a, "vn key-generate 9c && vn vnet-create -s auth 9c")
+			nft(a, fmt.Sprintf(input, "udp dport 4500 drop"))(f)
+		},
+		func(f *faultLab) { f.sh(a, "vn vnet-delete 9c") }},
+	{"This host's firewall drops IP protocol 97, and `encapsulation` is `etherip`", "port-filtered",
+		func(f *faultLab) {
+			f.sh(a, `printf 'encapsulation = "etherip"\n' >>$XEND_PREFIX/etc/xen/vnet.toml && xend restart && vn vnet-create 98 && vn vnet-create 99`)
+			nft(a, fmt.Sprintf(output, "ip protocol 97 drop"))(f)
+		},
+		func(f *faultLab) {
+			f.sh(a, `sed -i /etherip/d $XEND_PREFIX/etc/xen/vnet.toml && xend restart && vn vnet-create 98 && vn vnet-create 99`)
+		}},
 	{"br_netfilter is on, and a firewall drops what is forwarded", "bridge-filtered",
 		func(f *faultLab) {
 			f.sh(a, "sysctl -qw net.bridge.bridge-nf-call-iptables=1 && iptables -P FORWARD DROP")

@@ -80,6 +80,8 @@ func TestDropped(t *testing.T) {
 	group := packet(func(p *Packet) { p.To = netip.MustParseAddr("224.10.0.1") })
 	out := packet(func(p *Packet) { p.Out = true })
 	esp := packet(func(p *Packet) { p.Protocol, p.Port = 50, 0 })
+	sealed := packet(func(p *Packet) { p.Port = 4500 })
+	etherIP := packet(func(p *Packet) { p.Protocol, p.Port = 97, 0 })
 	six := packet(func(p *Packet) { p.From, p.To = netip.MustParseAddr("fd00::2"), netip.MustParseAddr("fd00::1") })
 	for _, tt := range []struct {
 		rules  string
@@ -89,7 +91,8 @@ func TestDropped(t *testing.T) {
 		{"", nil, false},
 		{"table inet f { chain i { type filter hook input priority 0; policy accept; udp dport 1798 drop; }; }", []Packet{in, group, six}, false},
 		{"table inet f { chain i { type filter hook input priority 0; policy accept; udp dport 1798 ip daddr 224.0.0.0/4 drop; }; }", []Packet{group}, false},
-		{"table inet f { chain i { type filter hook input priority 0; policy drop; ct state established,related accept; udp dport { 53, 1798 } accept; }; }", []Packet{esp}, false},
+		{"table inet f { chain i { type filter hook input priority 0; policy drop; ct state established,related accept; udp dport { 53, 1798 } accept; }; }", []Packet{sealed, esp, etherIP}, false},
+		{"table inet f { chain i { type filter hook input priority 0; policy accept; udp dport 4500 reject; meta l4proto 97 counter drop; }; }", []Packet{sealed, etherIP}, false},
 		{"table ip f { chain i { type filter hook prerouting priority -300; iifname eth0 jump x; }; chain x { meta l4proto 50 reject; udp dport 1000-1700 drop; return; }; }", []Packet{esp}, false},
 		{"table ip f { chain o { type filter hook output priority 0; oifname \"eth0\" udp dport 1798 counter drop; }; }", []Packet{out}, false},
 		{"table ip f { chain i { type filter hook input priority 0; ip saddr { 192.0.2.0/24, 198.51.100.0/24 } drop; ip ttl 1 drop; }; }", nil, true},
@@ -98,7 +101,7 @@ func TestDropped(t *testing.T) {
 		var got []Dropped
 		var unsure int
 		require.NoError(t, h.Do(func() error {
-			got, unsure = (&Firewall{}).Dropped(in, group, out, esp, six)
+			got, unsure = (&Firewall{}).Dropped(in, group, out, sealed, esp, etherIP, six)
 			return nil
 		}))
 		var dropped []Packet
@@ -109,7 +112,7 @@ func TestDropped(t *testing.T) {
 		require.ElementsMatch(t, tt.want, dropped, tt.rules)
 		require.Equal(t, tt.unsure, unsure > 0, tt.rules)
 		require.NoError(t, h.Do(func() error {
-			got, _ = (&Firewall{}).Dropped(in, group, out, esp, six)
+			got, _ = (&Firewall{}).Dropped(in, group, out, sealed, esp, etherIP, six)
 			return nil
 		}))
 		require.Empty(t, got, "the cures help: %s", tt.rules)

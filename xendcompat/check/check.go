@@ -17,6 +17,7 @@ import (
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/underlay"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/firewall"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/vnet"
@@ -54,6 +55,8 @@ type Options struct {
 	Querier *Querier
 	// Domains knows domains by their names; nil: nobody does.
 	Domains *domain.Manager
+	// Names finds the names of an address; nil: the resolver's.
+	Names func(ctx context.Context, addr string) ([]string, error)
 	// StateDir is the state directory, SecurityPort the UDP port of vnets with security.
 	StateDir     string
 	SecurityPort uint16
@@ -102,7 +105,13 @@ func (c *Checker) Run(ctx context.Context) (finding.Report, error) {
 		}
 	}
 	in.facts = c.look(in.status, hosts)
+	named := make(chan struct{})
+	go func() {
+		defer close(named)
+		in.names = c.names(ctx, in.status, hosts)
+	}()
 	in.facts.pings = c.pings(ctx, in.inquiry)
+	<-named
 	for _, u := range in.status.Underlays {
 		if u.Up && u.Family == underlay.IPv4.String() {
 			in.query, in.querySince, in.queryErr = c.o.Querier.last(u.Index)
@@ -169,6 +178,7 @@ type input struct {
 	members    map[vnet.ID][]dataplane.Member
 	notAsked   map[vnet.ID]string
 	events     []events.Event
+	names      map[netip.Addr]string
 	facts      facts
 	query      query
 	querySince time.Time
@@ -188,6 +198,7 @@ func (in *input) judge() finding.Report {
 	j.secured()
 	j.told()
 	j.local()
+	j.name()
 	r.Sort()
 	return r
 }
@@ -369,6 +380,8 @@ func (j *judge) silent(h *dataplane.Inquired) {
 	look := fmt.Sprintf("tcpdump -ni %s host %s and udp port %d", cmp.Or(h.Device, "any"), of, j.port())
 	unanswered, answers := j.unanswered(h)
 	switch {
+	case j.droppedHere():
+		j.add("host-silent", finding.Skip, of, "", "not known: this host's own firewall drops UDP %d (port-filtered)", j.port())
 	case h.VARP.Answered:
 		j.add("host-silent", finding.OK, of, "", "answers VARP requests by unicast, and no probe: an original host, or an older xend")
 	case last >= 0 && last < time.Minute && answers && (j.facts.pings[h.Addr] || last <= j.inquiry.Took): // it is not down
@@ -407,6 +420,13 @@ func (j *judge) unanswered(h *dataplane.Inquired) (what string, known bool) {
 		}
 	}
 	return what, h.Answered >= 0 || h.Probed >= 0 || h.VARP.Sure > 0
+}
+
+// droppedHere reports whether a rule of this host's drops what hosts answer by unicast, or the questions.
+func (j *judge) droppedHere() bool {
+	return slices.ContainsFunc(j.facts.dropped, func(d firewall.Dropped) bool {
+		return d.Protocol == 17 && d.Port == j.port() && !d.To.IsMulticast()
+	})
 }
 
 // answersSealed reports whether a host answers inside of the ESP of a vnet.

@@ -1,26 +1,33 @@
 package check
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/ipv4"
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/firewall"
+	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/events"
@@ -226,6 +233,12 @@ func TestJudge(t *testing.T) {
 			in.facts.dropped = []firewall.Dropped{{Packet: firewall.Packet{Out: true, Protocol: 17, Port: 1798, To: addr("224.10.0.1")}, Chain: "x", Cure: "y"}}
 			return in
 		}},
+		{"port-filtered", "UDP port 1798 that comes in is dropped by x", func() *input { // which is not the others' fault
+			in := well(inquired(same), silent(func(h *dataplane.Inquired) { h.Answered = time.Minute }))
+			in.facts.pings[elsewhere] = true
+			in.facts.dropped = []firewall.Dropped{{Packet: firewall.Packet{Protocol: 17, Port: 1798, To: addr("192.0.2.1")}, Chain: "x", Cure: "y"}}
+			return in
+		}},
 		{"group-not-joined", "no member of group 224.10.0.1", func() *input {
 			in := well(inquired(same))
 			in.facts.joined = map[string]bool{"eth1 224.10.0.1": true}
@@ -363,4 +376,105 @@ func TestNotKnownIsShown(t *testing.T) {
 	require.Contains(t, text.String(), "      → tcpdump -ni eth0 host 192.0.2.3 and udp port 1798\n")
 	require.Contains(t, text.String(), "Nothing was found to be wrong, but not all could be looked at.")
 	require.Zero(t, r.ExitStatus())
+}
+
+// Hosts are called what vnet.toml calls them, else what the resolver says; one that does not answer delays nothing for long.
+func TestHostNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Options{Names: func(ctx context.Context, addr string) ([]string, error) {
+			switch addr {
+			case "192.0.2.2":
+				return []string{"host2.example.", "other.example."}, nil
+			case "192.0.2.3":
+				return nil, errors.New("NXDOMAIN")
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		in := well(inquired(func(h *dataplane.Inquired) { h.MTUTo = 1400 }), silent(func(h *dataplane.Inquired) { h.Addr = addr("192.0.2.5") }))
+		in.status.Peers = []dataplane.PeerState{{Name: "five", Addr: addr("192.0.2.5")}, {Name: "192.0.2.4", Addr: addr("192.0.2.4")}}
+		start := time.Now()
+		in.names = c.names(t.Context(), in.status, []netip.Addr{host2, elsewhere, addr("192.0.2.4"), addr("192.0.2.5")})
+		require.Equal(t, namesWait, time.Since(start))
+		require.Equal(t, map[netip.Addr]string{host2: "host2.example", addr("192.0.2.5"): "five"}, in.names)
+		r := in.judge()
+		require.Equal(t, "host2.example", r.Hosts[0].Name)
+		var text strings.Builder
+		r.WriteText(&text, true)
+		require.Contains(t, text.String(), "WARN  192.0.2.2 (host2.example) path MTU 1400 there")
+		require.Contains(t, text.String(), "skip  192.0.2.5 (five)   not known: it sends")
+		require.Contains(t, text.String(), "192.0.2.2 host2.example  xend 1 ")
+	})
+}
+
+// Rules are followed with the packets that vnets need here, and with no others.
+func TestProbes(t *testing.T) {
+	u := dataplane.Underlay{Device: "eth0", Address: addr("192.0.2.1"), Group: addr("224.10.0.1"), Port: 1798}
+	list := func(secured, etherIP bool) (out []string) {
+		for _, p := range probes(u, host2, 4501, secured, etherIP) {
+			out = append(out, fmt.Sprint(p.Out, " ", p.Protocol, " ", p.Port, " ", p.From, ">", p.To))
+		}
+		return out
+	}
+	clear := []string{"false 17 1798 192.0.2.2>192.0.2.1", "true 17 1798 192.0.2.1>192.0.2.2", "false 17 1798 192.0.2.2>224.10.0.1", "true 17 1798 192.0.2.1>224.10.0.1"}
+	require.Equal(t, clear, list(false, false))
+	require.Equal(t, append(slices.Clone(clear), "false 17 4501 192.0.2.2>192.0.2.1", "true 17 4501 192.0.2.1>192.0.2.2",
+		"false 50 0 192.0.2.2>192.0.2.1", "true 50 0 192.0.2.1>192.0.2.2"), list(true, false))
+	etherIP := append(slices.Clone(clear), "false 97 0 192.0.2.2>192.0.2.1", "true 97 0 192.0.2.1>192.0.2.2")
+	require.Equal(t, etherIP, list(false, true))
+	u.EtherIPHosts = []netip.Addr{host2}
+	require.Equal(t, etherIP, list(false, false))
+}
+
+// The querier's socket hears a real question, by the device that it comes by, and nothing else of IGMP.
+func TestQuerierHears(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	s, err := lab.New(t).Switch("lan", 1500)
+	require.NoError(t, err)
+	a, err := s.Host("A")
+	require.NoError(t, err)
+	b, err := s.Host("B")
+	require.NoError(t, err)
+	q := NewQuerier(a.Net, nettest.Logger(t, ""))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- q.Run(ctx) }()
+	defer func() {
+		stop()
+		require.NoError(t, <-ended)
+	}()
+	<-q.Ready()
+	dev, err := a.Uplink().Link()
+	require.NoError(t, err)
+	from, err := b.Uplink().Link()
+	require.NoError(t, err)
+	var raw net.PacketConn
+	require.NoError(t, b.Do(func() (err error) {
+		raw, err = net.ListenPacket("ip4:igmp", "0.0.0.0")
+		return err
+	}))
+	defer raw.Close()
+	p := ipv4.NewPacketConn(raw)
+	require.NoError(t, p.SetMulticastInterface(&net.Interface{Index: from.Index}))
+	send := func(message ...byte) {
+		_, err := raw.WriteTo(message, &net.IPAddr{IP: net.IPv4(224, 0, 0, 1)})
+		require.NoError(t, err)
+	}
+	nettest.Eventually(t, "the question is heard", func() bool {
+		send(0x16, 0, 0, 0, 224, 10, 0, 1)      // a report, RFC 2236, section 2.1
+		send(0x11, 0)                           // too short
+		send(0x11, 100, 0xee, 0x9b, 0, 0, 0, 0) // a general query
+		last, since, err := q.last(dev.Index)
+		require.NoError(t, err)
+		if !last.from.IsValid() {
+			return false
+		}
+		require.Equal(t, b.Addr(), last.from)
+		require.False(t, last.at.Before(since))
+		return true
+	})
+	last, _, _ := q.last(dev.Index + 1000)
+	require.False(t, last.from.IsValid())
 }

@@ -90,7 +90,7 @@ func (f *facts) network(h *hostnet.Host, status dataplane.Status, hosts []netip.
 				break
 			}
 		}
-		packets = append(packets, probes(u, other, securityPort, len(status.Keys) > 0)...)
+		packets = append(packets, probes(u, other, securityPort, len(status.Keys) > 0, status.Encapsulation == dataplane.EtherIP)...)
 	}
 	f.dropped, f.unsure = (&firewall.Firewall{}).Dropped(packets...)
 	for _, a := range hosts {
@@ -124,7 +124,7 @@ func (f *facts) offload(h *hostnet.Host, u dataplane.Underlay) {
 }
 
 // probes are the packets that must pass.
-func probes(u dataplane.Underlay, other netip.Addr, securityPort uint16, secured bool) (list []firewall.Packet) {
+func probes(u dataplane.Underlay, other netip.Addr, securityPort uint16, secured, sendsEtherIP bool) (list []firewall.Packet) {
 	add := func(protocol uint8, port uint16, to netip.Addr) {
 		list = append(list, firewall.Packet{Device: u.Device, Protocol: protocol, Port: port, From: other, To: u.Address},
 			firewall.Packet{Out: true, Device: u.Device, Protocol: protocol, Port: port, From: u.Address, To: to})
@@ -141,7 +141,7 @@ func probes(u dataplane.Underlay, other netip.Addr, securityPort uint16, secured
 		add(udp, securityPort, other)
 		add(esp, 0, other)
 	}
-	if u.Address.Is4() && len(u.EtherIPHosts) > 0 {
+	if u.Address.Is4() && (sendsEtherIP || len(u.EtherIPHosts) > 0) {
 		add(etherIP, 0, other)
 	}
 	return list

@@ -32,6 +32,8 @@ type Finding struct {
 	Level Level  `json:"level"`
 	// Of is what it is about: "192.0.2.2", "vnet 97", "local".
 	Of string `json:"of"`
+	// Host is the name of the host whose address Of is, "" if it has none that is known.
+	Host string `json:"host,omitempty"`
 	// Text says what is so, with its evidence; Cure is a command, or what to do, "" where nothing is.
 	Text string `json:"text"`
 	Cure string `json:"cure,omitempty"`
@@ -42,6 +44,7 @@ type Finding struct {
 // Host is what a host answered.
 type Host struct {
 	Address   string   `json:"address"`
+	Name      string   `json:"name,omitempty"`      // as configured, or by the resolver
 	Addresses []string `json:"addresses,omitempty"` // as it said
 	Version   string   `json:"version,omitempty"`
 	// Unicast and Group say whether a question that went that way was answered, and HeardByGroup whether this host hears
@@ -136,7 +139,11 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 		if f.Level == Fail || f.Level == Warn {
 			word = strings.ToUpper(word)
 		}
-		fmt.Fprintf(w, "%-5s %-18s %s\n", word, clean(f.Of), clean(f.Text))
+		of := f.Of
+		if f.Host != "" {
+			of += " (" + f.Host + ")"
+		}
+		fmt.Fprintf(w, "%-5s %-18s %s\n", word, clean(of), clean(f.Text))
 		if f.Level == OK {
 			continue
 		}
@@ -177,14 +184,14 @@ func (r *Report) writeHosts(w io.Writer) {
 	fmt.Fprintf(w, "%-24s %-14s %8s %8s %8s %10s %7s %7s  %s\n", "Host", "Version", "unicast", "group", "heard", "RTT", "MTU to", "from", "vnets")
 	for _, h := range r.Hosts {
 		if h.NotAsked != "" {
-			fmt.Fprintf(w, "%-24s not asked: %s\n", h.Address, clean(h.NotAsked))
+			fmt.Fprintf(w, "%-24s not asked: %s\n", clean(strings.TrimSpace(h.Address+" "+h.Name)), clean(h.NotAsked))
 			continue
 		}
 		rtt := "-"
 		if h.RTT > 0 {
 			rtt = fmt.Sprintf("%.2f ms", h.RTT)
 		}
-		fmt.Fprintf(w, "%-24s %-14s %8s %8s %8s %10s %7s %7s  %s\n", h.Address, cmp.Or(clean(h.Version), "-"), word(h.Unicast), word(h.Group),
+		fmt.Fprintf(w, "%-24s %-14s %8s %8s %8s %10s %7s %7s  %s\n", clean(strings.TrimSpace(h.Address+" "+h.Name)), cmp.Or(clean(h.Version), "-"), word(h.Unicast), word(h.Group),
 			word(h.HeardByGroup), rtt, size(h.MTUTo), size(h.MTUFrom), strings.Join(h.Vnets, " "))
 	}
 	fmt.Fprintln(w)
