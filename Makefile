@@ -108,7 +108,7 @@ test-install: need-root deb ## install the package into fresh trees of Debian 12
 	@scripts/need debootstrap:debootstrap ip:iproute2 systemd-analyze:systemd setpriv:util-linux
 	@scripts/test-install
 
-test-vm: need-root build ## the data plane's and the network scripts' tests on Debian's 6.1 kernel, under emulation
+test-vm: need-root build ## the data plane's and the network scripts' tests on Debian's kernels 6.1 and 6.12, under emulation
 	@scripts/need sysctl:procps qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static cpio:cpio criu:criu
 	@test/vm/run
 

@@ -224,10 +224,16 @@ type stream struct {
 // startStream sends numbered datagrams, one every pause, until end.
 func startStream(t testing.TB, from, to *lab.Domain, pause time.Duration) *stream {
 	t.Helper()
+	return startStreamTo(t, from.Node, to.Node, to.Addr(), pause)
+}
+
+// startStreamTo is startStream between any nodes.
+func startStreamTo(t testing.TB, from, to *lab.Node, addr netip.Addr, pause time.Duration) *stream {
+	t.Helper()
 	s := &stream{t: t, stop: make(chan struct{}), got: map[uint64]int{}}
 	var in net.PacketConn
 	require.NoError(t, to.Do(func() (err error) {
-		in, err = net.ListenPacket("udp", netip.AddrPortFrom(to.Addr(), 0).String())
+		in, err = net.ListenPacket("udp", netip.AddrPortFrom(addr, 0).String())
 		return err
 	}))
 	require.NoError(t, in.(*net.UDPConn).SetReadBuffer(1<<20))

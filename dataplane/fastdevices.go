@@ -457,7 +457,7 @@ func (k *programs) cards(l hostnet.Link) ([]hook, string) {
 	}
 	var hooks []hook
 	for _, p := range ports {
-		if isCard(p, l) {
+		if k.isCard(p, l) {
 			hooks = append(hooks, hook{index: p.Index})
 		}
 	}
@@ -468,18 +468,27 @@ func (k *programs) cards(l hostnet.Link) ([]hook, string) {
 }
 
 // isCard reports whether a bridge's port leads to other hosts and not to a domain: what network-bridge made of the
-// card, a device on a bus, a bond, or a VLAN of one.
-func isCard(p, bridge hostnet.Link) bool {
-	if _, ours := port.Owner(p); ours {
-		return false
+// card, a device on a bus, a bond, or a VLAN of one of these. A VLAN of a vif or of a bridge leads to domains.
+func (k *programs) isCard(p, bridge hostnet.Link) bool {
+	for range maxStack {
+		if _, ours := port.Owner(p); ours {
+			return false
+		}
+		switch {
+		case p.Name == "p"+bridge.Name, p.Kind == "bond", p.Kind == "team":
+			return true
+		case p.Kind == "":
+			return p.Bus != "" && p.Bus != "xen-backend"
+		case p.Kind != "vlan" || p.Partner == 0:
+			return false
+		}
+		below, err := k.host.LinkByIndex(p.Partner)
+		if err != nil {
+			return false
+		}
+		p = below
 	}
-	switch {
-	case p.Name == "p"+bridge.Name:
-		return true
-	case p.Kind == "":
-		return p.Bus != "" && p.Bus != "xen-backend"
-	}
-	return p.Kind == "bond" || p.Kind == "team" || p.Kind == "vlan"
+	return false
 }
 
 // bridgeBelow is the bridge that a device is stacked on; "" for none.

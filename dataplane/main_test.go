@@ -166,13 +166,18 @@ func domainMAC(n int) net.HardwareAddr {
 // domain starts domain number n, with address 10.97.0.n and fd97::n, on a host's vnet.
 func (h *testHost) domain(n int, id string) *lab.Domain {
 	h.t.Helper()
-	d, err := h.Domain(lab.DomainSpec{
-		Name: fmt.Sprintf("dom%d", n), Vif: fmt.Sprintf("vif%d.0", n), Bridge: "vnet" + id, MAC: domainMAC(n),
-		Addrs: []netip.Prefix{
-			netip.MustParsePrefix(fmt.Sprintf("10.97.%d.%d/16", n>>8, n&255)),
-			netip.MustParsePrefix(fmt.Sprintf("fd97::%x/64", n)),
-		},
-	})
+	return h.domainOf(n, id, lab.DomainSpec{})
+}
+
+// domainOf is domain for one of a kind of its own.
+func (h *testHost) domainOf(n int, id string, s lab.DomainSpec) *lab.Domain {
+	h.t.Helper()
+	s.Name, s.Vif, s.Bridge, s.MAC = fmt.Sprintf("dom%d", n), fmt.Sprintf("vif%d.0", n), "vnet"+id, domainMAC(n)
+	s.Addrs = []netip.Prefix{
+		netip.MustParsePrefix(fmt.Sprintf("10.97.%d.%d/16", n>>8, n&255)),
+		netip.MustParsePrefix(fmt.Sprintf("fd97::%x/64", n)),
+	}
+	d, err := h.Domain(s)
 	require.NoError(h.t, err)
 	h.forwarding("vnet" + id)
 	return d

@@ -64,6 +64,8 @@ type PortState struct {
 	Programs []hostnet.DeviceProgram
 	// Qdisc is the kind of its queueing discipline.
 	Qdisc string
+	// Decides: it is a netkit device with programs or a policy for what it sends (hostnet.NetkitDecides).
+	Decides bool
 }
 
 // ChooseWay says how frames may get to a port of a vnet's bridge, and why not past the bridge. They may if it changes
@@ -81,7 +83,7 @@ func ChooseWay(b BridgeState, p PortState) (Way, string) {
 	if why := portPolicy(p.PortTraits, p.Programs); why != "" {
 		return WayBridge, why
 	}
-	if (p.Kind == "veth" || p.Kind == "netkit") && p.PartnerAway && p.Qdisc == "noqueue" {
+	if (p.Kind == "veth" || p.Kind == "netkit") && p.PartnerAway && p.Qdisc == "noqueue" && !p.Decides {
 		return WayPeer, ""
 	}
 	return WayEgress, ""
@@ -345,6 +347,9 @@ func (b *Bypass) lookAt(l *look, id vnet.ID, slot uint32, s BridgeState, vnif in
 			if err == nil {
 				state.Programs = others(programs, b.own)
 				state.Qdisc, err = b.host.RootQdisc(p.Index)
+			}
+			if err == nil && p.Kind == "netkit" {
+				state.Decides, err = b.host.NetkitDecides(p.Index)
 			}
 			if err == nil && fdb == nil {
 				fdb, err = b.host.FDB(s.Index)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	bpflink "github.com/cilium/ebpf/link"
 	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -37,6 +39,7 @@ func TestChooseWay(t *testing.T) {
 	}{
 		"pair":                   {func(*BridgeState, *PortState) {}, WayPeer, ""},
 		"netkit":                 {func(_ *BridgeState, p *PortState) { p.Kind = "netkit" }, WayPeer, ""},
+		"netkit that decides":    {func(_ *BridgeState, p *PortState) { p.Kind, p.Decides = "netkit", true }, WayEgress, ""},
 		"pair here":              {func(_ *BridgeState, p *PortState) { p.PartnerAway = false }, WayEgress, ""},
 		"pair that is shaped":    {func(_ *BridgeState, p *PortState) { p.Qdisc = "tbf" }, WayEgress, ""},
 		"netback":                {func(_ *BridgeState, p *PortState) { p.Kind, p.PartnerAway = "", false }, WayEgress, ""},
@@ -282,21 +285,26 @@ func (e *endpoint) knownVif(t *testing.T) {
 // TestBypass: frames pass the bridge by, with XDP and without; and not once it has a policy.
 func TestBypass(t *testing.T) {
 	for _, xdp := range []bool{false, true} {
-		for _, egress := range []bool{false, true} {
-			name := map[bool]string{false: "TC", true: "XDP"}[xdp] + ", " + map[bool]string{false: "peer", true: "egress"}[egress]
-			t.Run(name, func(t *testing.T) {
-				e := endpoints(t, false, egress)
-				want := WayPeer
+		for _, c := range []struct {
+			name   string
+			egress bool // a queueing discipline of the vif's own stays in the way
+			netkit bool
+			want   Way
+		}{
+			{name: "peer", want: WayPeer}, {name: "egress", egress: true, want: WayEgress}, {name: "netkit", netkit: true, want: WayPeer},
+		} {
+			t.Run(map[bool]string{false: "TC", true: "XDP"}[xdp]+", "+c.name, func(t *testing.T) {
+				e := endpointsOf(t, false, c.egress, lab.DomainSpec{Netkit: c.netkit})
 				for _, h := range e {
 					if xdp {
 						h.strip(t)
 					}
-					if egress { // a queueing discipline of the vif's own stays in the way
-						want = WayEgress
+					if c.egress {
 						_, err := h.Run(t.Context(), "tc", "qdisc", "add", "dev", "vif1.0", "root", "pfifo", "limit", "10000")
 						require.NoError(t, err)
 					}
 				}
+				want := c.want
 				one, two := e[0], e[1]
 				b := [2]*Bypass{one.bypass(t), two.bypass(t)}
 				transfer(t, one, two, two.domain.Spec.Addrs[0].Addr(), 1<<20) // the bridges learn
@@ -391,4 +399,46 @@ func TestBypassEnds(t *testing.T) {
 			assert.Greater(t, one.sent(t), before, "and lets it pass again")
 		})
 	}
+}
+
+// TestNetkitDecides: what a netkit device has been told to do with what it sends is done past the bridge, too.
+func TestNetkitDecides(t *testing.T) {
+	e := endpointsOf(t, false, true, lab.DomainSpec{Netkit: true})
+	one, two := e[0], e[1]
+	b := two.bypass(t)
+	to := two.domain.Spec.Addrs[0].Addr()
+	transfer(t, one, two, to, 1<<20)
+	chosen(t, b, WayPeer, "")
+	two.knownVif(t)
+	vif, err := two.Net.LinkByName("vif1.0")
+	require.NoError(t, err)
+	drop, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: ebpf.AttachNetkitPrimary, License: "Apache-2.0", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R0, shot),
+		asm.Return(),
+	}})
+	require.NoError(t, err)
+	defer drop.Close()
+	pings, err := one.domain.StartPing(to, lab.PingOptions{Interval: 5 * time.Millisecond})
+	require.NoError(t, err)
+	defer pings.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = pings.Fresh(ctx)
+	require.NoError(t, err)
+
+	var l bpflink.Link
+	require.NoError(t, two.Do(func() (err error) {
+		l, err = bpflink.AttachNetkit(bpflink.NetkitOptions{Interface: vif.Index, Program: drop, Attach: ebpf.AttachNetkitPrimary})
+		return err
+	}))
+	chosen(t, b, WayEgress, "")
+	before := pings.Stats().Received
+	for sent := pings.Stats().Sent; pings.Stats().Sent < sent+50; time.Sleep(time.Millisecond) {
+		require.NoError(t, ctx.Err())
+	}
+	assert.LessOrEqual(t, pings.Stats().Received, before+2, "but for those that were under way")
+	require.NoError(t, l.Close())
+	chosen(t, b, WayPeer, "")
+	_, err = pings.Fresh(ctx)
+	require.NoError(t, err)
 }

@@ -70,6 +70,12 @@ func hooks(t *testing.T, test func(t *testing.T, tcx bool)) {
 // endpoints makes two hosts that know each other.
 func endpoints(t *testing.T, v6, tcx bool) [2]*endpoint {
 	t.Helper()
+	return endpointsOf(t, v6, tcx, lab.DomainSpec{})
+}
+
+// endpointsOf is endpoints with domains of a kind of their own.
+func endpointsOf(t *testing.T, v6, tcx bool, kind lab.DomainSpec) [2]*endpoint {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
@@ -80,6 +86,9 @@ func endpoints(t *testing.T, v6, tcx bool) [2]*endpoint {
 	for i := range e {
 		h, err := l.Host(fmt.Sprintf("host%d", i+1))
 		require.NoError(t, err)
+		if kind.Netkit {
+			h.NeedNetkit(t)
+		}
 		e[i] = &endpoint{Host: h, addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})}
 		if v6 {
 			e[i].addr = netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", i+1))
@@ -108,7 +117,7 @@ func endpoints(t *testing.T, v6, tcx bool) [2]*endpoint {
 		require.NoError(t, h.Net.SetMaster(vnif.Index, bridge.Index))
 		require.NoError(t, h.Net.SetUp(vnif.Index))
 		h.domain, err = h.Domain(lab.DomainSpec{
-			Name: fmt.Sprintf("domain%d", i+1), Vif: "vif1.0", Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
+			Name: fmt.Sprintf("domain%d", i+1), Netkit: kind.Netkit, Vif: "vif1.0", Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
 			MTU: 1400,
 			Addrs: []netip.Prefix{
 				netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd97::%d/64", i+1)),

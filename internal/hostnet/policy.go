@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	bpflink "github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -249,6 +250,37 @@ func (h *Host) DevicePrograms(index int) ([]DeviceProgram, error) {
 		return nil
 	})
 	return list, h.wrapDevice("list filters of", index, err)
+}
+
+// NetkitDecides reports whether a netkit device may do otherwise than pass on to its partner what is sent by it: it has
+// programs or another policy, or is not the primary one of the pair, whose programs only the partner's namespace sees.
+// linux/if_link.h, IFLA_NETKIT_.
+func (h *Host) NetkitDecides(index int) (bool, error) {
+	b, err := h.get(unix.RTM_GETLINK, ifinfo(index), noStatistics)
+	if err != nil || len(b) < unix.SizeofIfInfomsg {
+		return true, wrap("find", number10(index), err)
+	}
+	primary, passes := false, false
+	eachLinkData(b, unix.IFLA_INFO_DATA, func(kind uint16, v []byte) {
+		switch kind {
+		case nl.IFLA_NETKIT_PRIMARY:
+			primary = len(v) > 0 && v[0] != 0
+		case nl.IFLA_NETKIT_POLICY:
+			passes = number(v) == 0 // NETKIT_PASS
+		}
+	})
+	if !primary || !passes {
+		return true, nil
+	}
+	decides := true
+	err = h.Do(func() error {
+		q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: ebpf.AttachNetkitPrimary})
+		if err == nil {
+			decides = len(q.Programs) > 0
+		}
+		return err
+	})
+	return decides, h.wrapDevice("list netkit programs of", index, err)
 }
 
 // RootQdisc is the kind of a device's queueing discipline, "noqueue" where nothing waits.

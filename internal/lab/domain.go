@@ -25,6 +25,7 @@ type DomainSpec struct {
 	MAC    net.HardwareAddr // of eth0; nil: random
 	Addrs  []netip.Prefix   // of eth0
 	MTU    int              // of eth0 and vif; 0: 1500
+	Netkit bool             // the pair is netkit's, of layer 2, and no veth; NeedNetkit
 }
 
 // guestDevice is the network card of a domain.
@@ -47,10 +48,7 @@ func (h *Host) Domain(s DomainSpec) (*Domain, error) {
 }
 
 func (d *Domain) create() error {
-	_, err := d.Host.Net.EnsureVeth(hostnet.Veth{
-		Name: d.Spec.Vif, MAC: vifMAC, Partner: guestDevice, PartnerMAC: d.Spec.MAC, PartnerHost: d.Net, MTU: d.Spec.MTU,
-	})
-	if err != nil {
+	if err := d.createPair(); err != nil {
 		return err
 	}
 	eth, err := d.Net.LinkByName(guestDevice)
@@ -71,6 +69,16 @@ func (d *Domain) create() error {
 		}
 	}
 	return d.connect()
+}
+
+func (d *Domain) createPair() error {
+	if d.Spec.Netkit {
+		return d.createNetkit()
+	}
+	_, err := d.Host.Net.EnsureVeth(hostnet.Veth{
+		Name: d.Spec.Vif, MAC: vifMAC, Partner: guestDevice, PartnerMAC: d.Spec.MAC, PartnerHost: d.Net, MTU: d.Spec.MTU,
+	})
+	return err
 }
 
 // connect does to the vif what a vif script does.
