@@ -126,6 +126,44 @@ func (d *Dir) Replace(name string, b []byte) error {
 	return d.write(name, b, os.Rename, func() {})
 }
 
+// Supersede is Replace for a file whose old content can come back: Reinstate or Discard must follow. After an error the
+// old one is there.
+func (d *Dir) Supersede(name string, b []byte) error {
+	path, kept := d.Path(name), d.hidden(name, deletedExt)
+	if err := os.Remove(kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// A second name keeps it, with no moment at which it has none. One that somebody removed by hand is not missed.
+	if err := os.Link(path, kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	err := d.done("keep")
+	renamed := false
+	if err == nil {
+		err = d.write(name, b, os.Rename, func() { renamed = true })
+	}
+	switch {
+	case err == nil:
+		return nil
+	case renamed:
+		return errors.Join(err, d.Reinstate(name))
+	}
+	_ = d.Discard(name) // the next Files removes it
+	return err
+}
+
+// Reinstate undoes Supersede. It needs no space on the disk.
+func (d *Dir) Reinstate(name string) error {
+	err := os.Rename(d.hidden(name, deletedExt), d.Path(name))
+	if errors.Is(err, os.ErrNotExist) { // there was none
+		err = os.Remove(d.Path(name))
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return errors.Join(d.done("reinstate"), SyncDir(d.path))
+}
+
 // write makes a file: a temporary file, on the disk as a whole, then its name, then the directory. undo is called
 // if the last did not succeed.
 func (d *Dir) write(name string, b []byte, rename func(from, to string) error, undo func()) (err error) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/internal/durable"
+	"github.com/xenvnet/xend/vnet"
 )
 
 // What a child process of the tests does: the test binary runs itself for it.
@@ -49,6 +50,8 @@ var children = map[string]func(dir string) error{
 	},
 	"delete":   func(dir string) error { return dieAfter(dir, deleteVnet) },
 	"restore":  func(dir string) error { return dieAfter(dir, restoreVnet) },
+	"replace":  func(dir string) error { return dieAfter(dir, func(r *Registry) error { return replaceVnet(r, false) }) },
+	"put back": func(dir string) error { return dieAfter(dir, func(r *Registry) error { return replaceVnet(r, true) }) },
 	"full":     fillDisk,
 	"readonly": readOnly,
 }
@@ -103,13 +106,28 @@ func restoreVnet(r *Registry) error {
 	return d.Restore()
 }
 
+// replaceVnet spells the id of vnet 96 in another way, and perhaps takes that back.
+func replaceVnet(r *Registry, back bool) error {
+	p, err := r.Replace(mustParse("0096"))
+	switch {
+	case err != nil:
+		return err
+	case back:
+		return p.Restore()
+	}
+	p.Commit()
+	return nil
+}
+
 // TestKill kills a process after each step of each change. What the next one finds is what was before or
 // what should be after, and the latter if the change was acknowledged.
 func TestKill(t *testing.T) {
 	for task, states := range map[string]struct{ before, after string }{
-		"put":     {"96 97", "96 97 98"},
-		"delete":  {"96 97", "96"},
-		"restore": {"96", "96 97"}, // in between; at its beginning it is as after
+		"put":      {"96 97", "96 97 98"},
+		"delete":   {"96 97", "96"},
+		"restore":  {"96", "96 97"}, // in between; at its beginning it is as after
+		"replace":  {"96 97", "0096 97"},
+		"put back": {"0096 97", "96 97"}, // as with restore
 	} {
 		t.Run(task, func(t *testing.T) {
 			for step := 1; ; step++ {
@@ -217,6 +235,17 @@ func fillDisk(dir string) error {
 	if err := d.Restore(); err != nil {
 		return err
 	}
+	// A replacement that does not fit leaves all as it was.
+	large, err := vnet.ParseConfig([]byte("(vnet (id 10) (note " + strings.Repeat("x", 70<<10) + "))"))
+	if err != nil {
+		return err
+	}
+	if _, err := r.Replace(large); !isErrno(err, unix.ENOSPC) {
+		return fmt.Errorf("replace: %w", err)
+	}
+	if c, _ := r.Get(large.ID); c.Form.String() != "(vnet (id 10))" {
+		return fmt.Errorf("in memory after a replacement that failed: %s", c.Form)
+	}
 	if err := r.Close(); err != nil {
 		return err
 	}
@@ -279,6 +308,9 @@ func readOnly(dir string) error {
 	}
 	if _, err := r.Delete(mustParse("97").ID); !isErrno(err, unix.EROFS) {
 		return fmt.Errorf("delete: %w", err)
+	}
+	if _, err := r.Replace(mustParse("0097")); !isErrno(err, unix.EROFS) {
+		return fmt.Errorf("replace: %w", err)
 	}
 	if ids(r) != "97" {
 		return fmt.Errorf("in memory: %s", ids(r))

@@ -187,3 +187,48 @@ func (d *Deletion) Commit() {
 		d.r.log.Warn("can't remove the file of a deleted vnet", "vnet", d.e.Config.IDText, "error", err)
 	}
 }
+
+// Replacement is a vnet whose configuration was replaced and can be put back. One of its methods must be called, once.
+type Replacement struct {
+	r   *Registry
+	old vnetfile.File
+}
+
+// Replace puts another configuration in the place of the one that the vnet of its id has; its place in the list stays.
+// When it returns nil the new one is on the disk; after an error the old one is. Whenever the machine stops, it is one of
+// the two.
+func (r *Registry) Replace(c vnet.Config) (*Replacement, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, ok := r.entries[c.ID]
+	if !ok {
+		return nil, fmt.Errorf("vnet %s is not in the registry", c.ID)
+	}
+	e := old
+	e.Config = c
+	if err := r.dir.Supersede(vnetfile.Name(c.ID), vnetfile.Encode(e)); err != nil {
+		return nil, fmt.Errorf("store vnet %s: %w", c.IDText, err)
+	}
+	r.entries[c.ID] = e
+	return &Replacement{r, old}, nil
+}
+
+// Restore puts the old configuration back. It needs no space on the disk.
+func (p *Replacement) Restore() error {
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	if err := p.r.dir.Reinstate(vnetfile.Name(p.old.Config.ID)); err != nil {
+		return fmt.Errorf("restore vnet %s: %w", p.old.Config.IDText, err)
+	}
+	p.r.entries[p.old.Config.ID] = p.old
+	return nil
+}
+
+// Commit throws away what Restore would need.
+func (p *Replacement) Commit() {
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	if err := p.r.dir.Discard(vnetfile.Name(p.old.Config.ID)); err != nil {
+		p.r.log.Warn("can't remove the file of a deleted vnet", "vnet", p.old.Config.IDText, "error", err)
+	}
+}

@@ -248,6 +248,13 @@ func TestEveryStepMayFail(t *testing.T) {
 			}
 			return err
 		},
+		"replace": func(r *Registry) error {
+			p, err := r.Replace(simple(t, "0097"))
+			if err == nil {
+				p.Commit()
+			}
+			return err
+		},
 	}
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
@@ -295,6 +302,49 @@ func TestPutNeverReplacesAFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "by hand", string(b))
 	require.Equal(t, []string{fileOf("97")}, files(t, dir))
+}
+
+// TestReplace: a configuration in the place of another, and the other back, also after the daemon's end.
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir)
+	for _, id := range []string{"97", "98"} {
+		require.NoError(t, r.Put(simple(t, id)))
+	}
+	before, err := os.ReadFile(filepath.Join(dir, fileOf("97")))
+	require.NoError(t, err)
+	other := config(t, "(vnet (id 97) (bridge br1) (color red))")
+	p, err := r.Replace(other)
+	require.NoError(t, err)
+	c, _ := r.Get(other.ID)
+	require.Equal(t, "br1", c.Bridge)
+	require.NoError(t, p.Restore())
+	c, _ = r.Get(other.ID)
+	require.Equal(t, "vnet97", c.Bridge)
+	after, err := os.ReadFile(filepath.Join(dir, fileOf("97")))
+	require.NoError(t, err)
+	require.Equal(t, string(before), string(after), "with its number and its time")
+	require.Equal(t, []string{fileOf("97"), fileOf("98")}, files(t, dir))
+
+	p, err = r.Replace(other)
+	require.NoError(t, err)
+	p.Commit()
+	require.Equal(t, []string{fileOf("97"), fileOf("98")}, files(t, dir))
+	require.NoError(t, r.Close())
+	r = open(t, dir)
+	require.Equal(t, "97 98", ids(r), "its place stays")
+	c, _ = r.Get(other.ID)
+	require.Equal(t, other.Form.String(), c.Form.String())
+
+	_, err = r.Replace(simple(t, "404"))
+	require.Error(t, err)
+	// A file that somebody removed by hand is not missed, and none comes back.
+	require.NoError(t, os.Remove(filepath.Join(dir, fileOf("98"))))
+	p, err = r.Replace(simple(t, "0098"))
+	require.NoError(t, err)
+	require.NoError(t, p.Restore())
+	require.Equal(t, []string{fileOf("97")}, files(t, dir))
+	require.Equal(t, "97 98", ids(r))
 }
 
 // TestFileRemovedByHand checks that a vnet can be deleted whose file is gone, but not if the directory is.
