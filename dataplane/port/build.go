@@ -290,17 +290,18 @@ func (w *work) rename(l *hostnet.Link, name string) error {
 	if l.Index == 0 || l.Name == name {
 		return nil
 	}
-	if l.Up() {
+	err := w.host.Rename(l.Index, name)
+	if errors.Is(err, hostnet.ErrBusy) && l.Up() {
 		if err := w.host.SetDown(l.Index); err != nil {
 			return err
 		}
 		l.Flags = 0
+		err = w.host.Rename(l.Index, name)
 	}
-	if err := w.host.Rename(l.Index, name); err != nil {
-		return err
+	if err == nil {
+		l.Name = name
 	}
-	l.Name = name
-	return nil
+	return err
 }
 
 // joinBridge makes the vnif a port, with the settings that it had before it was lost.

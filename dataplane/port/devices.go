@@ -29,6 +29,7 @@ type Devices struct {
 	MAC                     net.HardwareAddr // of the vnif
 	MTU                     int              // of the vnif, in bytes
 	Created                 bool             // the pair was made now; false: adopted
+	Aside                   bool             // a bridge of the vnet's is set aside, and Gather has to see to it
 
 	host *hostnet.Host // the namespace in which they are
 }
@@ -95,7 +96,7 @@ func (m *Maker) Ensure(s Spec) (Devices, error) {
 	return Devices{
 		VnifIndex: w.vnif.Index, PartnerIndex: w.partner.Index, BridgeIndex: bridge,
 		VnifName: w.vnif.Name, PartnerName: w.partner.Name, Bridge: s.Bridge,
-		MAC: w.vnif.MAC, MTU: s.MTU, Created: w.created, host: m.Host,
+		MAC: w.vnif.MAC, MTU: s.MTU, Created: w.created, Aside: w.aside, host: m.Host,
 	}, nil
 }
 
@@ -112,6 +113,7 @@ type work struct {
 	newBridge             bool             // the bridge was made now
 	mac                   net.HardwareAddr // of a vnif that must be made anew; nil: random
 	broken                []hostnet.Link   // what is ours and of no use, to be deleted
+	aside                 bool             // Devices.Aside
 	undo                  []func() error   // the reverse of what was made, in order
 
 	// portSettings are what the vnif's bridge knew of it, if remembered.
@@ -159,6 +161,7 @@ func (w *work) survey() error {
 		return f.Conflict
 	}
 	w.vnif, w.partner, w.bridge, w.bridgeOurs, w.mac = f.Vnif, f.Partner, f.Bridge, f.bridgeOurs, f.mac
+	w.aside = f.Aside.Index != 0
 	if w.broken = f.broken; f.unfinished.Index != 0 {
 		w.broken = append(w.broken, f.unfinished)
 	}

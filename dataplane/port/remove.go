@@ -25,7 +25,7 @@ func (m *Maker) Remove(spec Spec) error {
 	if f.bridgeOurs && (f.Bridge.Alias == "" || f.Bridge.Alias == Alias(spec.ID)) {
 		list = append(list, f.Bridge)
 	}
-	if err := m.delete(append(list, f.unfinished)); err != nil {
+	if err := m.delete(append(list, f.unfinished, f.Aside)); err != nil {
 		return fmt.Errorf("remove devices of vnet %s: %w", spec.ID, err)
 	}
 	m.memory.forget(spec.ID)

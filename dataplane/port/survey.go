@@ -164,6 +164,8 @@ type Finding struct {
 	// Vnif, Partner and Bridge are the vnet's, under whatever names; Index 0: there is none, or not a usable one.
 	// The bridge may be somebody else's.
 	Vnif, Partner, Bridge hostnet.Link
+	// Aside is a bridge of the vnet's that was set aside while another one has its name; Index 0: there is none.
+	Aside hostnet.Link
 	// Conflict says why the devices can't be made; nil: they can.
 	Conflict *Conflict
 	// Missing says what is not there, or not where it should be, for a person; "": all is.
@@ -263,7 +265,7 @@ func (f *finder) bridge() {
 		case temporary.Index == 0:
 		case !ours(temporary, id):
 			f.inTheWay(RoleTemporary, temporary, "the bridge, before it has its name,")
-		case f.hasPorts(temporary):
+		case f.whole(temporary):
 			f.Bridge, f.bridgeOurs = temporary, true
 		default:
 			f.unfinished = temporary // of a daemon that was killed here
@@ -285,10 +287,17 @@ func (f *finder) bridge() {
 	// Ours also if it was made for a vnet that is no more.
 	_, made := Owner(b)
 	f.Bridge, f.bridgeOurs = b, made || f.Vnif.Master == b.Index && b.Alias == Alias(id)
-	if ours(temporary, id) && temporary.Index != b.Index && !f.hasPorts(temporary) {
+	switch {
+	case !ours(temporary, id) || temporary.Index == b.Index:
+	case f.whole(temporary):
+		f.Aside = temporary
+	default:
 		f.unfinished = temporary
 	}
 }
+
+// whole tells a bridge that was set aside, or that somebody uses, from one that was never finished: that is not up.
+func (s *Survey) whole(bridge hostnet.Link) bool { return bridge.Up() || s.hasPorts(bridge) }
 
 func (s *Survey) hasPorts(bridge hostnet.Link) bool {
 	return slices.ContainsFunc(s.links, func(l hostnet.Link) bool { return l.Master == bridge.Index })
@@ -316,6 +325,8 @@ func (f *finder) missing() string {
 		return vnif.Name + " left its bridge " + f.spec.Bridge
 	case vnif.Master != f.Bridge.Index:
 		return vnif.Name + " is on " + f.byIndex[vnif.Master].Name + " instead of " + f.spec.Bridge
+	case f.Aside.Index != 0:
+		return f.Aside.Name + " is left of a change, beside " + f.spec.Bridge
 	}
 	return ""
 }
@@ -343,7 +354,7 @@ func (s *Survey) Leftovers(wanted []Spec) []Leftover {
 	for _, spec := range wanted {
 		hashed[suffix(spec.ID)] = spec.ID
 		f := s.Find(spec)
-		for _, l := range append(f.broken, f.unfinished, f.Vnif, f.Partner, f.Bridge) { // Ensure sees to them
+		for _, l := range append(f.broken, f.unfinished, f.Vnif, f.Partner, f.Bridge, f.Aside) { // Ensure and Gather see to them
 			used[l.Index] = true
 		}
 	}

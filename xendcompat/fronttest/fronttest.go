@@ -181,6 +181,9 @@ func NewRefusing(t testing.TB, err error) (*Daemon, Refusing) {
 // CreateVnet is refused.
 func (r Refusing) CreateVnet(context.Context, vnet.Config) error { return r.Err }
 
+// ChangeVnet is refused.
+func (r Refusing) ChangeVnet(context.Context, vnet.Config) error { return r.Err }
+
 // DeleteVnet is refused.
 func (r Refusing) DeleteVnet(context.Context, vnet.ID) error { return r.Err }
 

@@ -144,6 +144,10 @@ func TestOperations(t *testing.T) {
 		{"/xend/vnet/97", "", invalid, ""},
 		{"/xend/vnet/97", "op=create", unknown + "create", "Operation not implemented: create"},
 		{"/xend/vnet/97/x", "op=delete", notFound404, "Not found: x"},
+		{"/xend/vnet/98", "op=change&config=(vnet (id 98))", notFound404, noVnet},
+		{"/xend/vnet/97", "op=change", ok, "(xend.err 'Missing parameter: config')"},
+		{"/xend/vnet/97", "op=change&config=(vnet (id 98))", ok, "(xend.err 'invalid vnet config: id: it is that of vnet 98, and vnet 97 is to be changed')"},
+		{"/xend/vnet/97", "op=change&config=(vnet (id 97)(security auth))", ok, "(xend.err 'invalid vnet config: security: auth needs a key, and none is configured on this host')"},
 		{"/xend/vnet/97?op=delete", "op=nothing", unknown + "nothing", "Operation not implemented: nothing"},
 		{"/", "op=x", unknown + "x", "Operation not implemented: x"},
 		{"/", "", invalid, ""},
@@ -186,6 +190,22 @@ func TestOperations(t *testing.T) {
 }
 
 // TestLibvirt talks as libvirt up to 0.9.4 did: raw bodies, many small segments.
+// TestChange: the same vnet with another configuration, for programs and for browsers.
+func TestChange(t *testing.T) {
+	c := newClient(t)
+	require.Empty(t, c.create("(vnet (id 97))").body)
+	got := c.post("/xend/vnet/0097", url.Values{"op": {"change"}, "config": {"(vnet (id 97) (bridge br1))"}}.Encode())
+	require.Equal(t, ok, got.line)
+	require.Empty(t, got.body)
+	require.Equal(t, "(vnet (id 97) (bridge br1))", c.get("/xend/vnet/97").body)
+	c.headers = browser
+	got = c.post("/xend/vnet/97", url.Values{"op": {"change"}, "config": {"(vnet (id 97) (bridge lo))"}}.Encode())
+	require.Equal(t, "HTTP/1.1 303 See other", got.line)
+	require.Equal(t, "/xend/vnet/97", got.header.Get("Location"))
+	got = c.post("/xend/vnet/97", url.Values{"op": {"change"}, "config": {"(vnet (id 97) (bridge 'a b'))"}}.Encode())
+	require.Contains(t, got.body, "invalid vnet config: bridge: the name &#34;a b&#34; contains whitespace")
+}
+
 func TestLibvirt(t *testing.T) {
 	c := newClient(t)
 	send := func(request string) reply {
@@ -330,6 +350,7 @@ func FuzzRouter(f *testing.F) {
 	for _, s := range []string{"/", "/xend/vnet/97", "/xend/node/dmesg", "/xend/domain/0?op=vcpuinfo", "/xend/domain?state=x"} {
 		f.Add("GET", s, "", false)
 		f.Add("POST", s, "op=delete&config=(vnet (id 97))", true)
+		f.Add("POST", s, "op=change&config=(vnet (id 97))", true)
 	}
 	d := fronttest.New(f, false)
 	s := New(d.Service, httpx.Options{Log: d.Log})

@@ -14,11 +14,12 @@ import (
 type Operations interface {
 	// Vnets lists the persistent vnets in the order of their creation.
 	Vnets() []vnet.Config
-	// FindVnet finds one by its id as a client spelled it, and FindDeletable one that is to be deleted.
+	// FindVnet finds one by its id as a client spelled it, and FindDeletable one that is to be changed or deleted.
 	FindVnet(id string) (vnet.Config, error)
 	FindDeletable(id string) (vnet.Config, error)
-	// CreateVnet and DeleteVnet are all or nothing.
+	// CreateVnet, ChangeVnet and DeleteVnet are all or nothing.
 	CreateVnet(ctx context.Context, c vnet.Config) error
+	ChangeVnet(ctx context.Context, c vnet.Config) error
 	DeleteVnet(ctx context.Context, id vnet.ID) error
 
 	// Domains manages domains.

@@ -22,13 +22,15 @@ func TestRefusals(t *testing.T) {
 		got := c.create("(vnet (id 97))")
 		require.Equal(t, ok, got.line)
 		require.Equal(t, `(xend.err "it's no")`, got.body)
-		got = c.post("/xend/vnet/97", url.Values{"op": {"delete"}}.Encode())
-		if kind == service.NotFound {
-			require.True(t, strings.HasPrefix(got.line, "HTTP/1.1 404 "), got.line)
-			require.Contains(t, got.line+got.body, "No such vnet 97")
-		} else {
-			require.Equal(t, ok, got.line)
-			require.Equal(t, `(xend.err "it's no")`, got.body)
+		for _, op := range []url.Values{{"op": {"delete"}}, {"op": {"change"}, "config": {"(vnet (id 97))"}}} {
+			got = c.post("/xend/vnet/97", op.Encode())
+			if kind == service.NotFound {
+				require.True(t, strings.HasPrefix(got.line, "HTTP/1.1 404 "), got.line)
+				require.Contains(t, got.line+got.body, "No such vnet 97")
+			} else {
+				require.Equal(t, ok, got.line)
+				require.Equal(t, `(xend.err "it's no")`, got.body)
+			}
 		}
 		got = c.get("/xend/node/log")
 		require.Contains(t, got.body, "it")

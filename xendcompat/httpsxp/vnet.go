@@ -2,6 +2,7 @@ package httpsxp
 
 import (
 	"context"
+	"net/url"
 
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
@@ -22,7 +23,7 @@ func (q *request) vnets(ctx context.Context, rest []string) *httpx.Reply {
 	}
 	id := rest[0]
 	find := q.svc.FindVnet
-	if q.post { // nothing else is done to a vnet than to delete it
+	if q.post { // what can be changed can be deleted
 		find = q.svc.FindDeletable
 	}
 	c, err := find(id)
@@ -39,6 +40,7 @@ func (q *request) vnets(ctx context.Context, rest []string) *httpx.Reply {
 	}
 	if q.post {
 		return q.operations(map[string]func() *httpx.Reply{
+			"change": func() *httpx.Reply { return q.changeVnet(ctx, id, c) },
 			"delete": func() *httpx.Reply { return q.deleteVnet(ctx, id, c) },
 		})
 	}
@@ -79,6 +81,32 @@ func (q *request) createVnet(ctx context.Context) *httpx.Reply {
 	return value(sxp.Value{})
 }
 
+// changeVnet gives a vnet another configuration, which must be one of the same vnet. No client of xend's knows it.
+func (q *request) changeVnet(ctx context.Context, id string, old vnet.Config) *httpx.Reply {
+	text, err := q.param("config")
+	if err == nil {
+		var c vnet.Config
+		c, err = vnet.ParseConfig([]byte(text))
+		if err == nil && c.ID != old.ID {
+			err = &service.Error{Kind: service.Invalid, Text: "invalid vnet config: id: it is that of vnet " + c.IDText + ", and vnet " + id + " is to be changed"}
+		}
+		if err == nil {
+			err = q.svc.ChangeVnet(ctx, c)
+		}
+	}
+	switch {
+	case service.KindOf(err) == service.NotFound: // somebody else was faster
+		return httpx.NotFound(service.NoSuchVnet(id).Error())
+	case err != nil && q.html:
+		return vnetPage(old, err)
+	case err != nil:
+		return failed(err)
+	case q.html:
+		return seeOther("/xend/vnet/" + url.PathEscape(id))
+	}
+	return value(sxp.Value{})
+}
+
 func (q *request) deleteVnet(ctx context.Context, id string, c vnet.Config) *httpx.Reply {
 	err := q.svc.DeleteVnet(ctx, c.ID)
 	switch {
@@ -106,7 +134,7 @@ func vnetsPage(all []vnet.Config, text string, err error) *httpx.Reply {
 	return page(html.Vnets(p))
 }
 
-// vnetPage draws one vnet; err is why it was not deleted.
+// vnetPage draws one vnet; err is why it was not changed or deleted.
 func vnetPage(c vnet.Config, err error) *httpx.Reply {
 	p := html.VnetPage{VnetRow: row(c), FullID: c.ID.String(), Form: c.Form}
 	if err != nil {

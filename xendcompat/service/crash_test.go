@@ -66,6 +66,17 @@ func childRun(task, state string) error {
 		}
 		return errors.Join(d.CreateVnet(ctx, c), d.stop())
 	}
+	if n, ok := strings.CutPrefix(task, "change "); ok {
+		i, err := strconv.Atoi(n)
+		if err != nil {
+			return err
+		}
+		c, err := vnet.ParseConfig([]byte(changeCases[i].to))
+		if err != nil {
+			return err
+		}
+		return errors.Join(d.ChangeVnet(ctx, c), d.stop())
+	}
 	id, err := vnet.ParseID("97")
 	if err != nil {
 		return err

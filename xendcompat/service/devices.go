@@ -19,6 +19,10 @@ type Devices interface {
 	// Ensure makes a vnet's devices be as specified. What is there already is taken as it is, and what is missing
 	// is made; after an error nothing is left that was not there before.
 	Ensure(s port.Spec) (port.Devices, error)
+	// SetAside takes the name from a vnet's bridge that xend made, for Ensure to give it another; and Gather brings the
+	// ports of one that was set aside to the bridge that the vnet has, and removes the other.
+	SetAside(s port.Spec) error
+	Gather(s port.Spec) error
 	// Remove takes a vnet's devices away; the bridge only if xend made it and nothing else is on it.
 	Remove(s port.Spec) error
 	// RemoveLeftover does the same with what a survey found and nobody wants.
@@ -95,7 +99,10 @@ func (s *Service) spec(c vnet.Config) port.Spec {
 // bringUp makes a vnet's devices be as they should, and has the engine carry its frames. What is there already
 // is taken as it is and not interrupted. changing is held.
 func (s *Service) bringUp(c vnet.Config) error {
-	_, err := s.ensure(c)
+	d, err := s.ensure(c)
+	if err == nil && d.Aside {
+		err = s.o.Devices.Gather(s.spec(c))
+	}
 	return err
 }
 

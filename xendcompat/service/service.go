@@ -174,6 +174,43 @@ func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 	return nil
 }
 
+// ChangeVnet gives a persistent vnet another configuration. When it returns nil, that is durable and in force: the ports
+// that were on the vnet's bridge are on it now, whatever its name is. After an error, whose text says which field and why,
+// all is as it was. A configuration that says what is there already changes nothing.
+func (s *Service) ChangeVnet(ctx context.Context, c vnet.Config) error {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	// From here on it is all or nothing, whether or not the client stays.
+	old, err := s.FindDeletable(c.IDText)
+	if err != nil {
+		return err
+	}
+	difference := old.Difference(c)
+	if difference == "" {
+		return nil
+	}
+	ch := change{Service: s, old: old, new: c}
+	if err := ch.admit(); err != nil {
+		return err
+	}
+	if err := ch.do(); err != nil {
+		if undo := ch.undo(); undo != nil {
+			s.log.Error("a vnet that can't be changed can't be restored either", "vnet", c.IDText, "error", undo)
+			err = errors.Join(err, undo)
+		}
+		return failed("change vnet "+c.IDText, err)
+	}
+	if len(c.Unknown) > 0 {
+		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.IDText, "fields", c.Unknown)
+	}
+	s.log.Info("vnet changed", "vnet", c.IDText, "before", difference, "bridge", c.Bridge, "vnetif", c.Vnetif, "security", c.Security)
+	_ = s.step("changed") // too late to fail
+	return nil
+}
+
 // forget takes a vnet out of the registry for good.
 func (s *Service) forget(id vnet.ID) error {
 	d, err := s.o.Registry.Delete(id)

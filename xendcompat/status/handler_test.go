@@ -121,6 +121,7 @@ func TestWhoAnswers(t *testing.T) {
 		{Method: "GET", Path: []string{"xend", "vnet", "97"}, Header: http.Header{}},
 		browser("POST", "/xend/vnet", url.Values{"op": {"create"}}),
 		browser("POST", "/xend/vnet/97", url.Values{"op": {"delete"}}),
+		browser("POST", "/xend/vnet/97", url.Values{"op": {"change"}}),
 	} {
 		n := next.asked
 		do(r)
@@ -262,6 +263,14 @@ func seal(t *testing.T, body []byte) string {
 	return string(m[1])
 }
 
+// forms are the configurations of a scene's vnets.
+func forms(s *statustest.Scene) (list []string) {
+	for _, v := range s.All() {
+		list = append(list, v.Form.String())
+	}
+	return list
+}
+
 // TestForms makes a vnet and deletes it, as a browser without JavaScript does.
 func TestForms(t *testing.T) {
 	scene := statustest.Well()
@@ -310,6 +319,64 @@ func TestForms(t *testing.T) {
 	require.Equal(t, "(vnet (id 97))", string(do(browser("GET", "/xend/form?id=97", nil)).Body))
 }
 
+// TestChangeForm changes a vnet, as a browser without JavaScript does.
+func TestChangeForm(t *testing.T) {
+	scene := statustest.Well()
+	scene.Vnet("(vnet (id a5) (color red) (security none))")
+	h := newStatus(t, scene).Handler(status.Everybody(), nil)
+	do := func(r *httpx.Request) *httpx.Reply { return h.Handle(t.Context(), r) }
+	page := do(browser("GET", "/xend/vnet/98", nil))
+	require.Contains(t, string(page.Body), `<details><summary>Change vnet 98</summary>`)
+	require.Contains(t, string(page.Body), `name="bridge" value="vnet98"`)
+	require.Contains(t, string(page.Body), `name="vnetif" value=""`, "what is left to its default is so in the form")
+	require.Contains(t, string(page.Body), `<option value="conf" selected>`)
+	require.Contains(t, string(page.Body), `<output class="sxp">(vnet (id 98) (bridge vnet98) (security conf))</output>`)
+
+	form := url.Values{"seal": {seal(t, page.Body)}, "of": {"a5"}, "bridge": {"lan five"}, "vnetif": {""}, "security": {"auth"}, "op": {"show"}}
+	r := do(browser("POST", "/xend/form", form))
+	require.Equal(t, 200, r.Status)
+	require.Contains(t, string(r.Body), `<details open><summary>Change vnet a5</summary>`)
+	require.Contains(t, string(r.Body), `(vnet (id a5) (bridge &#39;lan five&#39;) (security auth) (color red))`, "what means nothing is kept")
+	require.Contains(t, string(r.Body), "invalid vnet config: bridge")
+
+	form.Set("op", "change")
+	r = do(browser("POST", "/xend/form", form))
+	require.Equal(t, 409, r.Status)
+	require.Contains(t, string(r.Body), "The vnet was not changed: invalid vnet config: bridge")
+	require.Contains(t, string(r.Body), `value="lan five"`, "what was typed is still there")
+	scene.Refuse = errors.New("the disk is full")
+	form.Set("bridge", "lan5")
+	r = do(browser("POST", "/xend/form", form))
+	require.Equal(t, 409, r.Status)
+	require.Contains(t, string(r.Body), "The vnet was not changed: the disk is full")
+	require.Contains(t, string(r.Body), `value="lan5"`)
+	scene.Refuse = nil
+	r = do(browser("POST", "/xend/form", form))
+	require.Equal(t, 303, r.Status)
+	require.Equal(t, "/xend/vnet/a5", header(r, "Location"))
+	c, err := scene.FindDeletable("a5")
+	require.NoError(t, err)
+	require.Equal(t, "(vnet (id a5) (bridge lan5) (security auth) (color red))", c.Form.String())
+	require.Contains(t, string(do(browser("GET", "/xend/vnet/a5", nil)).Body), "Ports of lan5")
+
+	// A vnet that is not there, or none, is not changed; and another id can't be smuggled in.
+	for of, want := range map[string]int{"404": 404, "": 400} {
+		form.Set("of", of)
+		form.Set("id", "97")
+		require.Equal(t, want, do(browser("POST", "/xend/form", form)).Status)
+	}
+	form.Set("of", "0:0:0:0:0:0:0:a5")
+	form.Set("bridge", "")
+	require.Equal(t, 303, do(browser("POST", "/xend/form", form)).Status)
+	c, err = scene.FindDeletable("a5")
+	require.NoError(t, err)
+	require.Equal(t, "(vnet (id a5) (security auth) (color red))", c.Form.String())
+
+	// What the script of the page asks while somebody types.
+	require.Equal(t, "(vnet (id a5) (bridge x) (color red))", string(do(browser("GET", "/xend/form?of=a5&bridge=x", nil)).Body))
+	require.Equal(t, "\nNo such vnet 404", string(do(browser("GET", "/xend/form?of=404&bridge=x", nil)).Body))
+}
+
 // TestForgery: a page of another site can't change anything in somebody's name.
 func TestForgery(t *testing.T) {
 	scene := statustest.Well()
@@ -325,7 +392,7 @@ func TestForgery(t *testing.T) {
 	theirs := seal(t, h.Handle(t.Context(), browser("GET", "/xend/", nil, "Cookie", other)).Body)
 	local := seal(t, st.Handler(status.Everybody(), nil).Handle(t.Context(), browser("GET", "/xend/", nil)).Body)
 	for _, s := range []string{"", "x", theirs, local} {
-		for _, form := range []url.Values{{"op": {"create"}, "id": {"666"}}, {"op": {"delete"}, "id": {"97"}}} {
+		for _, form := range []url.Values{{"op": {"create"}, "id": {"666"}}, {"op": {"delete"}, "id": {"97"}}, {"op": {"change"}, "of": {"97"}, "bridge": {"x"}}} {
 			form.Set("seal", s)
 			r := h.Handle(t.Context(), browser("POST", "/xend/form", form, "Cookie", mine))
 			require.Equal(t, 403, r.Status)
@@ -336,7 +403,7 @@ func TestForgery(t *testing.T) {
 	// A form of another encoding has no fields at all.
 	r := browser("POST", "/xend/form", url.Values{"op": {"delete"}, "id": {"97"}}, "Cookie", mine, "Content-Type", "text/plain")
 	require.Equal(t, 403, h.Handle(t.Context(), r).Status)
-	require.Len(t, scene.All(), 3)
+	require.Equal(t, forms(statustest.Well()), forms(scene))
 }
 
 // TestCheck: what vn check finds, for who asks for it by the form, and not by a link.
@@ -387,7 +454,9 @@ func TestReadOnly(t *testing.T) {
 	require.NotContains(t, string(h.Handle(t.Context(), browser("GET", "/xend/vnet/97", nil)).Body), `method="post"`)
 	for _, r := range []*httpx.Request{
 		browser("POST", "/xend/form", url.Values{"op": {"create"}, "id": {"9"}}),
+		browser("POST", "/xend/form", url.Values{"op": {"change"}, "of": {"97"}, "bridge": {"x"}}),
 		browser("POST", "/xend/vnet", url.Values{"op": {"create"}, "config": {"(vnet (id 9))"}}),
+		browser("POST", "/xend/vnet/97", url.Values{"op": {"change"}, "config": {"(vnet (id 97) (bridge x))"}}),
 		browser("POST", "/xend/node/dmesg", url.Values{"op": {"clear"}}),
 		{Method: "POST", Path: []string{"xend", "vnet", "97"}, Header: http.Header{}, Body: []byte("op=delete")},
 		{Method: "PUT", Path: []string{"xend"}, Header: http.Header{}},
@@ -397,7 +466,7 @@ func TestReadOnly(t *testing.T) {
 		require.Contains(t, string(reply.Body), "xm on the host itself changes things")
 	}
 	require.Zero(t, next.asked)
-	require.Len(t, scene.All(), 3)
+	require.Equal(t, forms(statustest.Well()), forms(scene))
 }
 
 // TestHeaders: what keeps a browser from running, fetching or showing what is not the page's.

@@ -56,6 +56,9 @@ func pages(t *testing.T, scene *statustest.Scene) map[string][]byte {
 	}
 	all["checked"] = everybody.Handle(t.Context(), browser("POST", "/xend/check", url.Values{"seal": {seal(t, all["check"])}})).Body
 	login := st.Handler(open(t, status.Files{Token: write(t, "token", token)}), nil)
+	all["changing"] = everybody.Handle(t.Context(), browser("POST", "/xend/form", url.Values{
+		"seal": {seal(t, all["front"])}, "op": {"show"}, "of": {scene.All()[0].IDText}, "bridge": {"a b"},
+	})).Body
 	all["login"] = login.Handle(t.Context(), browser("GET", "/login?to=/xend/", nil)).Body
 	all["refused"] = login.Handle(t.Context(), browser("POST", "/login", url.Values{"token": {"no"}, "to": {"/xend/"}})).Body
 	return all
@@ -244,6 +247,9 @@ func TestHostileNames(t *testing.T) {
 		form.Set(f, hostile)
 	}
 	all["form"] = h.Handle(t.Context(), browser("POST", "/xend/form", form)).Body
+	form.Set("of", "97")
+	all["change"] = h.Handle(t.Context(), browser("POST", "/xend/form", form)).Body
+	require.Contains(t, string(all["change"]), "<details open><summary>Change vnet 97")
 	l := newStatus(t, s).Handler(open(t, status.Files{Token: write(t, "token", token)}), nil)
 	all["login to"] = l.Handle(t.Context(), browser("GET", "/login?to=/"+url.QueryEscape(hostile), nil)).Body
 	for name, page := range all {
@@ -326,6 +332,7 @@ func contrast(a, b [3]float64) float64 {
 func FuzzForm(f *testing.F) {
 	f.Add([]byte("op=create&id=97&seal=x"), "application/x-www-form-urlencoded")
 	f.Add([]byte("op=show&security=conf&id=%00&bridge=%22"), "application/x-www-form-urlencoded; charset=utf-8")
+	f.Add([]byte("op=change&of=97&bridge=%22x&seal=x"), "application/x-www-form-urlencoded")
 	f.Add([]byte("token=x&to=//evil"), "")
 	scene := statustest.Well()
 	st := status.New(scene, status.Options{Log: discard, Now: scene.Now})

@@ -37,8 +37,9 @@ type Operations interface {
 
 	// FindDeletable finds a persistent vnet by its id as a person wrote it.
 	FindDeletable(id string) (vnet.Config, error)
-	// CreateVnet and DeleteVnet are all or nothing.
+	// CreateVnet, ChangeVnet and DeleteVnet are all or nothing.
 	CreateVnet(ctx context.Context, c vnet.Config) error
+	ChangeVnet(ctx context.Context, c vnet.Config) error
 	DeleteVnet(ctx context.Context, id vnet.ID) error
 }
 

@@ -50,7 +50,7 @@ func (h *handler) page(ctx context.Context, r *httpx.Request, who string) *httpx
 	case len(rest) == 1 && rest[0] == "events":
 		return h.eventsPage(ctx, r, who)
 	case len(rest) == 2 && rest[0] == "vnet":
-		return h.vnetPage(ctx, r, who, rest[1], "")
+		return h.vnetPageWith(ctx, r, who, rest[1], http.StatusOK, nil, "")
 	case len(rest) == 2 && rest[0] == "host":
 		return h.hostPage(ctx, r, who, rest[1])
 	}
@@ -341,7 +341,8 @@ type vnetPage struct {
 	Paths     []pathRow
 	Key       *keyRow
 	Form      string // pretty-printed
-	Deletable bool
+	Deletable bool   // and what can be deleted can be changed
+	Change    vnetForm
 }
 
 // macsBehind is a host, and how many MACs of the vnet are behind it.
@@ -418,8 +419,8 @@ func find(all []service.Vnet, text string) (service.Vnet, bool) {
 	return all[i], true
 }
 
-// vnetPage answers for /xend/vnet/ID; problem is why it was not deleted.
-func (h *handler) vnetPage(ctx context.Context, r *httpx.Request, who, id, problem string) *httpx.Reply {
+// vnetPageWith answers for /xend/vnet/ID; form is what somebody is changing, and problem why something was not done.
+func (h *handler) vnetPageWith(ctx context.Context, r *httpx.Request, who, id string, status int, form *vnetForm, problem string) *httpx.Reply {
 	seen := h.look(ctx)
 	c, ok := find(seen.all, id)
 	if !ok {
@@ -448,9 +449,8 @@ func (h *handler) vnetPage(ctx context.Context, r *httpx.Request, who, id, probl
 			p.Key = newKeyRow(k)
 		}
 	}
-	status := http.StatusOK
-	if problem != "" {
-		status = http.StatusConflict
+	if p.Change = changeForm(c.Config); form != nil {
+		p.Change = *form
 	}
 	f := h.frame(ctx, who, "vnet "+c.IDText, p)
 	f.Problem, f.Live = problem, "/xend/vnet/"+url.PathEscape(c.IDText)+"?mac="+url.QueryEscape(p.Search)

@@ -15,7 +15,8 @@ import (
 
 // Devices is a port.Maker whose devices are in a list. Whose they are is decided by port.Survey, as with the kernel.
 type Devices struct {
-	// Fail, if not nil, is asked before each operation ("ensure", "remove", "look"); its error is the operation's.
+	// Fail, if not nil, is asked before each operation ("ensure", "remove", "look", "set aside", "gather"); its error is the
+	// operation's.
 	Fail func(op string, s port.Spec) error
 
 	mu     sync.Mutex
@@ -203,7 +204,7 @@ func (d *Devices) Ensure(s port.Spec) (port.Devices, error) {
 	vnif, partner := mark(s.Vnetif, f.Vnif), mark(port.PartnerName(s.ID), f.Partner)
 	if s.Bridge != "" {
 		b := f.Bridge
-		if b.Index == 0 || b.Name != s.Bridge {
+		if b.Index == 0 {
 			b = d.add(mark(s.Bridge, hostnet.Link{Kind: "bridge"}))
 		} else if b.Group == port.Group {
 			b = mark(s.Bridge, b)
@@ -215,8 +216,44 @@ func (d *Devices) Ensure(s port.Spec) (port.Devices, error) {
 	d.tell(hostnet.LinkEvent{Link: vnif})
 	return port.Devices{
 		VnifIndex: vnif.Index, PartnerIndex: partner.Index, BridgeIndex: vnif.Master, VnifName: vnif.Name, PartnerName: partner.Name,
-		Bridge: s.Bridge, MTU: s.MTU, Created: created,
+		Bridge: s.Bridge, MTU: s.MTU, Created: created, Aside: f.Aside.Index != 0,
 	}, nil
+}
+
+// SetAside takes the name from a vnet's bridge that was made for it.
+func (d *Devices) SetAside(s port.Spec) error {
+	if err := d.fail("set aside", s); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b := d.survey().Find(s).Bridge
+	if id, ok := port.Owner(b); ok && id == s.ID && b.Name == s.Bridge {
+		b.Name = port.OwnNames(s.ID)[2]
+		d.links[b.Index] = b
+	}
+	return nil
+}
+
+// Gather brings the ports of a bridge that was set aside to the vnet's.
+func (d *Devices) Gather(s port.Spec) error {
+	if err := d.fail("gather", s); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.survey().Find(s)
+	if f.Aside.Index == 0 {
+		return nil
+	}
+	for index, l := range d.links {
+		if l.Master == f.Aside.Index {
+			l.Master = f.Bridge.Index
+			d.links[index] = l
+		}
+	}
+	d.delete(f.Aside)
+	return nil
 }
 
 // Remove takes a vnet's devices away.

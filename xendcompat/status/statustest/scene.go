@@ -181,6 +181,30 @@ func (s *Scene) CreateVnet(_ context.Context, c vnet.Config) error {
 	return nil
 }
 
+// ChangeVnet changes one.
+func (s *Scene) ChangeVnet(_ context.Context, c vnet.Config) error {
+	if s.Refuse != nil {
+		return s.Refuse
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.vnets, func(v service.Vnet) bool { return v.ID == c.ID })
+	if i < 0 {
+		return service.NoSuchVnet(c.IDText)
+	}
+	old := s.vnets[i].Config
+	s.vnets[i].Config = c
+	for j := range s.State.Vnets {
+		if v := &s.State.Vnets[j]; v.ID == c.ID {
+			v.Bridge, v.Vnetif, v.Security = c.Bridge, c.Vnetif, c.Security
+		}
+	}
+	ports := s.On[old.Bridge]
+	delete(s.On, old.Bridge)
+	s.On[c.Bridge] = ports
+	return nil
+}
+
 // DeleteVnet removes one.
 func (s *Scene) DeleteVnet(_ context.Context, id vnet.ID) error {
 	if s.Refuse != nil {
