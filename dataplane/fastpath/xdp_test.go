@@ -104,7 +104,7 @@ func TestStripsForAWhile(t *testing.T) {
 	var v xdpIngress
 	require.NoError(t, s.tables.bpf.Ingresses.Lookup(uint32(loopback), &v))
 	assert.InDelta(t, Now()+uint64(stripFor), v.Until, 2e9)
-	v.Until = ago(time.Millisecond)
+	v.Until = ago(time.Second)
 	require.NoError(t, s.tables.bpf.Ingresses.Put(uint32(loopback), &v))
 	assert.Equal(t, packet, runXDP(t, s.prog, packet).packet)
 	require.NoError(t, s.allow(Device{Name: "lo", Index: loopback})) // somebody has looked
@@ -256,7 +256,7 @@ func TestLeftByXDP(t *testing.T) {
 		require.NoError(t, p.Alive(Now()+uint64(time.Hour)))
 		packet := outer(t, there4, here4, vnet97, frame)
 		assert.Equal(t, packet, runXDP(t, s.prog, packet).packet, "never heard")
-		require.NoError(t, p.Heard(there4, Now()))
+		require.NoError(t, p.Heard(there4, ago(time.Second)))
 		assert.Equal(t, packet, runXDP(t, s.prog, packet).packet, "to be renewed")
 		assert.EqualValues(t, pass, run(t, p.In(), packet, 0).action, "TC leaves it to the socket")
 		assert.Len(t, runXDP(t, s.prog, packet).packet, markSize+len(frame), "until the next renewal")

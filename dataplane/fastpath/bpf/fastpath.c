@@ -114,7 +114,7 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet
 #define OUT(why) (at_vif && why != LEFT_ERROR ? TC_ACT_UNSPEC : leave(0, why))
 
 // send_out encapsulates a frame that a vnet's bridge sends by its vnif, or would send: at_vif.
-static __always_inline int send_out(struct __sk_buff *skb, int at_vif)
+static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now)
 {
 	__u32 index = skb->ifindex, zero = 0;
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_vnif, &index);
@@ -131,7 +131,6 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif)
 	struct timing *t = bpf_map_lookup_elem(&times, &zero);
 	if (!t)
 		return OUT(LEFT_OFF);
-	__u64 now = bpf_ktime_get_ns();
 
 	struct mac_key k = {.slot = v->slot};
 	__builtin_memcpy(k.mac, in.h_dest, 6);
@@ -229,16 +228,17 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif)
 SEC("tc")
 int vnet_out(struct __sk_buff *skb)
 {
-	return send_out(skb, 0);
+	return send_out(skb, 0, bpf_ktime_get_ns());
 }
 
 // vif_in is at the ingress of a vif whose frames may pass the bridge by: what its domain sends to the other hosts.
 SEC("tc")
 int vif_in(struct __sk_buff *skb)
 {
-	if (!may_bypass(bpf_ktime_get_ns()))
+	__u64 now = bpf_ktime_get_ns();
+	if (!may_bypass(now))
 		return TC_ACT_UNSPEC;
-	return send_out(skb, 1);
+	return send_out(skb, 1, now);
 }
 
 // deliver gives a frame, from a MAC that is behind another host, to its vnet: to the bridge by the vnif, or past the

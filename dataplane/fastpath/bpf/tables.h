@@ -230,7 +230,7 @@ static __always_inline int leave(__u32 way, enum reason why)
 // touch stores the time only if it has grown old: a store per packet makes cores fight for the line.
 static __always_inline void touch(__u64 *at, __u64 now)
 {
-	if (now - *at > 10000000)
+	if ((__s64)(now - *at) > 10000000)
 		*at = now;
 }
 

@@ -107,7 +107,7 @@ int underlay_xdp(struct xdp_md *x)
 	__builtin_memcpy(id.id, h->vnet + 6, 16);
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 	struct host *peer = bpf_map_lookup_elem(&hosts, &src);
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_coarse_ns(); // some ms behind: nothing here is told by less
 	if (now >= in->until)
 		return XDP_PASS; // the daemon is dead
 	if (!v || length - start > v->mtu + ETH_HLEN)
@@ -134,15 +134,16 @@ int underlay_xdp(struct xdp_md *x)
 		m.host_slot = peer->slot;
 		__builtin_memcpy(m.mac, h->in.h_dest, 6);
 	}
-	// Room for the mark comes first: it moves with the frame's beginning.
-	if (bpf_xdp_adjust_meta(x, -(int)sizeof(m))) {
+	// The outer headers go first: a mark that is there already would have to be moved with the frame's beginning.
+	int stripped = m.kind == MARK_STRIPPED ? start : 0;
+	if (stripped && bpf_xdp_adjust_head(x, stripped)) {
 		count_strip(STRIP_NO_ROOM);
 		return XDP_PASS;
 	}
-	if (m.kind == MARK_STRIPPED && bpf_xdp_adjust_head(x, start)) {
-		bpf_xdp_adjust_meta(x, sizeof(m));
+	if (bpf_xdp_adjust_meta(x, -(int)sizeof(m))) {
 		count_strip(STRIP_NO_ROOM);
-		return XDP_PASS;
+		// What was there is there still.
+		return stripped && bpf_xdp_adjust_head(x, -stripped) ? XDP_DROP : XDP_PASS;
 	}
 	data = (void *)(long)x->data;
 	end = (void *)(long)x->data_end;
