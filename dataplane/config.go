@@ -183,6 +183,9 @@ func DefaultConfig() Config {
 // maxWorkers bounds Config.Workers, since every worker has a socket per underlay.
 const maxWorkers = 64
 
+// usualWorkers is the most if none are configured: more help little, and each costs a socket in every vnet.
+const usualWorkers = 8
+
 // Validate reports everything that is wrong with c.
 func (c Config) Validate() error {
 	var errs []error
@@ -260,7 +263,7 @@ func (c Config) workers() int {
 	if c.Workers > 0 {
 		return c.Workers
 	}
-	return min(max(runtime.NumCPU()/2, 1), 4)
+	return min(max(runtime.NumCPU()/2, 1), usualWorkers)
 }
 
 // spread is how many sockets, and so source ports, a worker has to send by.
