@@ -712,7 +712,8 @@ func hostile(t testing.TB, from, to netip.Addr, toMAC, fromMAC net.HardwareAddr,
 	t.Helper()
 	r := rand.New(rand.NewPCG(7, 12))
 	for i := range count {
-		inner := udpFrame(t, domainMAC(1), uint16(i), fmt.Appendf(make([]byte, 20+r.IntN(200)), "%08d", i))
+		// Longer and longer within a batch of 200: datagrams of one length, or with a shorter one at the end, would be joined.
+		inner := udpFrame(t, domainMAC(1), uint16(i), fmt.Appendf(make([]byte, 20+i%200), "%08d", i))
 		copy(inner[6:12], domainMAC(2))
 		payload := vudp(id, inner)
 		p, err := wire.AppendDatagram(nil, netip.AddrPortFrom(from, wire.Port), netip.AddrPortFrom(to, wire.Port), 64, uint16(i), payload)
