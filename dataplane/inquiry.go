@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/xenvnet/xend/dataplane/hosts"
@@ -46,9 +45,10 @@ type Inquired struct {
 	// HeardByGroup: something came from it by the group since it was asked to say something there.
 	HeardByGroup bool
 	// MTUTo and MTUFrom are how long an IP packet may be, in bytes, that nobody on the way fragments, at most DeviceMTU;
-	// 0: not found out. Fragments says whether a packet of more than DeviceMTU arrives in fragments; FragmentsAsked that
-	// it was tried.
+	// 0: not found out. MTUUnsure: the time was up before that was known to the byte, and it may be longer. Fragments says whether
+	// a packet of more than DeviceMTU arrives in fragments; FragmentsAsked that it was tried.
 	MTUTo, MTUFrom            int
+	MTUUnsure                 bool
 	Fragments, FragmentsAsked bool
 	// VARP tells of the protocol's own questions, which are put to a host that answers no probe: original hosts and older ones
 	// answer these.
@@ -80,6 +80,8 @@ const (
 	askTries           = 3
 	firstWait, maxWait = 400 * time.Millisecond, 600 * time.Millisecond
 	minWait            = 60 * time.Millisecond
+	// hostsWait bounds the questions to hosts by unicast. All are asked at once.
+	hostsWait = 5 * time.Second
 	// groupWait is how long answers are waited for after each of the questions to the group.
 	groupWait = 250 * time.Millisecond
 	// spokenWait is how long hosts may take to say something by the group, which is every second at most, and spokenSoon
@@ -87,8 +89,11 @@ const (
 	spokenWait, spokenSoon = 3 * time.Second, 2 * time.Second
 	// listenPause is the time between two looks at who spoke, and every listenRounds of them they are asked again.
 	listenPause, listenRounds = 50 * time.Millisecond, 6
-	// answerPause keeps within what a host answers to one asker (askerRate).
-	answerPause = 110 * time.Millisecond
+	// answersASecond and answersAtOnce keep within what a host answers to one asker (askerRate), of which the group's questions
+	// have taken some.
+	answersASecond, answersAtOnce = askerRate - 1, askerRate / 2
+	// pacePause is the time between two looks at whether a host may be asked again.
+	pacePause = 10 * time.Millisecond
 	// sizeTries is how often a packet is sent before it is held to be too long.
 	sizeTries = 2
 	// beyond is by how much, in bytes, a packet exceeds the device's MTU that must come in fragments: as a full frame's.
@@ -174,6 +179,10 @@ func (q *inquiry) newQuestion(answers int) (nonce [16]byte, ch chan heardAnswer,
 // ErrNotRunning means that the engine carries nothing at the moment.
 var ErrNotRunning = errors.New("the data plane does not run")
 
+// MaxInquiry is what an inquiry takes at most, however many hosts there are, and however late they answer; on a machine that
+// keeps up.
+const MaxInquiry = askTries*groupWait + max(hostsWait, spokenWait+listenPause)
+
 // Inquire asks all hosts. only, if valid, is the one host that is asked. It takes some seconds, and waits for another
 // inquiry to end.
 func (e *Engine) Inquire(ctx context.Context, only netip.Addr) (*Inquiry, error) {
@@ -193,13 +202,16 @@ func (e *Engine) Inquire(ctx context.Context, only netip.Addr) (*Inquiry, error)
 	}
 	r.askGroup(ctx, only)
 	var wg sync.WaitGroup
+	limited, cancel := context.WithTimeout(ctx, hostsWait)
+	defer cancel()
 	for _, h := range r.found {
 		if h.NotAsked == "" {
-			wg.Go(func() { r.askHost(ctx, h) })
+			wg.Go(func() { r.askHost(limited, h) })
 		}
 	}
+	wg.Go(func() { r.listen(ctx) })
 	wg.Wait()
-	r.listen(ctx)
+	r.whoSpoke()
 	out := &Inquiry{More: r.more}
 	for _, h := range r.found {
 		out.Hosts = append(out.Hosts, *h)
@@ -362,12 +374,12 @@ func (r *inquirer) say(f func(*speaker)) {
 	r.sayLocked(f)
 }
 
-// wait is how long an answer of a host is waited for.
+// wait is how long an answer of a host is waited for, until it is asked again.
 func (h *Inquired) wait() time.Duration {
 	if !h.ByUnicast {
 		return firstWait
 	}
-	return min(max(4*h.RTT, minWait), maxWait)
+	return min(max(2*h.RTT, minWait), maxWait)
 }
 
 // askHost finds out all about one host by unicast.
@@ -375,15 +387,10 @@ func (r *inquirer) askHost(ctx context.Context, h *Inquired) {
 	for range askTries {
 		h.Tries++
 		asked := time.Now()
-		// Long enough for the ids of some 60 vnets.
-		a, ok := r.ask(ctx, h, wire.Probe{Size: 1200}, func(p wire.Probe) error {
-			r.say(func(s *speaker) {
-				if u := s.view.uplinks[underlay.Of(h.Addr)]; u != nil {
-					s.probe(p, u, h.Addr)
-				}
-			})
-			return nil
-		})
+		nonce, answers, done := r.inquiry.newQuestion(1)
+		r.sayTo(h, wire.Probe{Nonce: nonce, Size: 1200}) // long enough for the ids of some 60 vnets
+		a, ok := h.await(ctx, answers)
+		done()
 		if ok {
 			h.ByUnicast = true
 			h.note(a, asked)
@@ -397,20 +404,18 @@ func (r *inquirer) askHost(ctx context.Context, h *Inquired) {
 		r.askVARP(ctx, h)
 		return
 	}
-	h.MTUTo, h.MTUFrom = r.pathMTU(ctx, h, false), r.pathMTU(ctx, h, true)
-	h.FragmentsAsked = true
-	for range sizeTries {
-		if _, h.Fragments = r.ask(ctx, h, wire.Probe{Size: h.DeviceMTU + beyond - h.headers()}, func(p wire.Probe) error {
-			r.say(func(s *speaker) {
-				if u := s.view.uplinks[underlay.Of(h.Addr)]; u != nil {
-					s.probe(p, u, h.Addr)
-				}
-			})
-			return nil
-		}); h.Fragments {
-			return
-		}
-	}
+	// Both ways, and fragments, at once.
+	pace := newBucket(answersASecond, answersAtOnce)
+	var wg sync.WaitGroup
+	var unsureTo, unsureFrom bool
+	wg.Go(func() { h.MTUTo, unsureTo = r.pathMTU(ctx, h, pace, false) })
+	wg.Go(func() { h.MTUFrom, unsureFrom = r.pathMTU(ctx, h, pace, true) })
+	wg.Go(func() {
+		_, h.Fragments = r.askSized(ctx, h, pace, wire.Probe{Size: h.DeviceMTU + beyond - h.headers()})
+		h.FragmentsAsked = h.Fragments || ctx.Err() == nil
+	})
+	wg.Wait()
+	h.MTUUnsure = unsureTo || unsureFrom
 }
 
 // askVARP asks a host for the MACs that are held to be behind it, in vnets without security.
@@ -483,14 +488,28 @@ func (r *inquirer) answersVARP(ctx context.Context, addr netip.Addr, key varp.Ke
 
 func (h *Inquired) headers() int { return underlay.Of(h.Addr).HeaderLen() }
 
-// ask sends one question and waits for its answer.
-func (r *inquirer) ask(ctx context.Context, h *Inquired, p wire.Probe, send func(wire.Probe) error) (heardAnswer, bool) {
-	nonce, answers, done := r.inquiry.newQuestion(1)
-	defer done()
-	p.Nonce = nonce
-	if send(p) != nil {
-		return heardAnswer{}, false
+// sayTo has the cold side send a probe to a host, in fragments if need be.
+func (r *inquirer) sayTo(h *Inquired, p wire.Probe) {
+	r.say(func(s *speaker) {
+		if u := s.view.uplinks[underlay.Of(h.Addr)]; u != nil {
+			s.probe(p, u, h.Addr)
+		}
+	})
+}
+
+// sendTo sends a probe to a host in one piece.
+func (r *inquirer) sendTo(h *Inquired, p wire.Probe) error {
+	v := r.view.Load()
+	u := v.uplinks[underlay.Of(h.Addr)]
+	if u == nil {
+		return ErrNotRunning
 	}
+	p.CareOf = u.path.Source
+	return r.sendWhole(u.path.Source, netip.AddrPortFrom(h.Addr, v.port), p.Append(nil))
+}
+
+// await waits for an answer to a question.
+func (h *Inquired) await(ctx context.Context, answers <-chan heardAnswer) (heardAnswer, bool) {
 	timeout := time.NewTimer(h.wait())
 	defer timeout.Stop()
 	select {
@@ -502,43 +521,61 @@ func (r *inquirer) ask(ctx context.Context, h *Inquired, p wire.Probe, send func
 	return heardAnswer{}, false
 }
 
-// pathMTU finds the length of the longest packet that goes to a host in one piece, or with back comes from there.
-func (r *inquirer) pathMTU(ctx context.Context, h *Inquired, back bool) int {
-	fits := func(mtu int) bool {
-		for range sizeTries {
-			tooLong := false
-			sent := time.Now()
-			a, ok := r.ask(ctx, h, wire.Probe{Size: mtu - h.headers(), Whole: back}, func(p wire.Probe) error {
-				if back { // the question comes in fragments, if need be
-					r.say(func(s *speaker) {
-						if u := s.view.uplinks[underlay.Of(h.Addr)]; u != nil {
-							s.probe(p, u, h.Addr)
-						}
-					})
-					return nil
-				}
-				v := r.view.Load()
-				u := v.uplinks[underlay.Of(h.Addr)]
-				if u == nil {
-					return ErrNotRunning
-				}
-				p.CareOf = u.path.Source
-				err := r.sendWhole(u.path.Source, netip.AddrPortFrom(h.Addr, v.port), p.Append(nil))
-				tooLong = errors.Is(err, syscall.EMSGSIZE)
-				return err
-			})
-			if ok && (!back || a.size >= mtu-h.headers()-3) {
-				pause(ctx, answerPause-time.Since(sent))
-				return true
-			}
-			if tooLong || ctx.Err() != nil {
-				return false
-			}
-			if ok {
-				return false // a host that does not know what Whole means
-			}
+// askSized asks so often that one loss is not taken for a packet that is too long. An answer to any of the questions counts.
+func (r *inquirer) askSized(ctx context.Context, h *Inquired, pace *bucket, p wire.Probe) (heardAnswer, bool) {
+	nonce, answers, done := r.inquiry.newQuestion(1)
+	defer done()
+	p.Nonce = nonce
+	for range sizeTries {
+		if !r.keepPace(ctx, pace) {
+			break
 		}
-		return false
+		r.sayTo(h, p)
+		if a, ok := h.await(ctx, answers); ok {
+			return a, true
+		}
+	}
+	return heardAnswer{}, false
+}
+
+// askWhole does so with packets that nobody on the way may fragment. What is lost on the way there costs the host no answer.
+func (r *inquirer) askWhole(ctx context.Context, h *Inquired, pace *bucket, p wire.Probe) bool {
+	nonce, answers, done := r.inquiry.newQuestion(1)
+	defer done()
+	p.Nonce = nonce
+	for range sizeTries {
+		if ctx.Err() != nil || r.sendTo(h, p) != nil { // EMSGSIZE: the kernel knows that it is too long
+			return false
+		}
+		if _, ok := h.await(ctx, answers); ok {
+			r.keepPace(ctx, pace)
+			return true
+		}
+	}
+	return false
+}
+
+// keepPace waits until a host may be asked again; false if ctx ended first.
+func (r *inquirer) keepPace(ctx context.Context, pace *bucket) bool {
+	for ctx.Err() == nil {
+		if pace.take(r.now(), 1) {
+			return true
+		}
+		pause(ctx, pacePause)
+	}
+	return false
+}
+
+// pathMTU finds the length of the longest packet that goes to a host in one piece, or with back comes from there; 0: none did.
+// It is unsure if the time was up before that was known to the byte.
+func (r *inquirer) pathMTU(ctx context.Context, h *Inquired, pace *bucket, back bool) (mtu int, unsure bool) {
+	fits := func(mtu int) bool {
+		p := wire.Probe{Size: mtu - h.headers(), Whole: back}
+		if !back {
+			return r.askWhole(ctx, h, pace, p)
+		}
+		a, ok := r.askSized(ctx, h, pace, p)
+		return ok && a.size >= mtu-h.headers()-3 // else it does not know what Whole means
 	}
 	low := 576 // every network of IPv4's carries that, RFC 791; and of IPv6's 1280, RFC 8200
 	if !underlayIs4(h.Addr) {
@@ -548,20 +585,25 @@ func (r *inquirer) pathMTU(ctx context.Context, h *Inquired, back bool) int {
 	if high > 65535 {
 		high = 65535
 	}
-	if high <= low || fits(high) {
-		return h.DeviceMTU
+	switch {
+	case high <= low || fits(high):
+		return h.DeviceMTU, false
+	case ctx.Err() != nil || !fits(low):
+		return 0, false
 	}
-	if !fits(low) {
-		return 0
-	}
-	for high-low > 1 && ctx.Err() == nil {
-		if middle := (low + high) / 2; fits(middle) {
+	for high-low > 1 {
+		middle := (low + high) / 2
+		ok := fits(middle)
+		switch {
+		case ok:
 			low = middle
-		} else {
+		case ctx.Err() != nil:
+			return low, true
+		default:
 			high = middle
 		}
 	}
-	return low
+	return low, false
 }
 
 func underlayIs4(a netip.Addr) bool { return underlay.Of(a) == underlay.IPv4 }
@@ -584,27 +626,7 @@ func pause(ctx context.Context, d time.Duration) {
 func (r *inquirer) listen(ctx context.Context) {
 	since, nonce := time.Now(), [16]byte{}
 	for round := 0; ; round++ {
-		missing, heard := false, false
-		now := r.now()
-		known := map[netip.Addr]hosts.Info{}
-		for _, i := range r.hosts.List(now) {
-			known[i.Addr] = i
-		}
-		r.inquiry.mu.Lock()
-		spoke := map[netip.Addr]struct{}{}
-		for addr := range r.byGroup {
-			spoke[r.hosts.Canonical(addr, now)] = struct{}{}
-		}
-		r.inquiry.mu.Unlock()
-		for addr, h := range r.found {
-			_, h.HeardByGroup = spoke[addr]
-			if i, ok := known[addr]; ok {
-				h.Info.Group, h.Info.Unicast = i.Group, i.Unicast
-				h.HeardByGroup = h.HeardByGroup || i.Group >= 0 && i.Group <= time.Duration(now-r.began)
-			}
-			heard = heard || h.HeardByGroup
-			missing = missing || h.ByGroup && !h.HeardByGroup
-		}
+		missing, heard := r.whoSpoke()
 		wait := spokenWait
 		if heard {
 			wait = spokenSoon
@@ -623,4 +645,29 @@ func (r *inquirer) listen(ctx context.Context) {
 		}
 		pause(ctx, listenPause)
 	}
+}
+
+// whoSpoke notes which hosts were heard by the group: whether one that answers is missing, and whether any was heard.
+func (r *inquirer) whoSpoke() (missing, heard bool) {
+	now := r.now()
+	known := map[netip.Addr]hosts.Info{}
+	for _, i := range r.hosts.List(now) {
+		known[i.Addr] = i
+	}
+	r.inquiry.mu.Lock()
+	spoke := map[netip.Addr]struct{}{}
+	for addr := range r.byGroup {
+		spoke[r.hosts.Canonical(addr, now)] = struct{}{}
+	}
+	r.inquiry.mu.Unlock()
+	for addr, h := range r.found {
+		_, h.HeardByGroup = spoke[addr]
+		if i, ok := known[addr]; ok {
+			h.Info.Group, h.Info.Unicast = i.Group, i.Unicast
+			h.HeardByGroup = h.HeardByGroup || i.Group >= 0 && i.Group <= time.Duration(now-r.began)
+		}
+		heard = heard || h.HeardByGroup
+		missing = missing || h.ByGroup && !h.HeardByGroup
+	}
+	return missing, heard
 }

@@ -3,7 +3,9 @@ package dataplane
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/dedup"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/underlay"
+	"github.com/xenvnet/xend/dataplane/underlay/underlaytest"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -112,25 +115,158 @@ func TestWholeAnswer(t *testing.T) {
 	require.Equal(t, []vnet.ID{idOf(t, "97")}, p.Vnets)
 }
 
-// 64 hosts are asked at once, and each of them is found to be well.
-func TestInquireMany(t *testing.T) {
-	const others = 63
+// startMany makes the first of 64 hosts and 63 others.
+func startMany(t testing.TB) []*testHost {
 	cfg := testConfig()
 	cfg.Workers = 1
 	_, s, hosts := newLab(t, 1, cfg)
-	for i := range others {
-		h, err := s.Host("H" + strconv.Itoa(i))
-		require.NoError(t, err)
-		hosts = append(hosts, startEngine(t, h, cfg))
+	for i := range 63 {
+		hosts = append(hosts, startEngine(t, addHost(t, s, "H"+strconv.Itoa(i)), cfg))
 	}
+	return hosts
+}
+
+// 64 hosts are asked at once, and each of them is found to be well.
+func TestInquireMany(t *testing.T) {
+	hosts := startMany(t)
 	q, err := hosts[0].Inquire(t.Context(), netip.Addr{})
 	require.NoError(t, err)
-	require.Len(t, q.Hosts, others)
+	require.Len(t, q.Hosts, len(hosts)-1)
 	for _, h := range q.Hosts {
 		require.True(t, h.ByGroup && h.ByUnicast && h.HeardByGroup && h.Fragments, "%+v", h)
 		require.Equal(t, []int{1500, 1500}, []int{h.MTUTo, h.MTUFrom})
 	}
 	t.Logf("64 hosts: %s", q.Took)
+}
+
+// BenchmarkInquireMany has one of 64 hosts ask the others, to all of which a path of 1404 bytes leads, which it has to find out.
+func BenchmarkInquireMany(b *testing.B) {
+	hosts := startMany(b)
+	for _, h := range hosts[1:] {
+		require.NoError(b, h.Uplink().SetPathMTU(1400))
+	}
+	found := 0
+	for b.Loop() {
+		q, err := hosts[0].Inquire(b.Context(), netip.Addr{})
+		require.NoError(b, err)
+		for _, h := range q.Hosts {
+			if h.MTUTo == 1404 && h.MTUFrom == 1404 {
+				found++
+			}
+		}
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/op")
+	b.ReportMetric(float64(found)/float64(b.N), "MTUs/op")
+}
+
+// distant is a host that a test plays: how late it answers, and how long packets may be on the way there and back.
+type distant struct {
+	rtt         time.Duration
+	there, back int
+	silent      bool
+}
+
+// inquireDistant asks 64 hosts that are alike and known, in a time that passes only while everybody waits.
+func inquireDistant(t *testing.T, d distant, check func(*Inquiry)) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, 1, testConfig())
+		e := m.hosts[0]
+		type host struct {
+			*underlaytest.Host
+			addr    netip.Addr
+			answers *answerer
+		}
+		var list []*host
+		e.peers.added = map[netip.Addr]uint16{}
+		for i := range 64 {
+			addr := netip.AddrFrom4([4]byte{10, 9, 2, byte(i + 1)})
+			list = append(list, &host{m.net.Join(underlayIndex, addr), addr, newAnswerer()})
+			e.peers.added[addr] = wire.Port
+		}
+		e.publishLocked()
+		const headers = 28 // IPv4 and UDP
+		e.sendWhole = func(from netip.Addr, to netip.AddrPort, payload []byte) error {
+			if len(payload)+headers <= d.there {
+				e.net.Put(underlaytest.Packet{From: netip.AddrPortFrom(from, wire.Port), To: to, Payload: slices.Clone(payload)})
+			}
+			return nil
+		}
+		hear := func(h *host, p underlaytest.Packet) {
+			q, err := wire.DecodeProbe(p.Payload)
+			if err != nil || d.silent {
+				return
+			}
+			say := func(to netip.Addr, p wire.Probe) {
+				p.CareOf = h.addr
+				payload := p.Append(nil)
+				time.AfterFunc(d.rtt, func() {
+					h.Put(underlaytest.Packet{From: netip.AddrPortFrom(h.addr, wire.Port), To: netip.AddrPortFrom(to, wire.Port), Payload: payload})
+				})
+			}
+			if q.WantsGroup {
+				say(m.group, wire.Probe{NoAnswer: true, Size: wire.MinProbe})
+			}
+			if q.NoAnswer || !h.answers.may(e.addr, e.now()) || q.Whole && len(p.Payload)+headers > d.back {
+				return
+			}
+			say(e.addr, wire.Probe{Answer: true, Nonce: q.Nonce, Received: len(p.Payload), Whole: q.Whole, Group: p.To.Addr().IsMulticast(), Version: "xend"})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer stop()
+		wg.Go(func() {
+			for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+				for _, h := range list {
+					for _, p := range h.Take() {
+						hear(h, p)
+					}
+				}
+				e.step()
+			}
+		})
+		q, err := e.Inquire(ctx, netip.Addr{})
+		require.NoError(t, err)
+		require.Len(t, q.Hosts, len(list))
+		require.LessOrEqual(t, q.Took, MaxInquiry+10*time.Millisecond)
+		check(q)
+	})
+}
+
+// TestInquiryIsBounded: 64 hosts are asked at once, and what they make this host wait for is bounded, whether they answer soon, late or
+// not at all.
+func TestInquiryIsBounded(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		hosts distant
+		took  time.Duration // at most
+		mtu   [2]int        // there and back
+		// unsure: what is told of the MTU may be too little
+		unsure bool
+	}{
+		{"well", distant{rtt: time.Millisecond, there: 1500, back: 1500}, 1200 * time.Millisecond, [2]int{1500, 1500}, false},
+		{"narrow", distant{rtt: time.Millisecond, there: 1404, back: 1280}, 4 * time.Second, [2]int{1404, 1280}, false},
+		{"far", distant{rtt: 60 * time.Millisecond, there: 1404, back: 1404}, MaxInquiry, [2]int{1404, 1404}, false},
+		{"late", distant{rtt: 350 * time.Millisecond, there: 1404, back: 1280}, MaxInquiry, [2]int{1404, 1280}, true},
+		{"silent", distant{silent: true}, askTries * (groupWait + firstWait), [2]int{}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inquireDistant(t, tt.hosts, func(q *Inquiry) {
+				t.Logf("%s", q.Took)
+				require.LessOrEqual(t, q.Took, tt.took+10*time.Millisecond)
+				for _, h := range q.Hosts {
+					require.Equal(t, !tt.hosts.silent, h.ByUnicast && h.ByGroup && h.HeardByGroup && h.Fragments, "%+v", h)
+					require.Equal(t, tt.unsure, h.MTUUnsure, "%+v", h)
+					if tt.unsure {
+						require.LessOrEqual(t, h.MTUTo, tt.mtu[0])
+						require.LessOrEqual(t, h.MTUFrom, tt.mtu[1])
+						continue
+					}
+					require.Equal(t, tt.mtu, [2]int{h.MTUTo, h.MTUFrom})
+				}
+			})
+		})
+	}
 }
 
 // A host that answers no probe is asked for the MACs that its frames came from, as the protocol has it since its beginning: an

@@ -462,7 +462,10 @@ func (j *judge) mtu(h *dataplane.Inquired) {
 	}
 	inner := least - underlay.Of(h.Addr).HeaderLen() - 22 - 14
 	if way != "" {
-		what := "full frames travel in fragments"
+		what, atLeast := "full frames travel in fragments", ""
+		if h.MTUUnsure {
+			atLeast = "at least "
+		}
 		switch {
 		case h.FragmentsAsked && !h.Fragments:
 			what = "longer ones are lost, and this host's fragments with them, being as long as the device allows"
@@ -470,7 +473,7 @@ func (j *judge) mtu(h *dataplane.Inquired) {
 			what = "senders are told what this host's device takes, which is too much"
 		}
 		j.add("path-mtu", finding.Warn, of, fmt.Sprintf("raise it on the way, or: ip link set %s mtu %d; or domains' MTU to %d", h.Device, least, inner),
-			"path MTU %d %s (this device: %d): %s", least, way, h.DeviceMTU, what)
+			"path MTU %s%d %s (this device: %d): %s", atLeast, least, way, h.DeviceMTU, what)
 		return
 	}
 	if h.MTUTo == 0 || h.MTUFrom == 0 {

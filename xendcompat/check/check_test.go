@@ -116,6 +116,9 @@ func TestJudge(t *testing.T) {
 			return in
 		}},
 		{"path-mtu", "path MTU 1400 there (this device: 1500)", func() *input { return well(inquired(func(h *dataplane.Inquired) { h.MTUTo = 1400 })) }},
+		{"path-mtu", "path MTU at least 1300 there (this device: 1500)", func() *input {
+			return well(inquired(func(h *dataplane.Inquired) { h.MTUTo, h.MTUUnsure = 1300, true }))
+		}},
 		{"path-mtu", "path MTU 1400 there and back (this device: 1500): longer ones are lost", func() *input {
 			return well(inquired(func(h *dataplane.Inquired) { h.MTUTo, h.MTUFrom, h.Fragments = 1400, 1400, false }))
 		}},
@@ -365,6 +368,12 @@ func TestSummaryCountsVnets(t *testing.T) {
 	require.Contains(t, in.summary(), "1 vnet and 1 transient vnet and 3 default vnets")
 	in.health = service.Health{Default: 3}
 	require.Contains(t, in.summary(), "0 vnets and 3 default vnets")
+}
+
+// What waits for other hosts ends within ten seconds, with some left for looking at this one; dataplane's TestInquiryIsBounded holds it
+// to its part.
+func TestBounded(t *testing.T) {
+	require.Less(t, dataplane.MaxInquiry+membersWait+max(pingWait, namesWait), 9*time.Second)
 }
 
 // Whether a host that answers nothing is an original one or cut off is said for all to see, with where to look, where it is not known.
