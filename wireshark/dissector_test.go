@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/dataplane/wire/wiretest"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -26,10 +28,19 @@ var (
 // pcap writes packets, each an IPv4 packet, into a capture file.
 func pcap(t *testing.T, packets ...[]byte) string {
 	t.Helper()
+	frames := make([][]byte, len(packets))
+	for i, p := range packets {
+		frames[i] = append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0}, p...)
+	}
+	return write(t, frames)
+}
+
+// write writes Ethernet frames into a capture file.
+func write(t *testing.T, frames [][]byte) string {
+	t.Helper()
 	b := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
 	b = append(b, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0)
-	for _, p := range packets {
-		frame := append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0}, p...)
+	for _, frame := range frames {
 		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(frame)))
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(frame)))
@@ -99,6 +110,52 @@ func TestFrames(t *testing.T) {
 		"97 10.97.0.2 ",
 		"97 10.97.0.2 192.0.2.2",
 	}, tshark(t, file, "vnet.id", "arp.dst.proto_ipv4", "vnet.vfwd.src"))
+}
+
+// TestRecorded: what the original hosts sent is read by tshark as it is by us, and nothing of it is malformed.
+func TestRecorded(t *testing.T) {
+	messages := map[wire.MessageID]int{}
+	for _, name := range wiretest.Names() {
+		if !strings.Contains(name, "_eth0_") {
+			continue
+		}
+		frames := wiretest.Packets(t, name)
+		var want []string
+		for _, d := range wiretest.Datagrams(t, frames) {
+			if d.Destination.Port() != wire.Port {
+				continue
+			}
+			ids, where, payload := "", "", d.Payload
+			kind, _, err := wire.DecodeMessage(payload)
+			require.NoError(t, err)
+			messages[kind]++
+			if kind == wire.MessageVFWD {
+				f, err := wire.DecodeVFWD(payload)
+				require.NoError(t, err)
+				ids, where, payload = "3,", f.Source.String(), f.Payload
+				kind, _, err = wire.DecodeMessage(payload)
+				require.NoError(t, err)
+			}
+			id := vnet.ID{}
+			if kind == wire.MessageVARP {
+				v, err := wire.DecodeVARP(payload)
+				require.NoError(t, err)
+				id = v.Vnet
+			} else {
+				id, _, err = wire.DecodeVUDP(payload)
+				require.NoError(t, err)
+			}
+			want = append(want, strings.Join([]string{ids + strconv.Itoa(int(kind)), id.Short(), where, ""}, " "))
+		}
+		var got []string
+		for _, line := range tshark(t, write(t, frames), "vnet.message", "vnet.id", "vnet.vfwd.src", "_ws.expert.severity") {
+			if !strings.HasPrefix(line, " ") && line != "" { // others are fragments, IGMP and ARP
+				got = append(got, line)
+			}
+		}
+		assert.Equal(t, want, got, name)
+	}
+	assert.Len(t, messages, 2, "the captures have VUDP and VFWD: the user-space original sends no VARP unasked")
 }
 
 func TestVARP(t *testing.T) {
