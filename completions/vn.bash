@@ -116,7 +116,7 @@ _vn()
         options='-d --delay -n --rounds -s --sort --vnet --host --json'
         ;;
     capture)
-        options='-w --write -c --count'
+        options='-r --read -w --write -c --count'
         ((argument)) || kind=vnet
         ;;
     key-generate)

@@ -95,6 +95,7 @@ complete -c vn -n '__fish_seen_subcommand_from top' -l vnet -x -d 'only that vne
 complete -c vn -n '__fish_seen_subcommand_from top' -l host -x -d 'only that host'
 complete -c vn -n '__fish_seen_subcommand_from top' -l json -d 'as JSON, what was counted between two looks'
 complete -c vn -n __fish_use_subcommand -a capture -d 'capture a vnet\'s frames on its interface and on the underlay device together, and say what became of each'
+complete -c vn -n '__fish_seen_subcommand_from capture' -s r -l read -x -d 'read a pcap or pcapng file that was captured on an underlay device, tcpdump\'s for instance'
 complete -c vn -n '__fish_seen_subcommand_from capture' -s w -l write -x -d 'write a pcapng file, with comments, for Wireshark (- is the standard output)'
 complete -c vn -n '__fish_seen_subcommand_from capture' -s c -l count -x -d 'end after N packets'
 complete -c vn -n '__fish_seen_subcommand_from capture' -a '(__vn_vnet)'

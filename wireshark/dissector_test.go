@@ -136,7 +136,7 @@ func TestRecorded(t *testing.T) {
 				kind, _, err = wire.DecodeMessage(payload)
 				require.NoError(t, err)
 			}
-			id := vnet.ID{}
+			var id vnet.ID
 			if kind == wire.MessageVARP {
 				v, err := wire.DecodeVARP(payload)
 				require.NoError(t, err)
@@ -168,6 +168,26 @@ func TestVARP(t *testing.T) {
 	}, tshark(t, file, "_ws.col.Protocol", "_ws.col.Info"))
 }
 
+// All that an answer to a probe may tell has its name.
+func TestProbe(t *testing.T) {
+	answers := []wire.Probe{
+		{Answer: true, CareOf: two, Received: 400, Group: true, Version: "0.2.0", Addrs: []netip.Addr{two, netip.MustParseAddr("2001:db8::2")},
+			Vnets: []vnet.ID{vnet97, {15: 2}}, VnetCount: 5, HearsGroup: true, Unsummed: true, Clock: 1_700_000_000_123_456_789, Whole: true},
+		{Answer: true, Vnet: vnet97, CareOf: two, Received: 400, Level: 2, Keys: []wire.KID{{1}, {2}}, MACs: []wire.MAC{macA}, MACCount: 7},
+	}
+	file := pcap(t, udp(t, netip.AddrPortFrom(two, wire.Port), answers[0].Append(nil)), udp(t, netip.AddrPortFrom(two, wire.Port), answers[1].Append(nil)),
+		udp(t, group, wire.Probe{CareOf: one, Size: 200}.Append(nil)))
+	assert.Equal(t, []string{
+		"2 400 1 0.2.0 192.0.2.2 2001:db8::2 97,2 5 0x05 Nov 14, 2023 22:13:20.123456789 UTC    ",
+		"2 400 2      0x00  00:16:3e:00:00:01 7 2 0100000000000000,0200000000000000",
+		"1             ",
+	}, tshark(t, file, "vnet.probe.type", "vnet.probe.length", "vnet.probe.how", "vnet.probe.version", "vnet.probe.addr", "vnet.probe.addr6", "vnet.probe.vnet",
+		"vnet.probe.vnets", "vnet.probe.can", "vnet.probe.clock", "vnet.probe.mac", "vnet.probe.macs", "vnet.probe.level", "vnet.probe.key"))
+	for _, line := range tshark(t, file, "vnet.probe.unknown", "_ws.expert.severity") {
+		assert.Empty(t, strings.TrimSpace(line))
+	}
+}
+
 func TestKeys(t *testing.T) {
 	kid := wire.KID{1, 2, 3, 4, 5, 6, 7, 8}
 	ask := wire.Ask{KID: kid, Challenge: [16]byte{9}, Addr4: one}
@@ -196,9 +216,17 @@ func TestTruncated(t *testing.T) {
 	for id := range 6 {
 		packets = append(packets, udp(t, group, append([]byte{0, byte(id)}, make([]byte, 80)...)))
 	}
+	probe := wire.Probe{Answer: true, CareOf: two, Received: 400, Version: "0.2.0", Addrs: []netip.Addr{two}, Vnets: []vnet.ID{vnet97}, Clock: 1}.Append(nil)
+	for n := range len(probe) {
+		packets = append(packets, udp(t, group, probe[:n]))
+	}
 	key := append([]byte("\x00\x00\x00\x00XVK1\x02"), make([]byte, 120)...)
 	for n := range len(key) {
 		packets = append(packets, udp(t, netip.AddrPortFrom(two, 4500), key[:n]))
 	}
-	assert.Len(t, tshark(t, pcap(t, packets...), "frame.number"), len(packets))
+	lines := tshark(t, pcap(t, packets...), "frame.number", "_ws.expert.message")
+	assert.Len(t, lines, len(packets))
+	for i, line := range lines { // an error of the script is told with the packet
+		assert.NotContains(t, line, "Lua", "%x", packets[i])
+	}
 }

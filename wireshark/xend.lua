@@ -2,7 +2,7 @@
 -- and the KEY and ASK messages of secured vnets on UDP 4500. The bytes are those of docs/protocol.md.
 --
 -- Installed where Wireshark looks for plugins; or: wireshark -X lua_script:xend.lua
--- ESP of secured vnets is dissected by Wireshark itself, where it is given the keys of the lanes.
+-- ESP of secured vnets: `vn capture -r FILE -w FILE ID` opens a file with the keys of the key folder, whose place is no plugin.
 
 local vnet = Proto("vnet", "Xen vnet")
 local pref_port = 1798
@@ -14,11 +14,6 @@ local opcodes = { [1] = "request", [2] = "announce" }
 local families = { [2] = "IPv4", [10] = "IPv6" }
 local key_types = { [1] = "ASK", [2] = "KEY" }
 local levels = { [1] = "auth", [2] = "conf" }
-local tlvs = {
-  [1] = "version", [2] = "IPv4 address", [3] = "IPv6 address", [4] = "vnets without security",
-  [5] = "count of vnets without security", [6] = "flags",
-}
-
 local f = {
   message = ProtoField.uint16("vnet.message", "Message", base.DEC, ids),
   opcode = ProtoField.uint16("vnet.opcode", "Opcode", base.DEC),
@@ -34,7 +29,21 @@ local f = {
   probe_type = ProtoField.uint8("vnet.probe.type", "Probe", base.DEC, { [1] = "question", [2] = "answer" }),
   probe_flags = ProtoField.uint8("vnet.probe.flags", "Flags", base.HEX),
   probe_nonce = ProtoField.bytes("vnet.probe.nonce", "Nonce"),
-  probe_rest = ProtoField.bytes("vnet.probe.rest", "Extension"),
+  probe_length = ProtoField.uint16("vnet.probe.length", "Length of the question", base.DEC),
+  probe_how = ProtoField.uint8("vnet.probe.how", "Question came by", base.DEC, { [1] = "the group", [2] = "unicast" }),
+  probe_version = ProtoField.string("vnet.probe.version", "Version"),
+  probe_addr4 = ProtoField.ipv4("vnet.probe.addr", "Address"),
+  probe_addr6 = ProtoField.ipv6("vnet.probe.addr6", "Address"),
+  probe_vnet = ProtoField.string("vnet.probe.vnet", "Vnet without security"),
+  probe_vnets = ProtoField.uint32("vnet.probe.vnets", "Vnets without security", base.DEC),
+  probe_can = ProtoField.uint8("vnet.probe.can", "1 hears the group, 2 replicates, 4 takes UDP over IPv6 without a checksum", base.HEX),
+  probe_mac = ProtoField.ether("vnet.probe.mac", "MAC on the host"),
+  probe_macs = ProtoField.uint32("vnet.probe.macs", "MACs on the host", base.DEC),
+  probe_level = ProtoField.uint8("vnet.probe.level", "Level", base.DEC, levels),
+  probe_key = ProtoField.bytes("vnet.probe.key", "Key id (kid)"),
+  probe_clock = ProtoField.absolute_time("vnet.probe.clock", "Clock", base.UTC),
+  probe_padding = ProtoField.bytes("vnet.probe.padding", "Padding"),
+  probe_unknown = ProtoField.bytes("vnet.probe.unknown", "Unknown field"),
   key_type = ProtoField.uint8("vnet.key.type", "Type", base.DEC, key_types),
   key_level = ProtoField.uint8("vnet.key.level", "Level", base.DEC, levels),
   key_lanes = ProtoField.uint8("vnet.key.lanes", "Lanes", base.DEC),
@@ -94,6 +103,48 @@ local function etherip(buf, pinfo, tree)
   pinfo.cols.protocol:prepend("vnet " .. id .. " ")
 end
 
+-- answer dissects what a host tells of itself: fields of type (1 byte), length (2), value. The numbers are those of
+-- docs/protocol.md; of what does not have its length nothing is read.
+local function answer(buf, tree)
+  if buf:len() < 4 then
+    tree:add_proto_expert_info(e_short)
+    return
+  end
+  tree:add(f.probe_length, buf(0, 2))
+  tree:add(f.probe_how, buf(2, 1))
+  local each = { [4] = { 16, function(v) tree:add(f.probe_vnet, v, id_text(v)) end },
+    [7] = { 6, function(v) tree:add(f.probe_mac, v) end }, [10] = { 8, function(v) tree:add(f.probe_key, v) end } }
+  local one = { [2] = { 4, f.probe_addr4 }, [3] = { 16, f.probe_addr6 }, [5] = { 4, f.probe_vnets }, [6] = { 1, f.probe_can },
+    [8] = { 4, f.probe_macs }, [9] = { 1, f.probe_level } }
+  local at = 4
+  while at < buf:len() do
+    if buf:len() - at < 3 or buf:len() - at - 3 < buf(at + 1, 2):uint() then
+      tree:add_proto_expert_info(e_short)
+      return
+    end
+    local kind, n = buf(at, 1):uint(), buf(at + 1, 2):uint()
+    at = at + 3
+    if n > 0 then
+      local v = buf(at, n)
+      if kind == 1 then
+        tree:add(f.probe_version, v)
+      elseif one[kind] and n == one[kind][1] then
+        tree:add(one[kind][2], v)
+      elseif each[kind] and n % each[kind][1] == 0 then
+        for i = at, at + n - 1, each[kind][1] do each[kind][2](buf(i, each[kind][1])) end
+      elseif kind == 11 and n == 8 then
+        local ns = v:uint64()
+        tree:add(f.probe_clock, v, NSTime.new((ns / 1000000000):tonumber(), (ns % 1000000000):tonumber()))
+      elseif kind == 12 then
+        tree:add(f.probe_padding, v)
+      else
+        tree:add(f.probe_unknown, v)
+      end
+    end
+    at = at + n
+  end
+end
+
 local function varp(buf, pinfo, tree)
   if buf:len() < 43 then
     tree:add_proto_expert_info(e_short)
@@ -125,7 +176,9 @@ local function varp(buf, pinfo, tree)
   t:add(f.probe_type, buf(47, 1))
   t:add(f.probe_flags, buf(48, 1))
   t:add(f.probe_nonce, buf(51, 16))
-  if buf:len() > 67 then t:add(f.probe_rest, buf(67)) end
+  if buf(47, 1):uint() == 2 then
+    if buf:len() == 67 then t:add_proto_expert_info(e_short) else answer(buf(67):tvb(), t) end
+  end
   pinfo.cols.info = buf(47, 1):uint() == 1 and "probe" or "probe answered"
 end
 
@@ -186,6 +239,10 @@ local key = Proto("vnet_key", "Xen vnet keys")
 local udpencap = DissectorTable.get("udp.port"):get_dissector(4500)
 
 function key.dissector(buf, pinfo, tree)
+  if buf:len() < 8 and not (buf:len() == 1 and buf(0, 1):uint() == 0xff) then -- neither ESP's header nor a keepalive
+    tree:add(key, buf()):add_proto_expert_info(e_short)
+    return buf:len()
+  end
   if buf:len() < 8 or buf(0, 4):uint() ~= 0 or buf(4, 4):string() ~= "XVK1" then
     if udpencap then return udpencap:call(buf, pinfo, tree) end
     return 0

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,9 +37,13 @@ const (
 	maxPacket = 65536 + 64
 )
 
-// capture shows or writes what goes over a vnif and the underlay device.
+// capture shows or writes what goes over a vnif and the underlay device, or what is in a capture file.
 func (a *app) capture(ctx context.Context, in cli.Invocation) error {
-	o, err := a.captured(ctx, in.Args[0])
+	about := func() (capture.Options, error) { return a.captured(ctx, in.Args[0]) }
+	if in.Has("read") {
+		about = func() (capture.Options, error) { return a.recorded(in.Args[0], in.Value("read")) }
+	}
+	o, err := about()
 	if err != nil {
 		return err
 	}
@@ -56,7 +61,7 @@ func (a *app) capture(ctx context.Context, in cli.Invocation) error {
 	if name := in.Value("write"); name != "" {
 		out := os.Stdout
 		if name != "-" {
-			if out, err = os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err != nil {
+			if out, err = createPrivate(name, in.Value("read")); err != nil {
 				return err
 			}
 			defer out.Close()
@@ -69,6 +74,9 @@ func (a *app) capture(ctx context.Context, in cli.Invocation) error {
 	}
 	ctx, stop := untilInterrupt(ctx)
 	defer stop()
+	if in.Has("read") {
+		return errors.Join(a.reread(ctx, o, in.Value("read"), count, in.Has("write"), show), flush())
+	}
 	packets := make(chan capture.Packet, capturedQueue)
 	var lost atomic.Uint64
 	for place, device := range map[capture.Place]string{capture.Vnif: o.Vnif, capture.Underlay: o.Device} {
@@ -87,6 +95,122 @@ func (a *app) capture(ctx context.Context, in cli.Invocation) error {
 		fmt.Fprintf(a.stderr, "vn: %d packets came too fast to be looked at\n", n)
 	}
 	return errors.Join(err, flush())
+}
+
+// createPrivate makes a file that only its owner can read, as it will hold what was sealed: what others could read stays as it is.
+// It is not the one of another name.
+func createPrivate(name, other string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		if source, failed := os.Stat(other); failed == nil && os.SameFile(info, source) {
+			err = fmt.Errorf("%s: this is the file that is read; write another one", name)
+		} else if info.Mode().Perm()&0o077 != 0 {
+			err = fmt.Errorf("%s: others may read this file (mode %04o), and what is captured is not for them; remove it, or write another one", name, info.Mode().Perm())
+		} else if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Geteuid() {
+			err = fmt.Errorf("%s: this file is user %d's, and what is captured is not for others; write another one", name, s.Uid)
+		} else {
+			err = f.Truncate(0)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// recorded says what is to be looked for in a capture file. It asks no daemon, so that it can be done on any machine that has
+// the keys.
+func (a *app) recorded(arg, file string) (o capture.Options, err error) {
+	if o.Vnet, err = vnet.ParseIDPadded(arg); err != nil {
+		return o, err
+	}
+	if o.Port, err = conffile.DataplanePort(a.paths); err != nil {
+		return o, err
+	}
+	if o.SecurityPort, err = conffile.SecurityPort(a.paths); err != nil {
+		return o, err
+	}
+	o.Device, o.Recorded = filepath.Base(file), true
+	if o.Reader, err = a.reader(o.Vnet); err != nil {
+		return o, err
+	}
+	o.Secured = o.Reader != nil
+	return o, nil
+}
+
+// reader opens what is sealed with the keys of a vnet; nil: there are none.
+func (a *app) reader(id vnet.ID) (*esp.Reader, error) {
+	dir, err := conffile.KeyDir(a.paths)
+	if err != nil {
+		return nil, err
+	}
+	set, err := keys.Load(dir, id)
+	if errors.Is(err, keys.ErrNone) {
+		return nil, nil //nolint:nilnil // the absence of keys is no error
+	}
+	if err != nil {
+		return nil, err
+	}
+	return esp.NewReader(id, set.Secrets...), nil
+}
+
+// reread shows what a capture file has of a vnet, at most count packets unless that is 0.
+func (a *app) reread(ctx context.Context, o capture.Options, name string, count int, tell bool, show func(capture.Packet) error) error {
+	c := capture.New(o)
+	written := 0
+	enough := errors.New("enough")
+	each := func(do func(capture.Packet) error) error {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("%s: this is no file; it is read twice, the keys first", name)
+		}
+		if err := capture.Read(f, func(p capture.Packet) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return do(p)
+		}); err != nil && !errors.Is(err, enough) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	}
+	if err := each(func(p capture.Packet) error { c.Learn(p); return nil }); err != nil {
+		return err
+	}
+	if err := each(func(p capture.Packet) error {
+		c.Add(p)
+		for _, p := range c.Flush(p.Time.Add(2 * capture.Hold)) {
+			if count > 0 && written == count {
+				return enough
+			}
+			if err := show(p); err != nil {
+				return err
+			}
+			written++
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if tell {
+		fmt.Fprintf(a.stderr, "vn: %d packets written\n", written)
+	}
+	if n := c.Closed(); n > 0 {
+		why := "their senders' KEY messages are not in the file, or they are of other vnets"
+		if o.Reader == nil {
+			why = "there is no key of vnet " + o.Vnet.Short() + " on this host"
+		}
+		fmt.Fprintf(a.stderr, "vn: %d ESP packets were not opened: %s\n", n, why)
+	}
+	return nil
 }
 
 // correlate shows what comes, until ctx ends or count packets were shown.
@@ -207,19 +331,8 @@ func (a *app) captured(ctx context.Context, arg string) (o capture.Options, err 
 		return o, nil
 	}
 	o.Secured = true
-	dir, err := conffile.KeyDir(a.paths)
-	if err != nil {
-		return o, err
-	}
-	set, err := keys.Load(dir, o.Vnet)
-	if errors.Is(err, keys.ErrNone) {
-		return o, nil
-	}
-	if err != nil {
-		return o, err
-	}
-	o.Reader = esp.NewReader(o.Vnet, set.Secrets...)
-	return o, nil
+	o.Reader, err = a.reader(o.Vnet)
+	return o, err
 }
 
 // listen sends what comes and goes by a device to out, until ctx ends.

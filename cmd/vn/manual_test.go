@@ -62,6 +62,12 @@ vn trace 10.97.0.12
 vn capture -w /tmp/97.pcapng 97
 .Ed
 .Pp
+Open what another program captured of a vnet with security:
+.Bd -literal -offset indent
+tcpdump -i eth0 -w /root/eth0.pcap 'udp port 4500 or ip proto 50'
+vn capture -r /root/eth0.pcap -w /root/98.pcapng 98
+.Ed
+.Pp
 See who lives where:
 .Bd -literal -offset indent
 vn vnets -a 97

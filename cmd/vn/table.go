@@ -180,8 +180,10 @@ func (a *app) commands() *cli.Table {
 				Details: []string{
 					vnetID + "Each frame is told with the packet that carries it, the way that took, and how long; of what was not seen on the other side it is told what the daemon dropped meanwhile. What is sealed is opened, where the vnet's key is on this host and the sender's KEY message has come since the capture began.",
 					"It goes on until ctrl-C. Full frames travel in fragments, and bulk TCP in other pieces than on the interface: these are shown, and not matched.",
+					"With --read it shows, of a capture file, what carries the vnet's frames, and opens what is sealed with the keys in the key folder: it asks no daemon. KEY messages come every 20 seconds, so a file should span that.",
 				},
 				Options: []cli.Option{
+					{Short: 'r', Long: "read", Arg: "FILE", Help: "read a pcap or pcapng file that was captured on an underlay device, tcpdump's for instance"},
 					{Short: 'w', Long: "write", Arg: "FILE", Help: "write a pcapng file, with comments, for Wireshark (- is the standard output)"},
 					{Short: 'c', Long: "count", Arg: "N", Help: "end after N packets"},
 				},

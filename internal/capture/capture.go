@@ -3,6 +3,7 @@
 package capture
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
@@ -44,6 +45,9 @@ type Options struct {
 	Reader *esp.Reader
 	// Secured says that the vnet has security.
 	Secured bool
+	// Recorded says that the packets come from a file that another program captured on an underlay device, of a vnet whose
+	// level may be any: nothing is known of a vnif and of directions, and Device is the file.
+	Recorded bool
 }
 
 const (
@@ -66,6 +70,7 @@ type Correlator struct {
 	fragments map[fragment]struct{}
 	drops     string
 	dropsAt   time.Time
+	closed    int
 }
 
 type held struct {
@@ -86,6 +91,21 @@ type fragment struct {
 func New(o Options) *Correlator {
 	return &Correlator{o: o, seed: maphash.MakeSeed(), byFrame: map[uint64][]*held{}, fragments: map[fragment]struct{}{}}
 }
+
+// Learn takes the keys that a KEY message tells of. Who reads a file does so with all packets first, so that it matters
+// not where in the file the messages are.
+func (c *Correlator) Learn(p Packet) {
+	h, ok := parseIP(p.Data)
+	if !ok || c.o.Reader == nil || h.offset > 0 || h.more || h.protocol != wire.ProtocolUDP || len(h.payload) < wire.UDPLen {
+		return
+	}
+	if b := h.payload[wire.UDPLen:]; wire.DecodeSecured(b) == wire.SecuredMessage {
+		c.o.Reader.Learn(b[wire.MarkerLen:])
+	}
+}
+
+// Closed is how many ESP packets of a file were not opened, of whatever vnet they are.
+func (c *Correlator) Closed() int { return c.closed }
 
 // Dropped tells what the daemon has dropped lately, as "duplicate 3": what was seen since then and went nowhere may be of
 // that.
@@ -147,7 +167,7 @@ func (c *Correlator) Flush(now time.Time) (out []Packet) {
 		if now.Sub(h.Time) < Hold && len(c.held)-n <= maxHeld {
 			break
 		}
-		if !h.matched {
+		if !h.matched && !c.o.Recorded {
 			c.lost(h)
 		}
 		out = append(out, h.Packet)
@@ -200,7 +220,10 @@ func (c *Correlator) underlay(h *held) bool {
 		how = "by the group"
 	}
 	h.way = fmt.Sprintf("to %s %s", p.to, how)
-	if !h.Outgoing {
+	switch {
+	case c.o.Recorded:
+		h.way = fmt.Sprintf("from %s to %s %s", p.from, p.to, how)
+	case !h.Outgoing:
 		h.way = fmt.Sprintf("from %s %s", p.from, how)
 	}
 	if !c.content(h, p) {
@@ -220,7 +243,7 @@ func (c *Correlator) underlay(h *held) bool {
 // content reads what stands behind the IP header.
 func (c *Correlator) content(h *held, p ip) bool {
 	switch {
-	case p.protocol == wire.ProtocolEtherIP && !c.o.Secured:
+	case p.protocol == wire.ProtocolEtherIP && (!c.o.Secured || c.o.Recorded):
 		id, frame, err := wire.DecodeEtherIP(p.payload)
 		if err != nil || id != c.o.Vnet {
 			return false
@@ -237,7 +260,7 @@ func (c *Correlator) content(h *held, p ip) bool {
 	b := p.payload[wire.UDPLen:]
 	switch {
 	case to == c.o.Port:
-		return !c.o.Secured && c.message(h, b, "")
+		return (!c.o.Secured || c.o.Recorded) && c.message(h, b, "")
 	case to == c.o.SecurityPort || from == c.o.SecurityPort:
 		switch wire.DecodeSecured(b) {
 		case wire.SecuredESP:
@@ -293,6 +316,7 @@ func (c *Correlator) message(h *held, b []byte, prefix string) bool {
 // sealed reads an ESP packet. One that can't be opened may be of any vnet with security: it is shown where this one is.
 func (c *Correlator) sealed(h *held, p ip, b []byte) bool {
 	if !c.o.Secured {
+		c.closed++
 		return false
 	}
 	if c.o.Reader == nil {
@@ -301,6 +325,10 @@ func (c *Correlator) sealed(h *held, p ip, b []byte) bool {
 	}
 	message, ok := c.o.Reader.Open(b)
 	if !ok {
+		c.closed++
+		if c.o.Recorded {
+			return false // of another vnet, as likely as not
+		}
 		h.Comments = append(h.Comments, "ESP "+h.way+"; not opened: its sender's KEY message has not come yet, it is of another vnet, or was damaged")
 		return true
 	}
@@ -313,12 +341,18 @@ func (c *Correlator) sealed(h *held, p ip, b []byte) bool {
 
 // open adds a packet with what was sealed.
 func (c *Correlator) open(h *held, p ip, message []byte) {
-	if !p.from.Is4() || !p.to.Is4() {
-		return
-	}
 	from, to := netip.AddrPortFrom(p.from, c.o.Port), netip.AddrPortFrom(p.to, c.o.Port)
 	data := append([]byte(nil), h.Data[:14]...)
-	data, err := wire.AppendDatagram(data, from, to, 64, 0, message)
+	var err error
+	if p.from.Is4() {
+		data, err = wire.AppendDatagram(data, from, to, 64, 0, message)
+	} else {
+		// Version 6, no traffic class and flow label (RFC 8200, section 3).
+		data = append(data, 0x60, 0, 0, 0)
+		data = append(binary.BigEndian.AppendUint16(data, uint16(wire.UDPLen+len(message))), wire.ProtocolUDP, 64)
+		data = append(append(data, p.from.AsSlice()...), p.to.AsSlice()...)
+		data, err = wire.AppendUDP(data, from, to, message)
+	}
 	if err != nil {
 		return
 	}
@@ -382,7 +416,10 @@ func (o Options) Line(p Packet) string {
 		device = o.Device
 	}
 	arrow := "<"
-	if p.Outgoing {
+	switch {
+	case o.Recorded:
+		arrow = " "
+	case p.Outgoing:
 		arrow = ">"
 	}
 	text := fmt.Sprintf("%s %-10s %s %5d bytes", p.Time.Local().Format("15:04:05.000000"), device, arrow, len(p.Data))

@@ -2,6 +2,7 @@ package conffile
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -75,4 +76,21 @@ func FuzzDecodeVnet(f *testing.F) {
 		_, _ = DecodeVnet(b, &Vnet{})
 		_, _ = Options(b)
 	})
+}
+
+// The port of vnets without security is vnet.toml's, or 1798; one that is none is told with the file.
+func TestDataplanePort(t *testing.T) {
+	p := paths.Paths{Prefix: t.TempDir()}
+	port, err := DataplanePort(p)
+	require.NoError(t, err)
+	require.Equal(t, uint16(1798), port)
+	require.NoError(t, os.MkdirAll(filepath.Dir(p.VnetConfig()), 0o755))
+	write := func(text string) { require.NoError(t, os.WriteFile(p.VnetConfig(), []byte(text), 0o600)) }
+	write("[dataplane]\nport = 1799\n")
+	port, err = DataplanePort(p)
+	require.NoError(t, err)
+	require.Equal(t, uint16(1799), port)
+	write("[dataplane]\nport = 0\n")
+	_, err = DataplanePort(p)
+	require.ErrorContains(t, err, p.VnetConfig()+": [dataplane] port: 0 is no port")
 }

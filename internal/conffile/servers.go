@@ -109,6 +109,22 @@ func SecurityPort(p paths.Paths) (uint16, error) {
 	return uint16(s.Port), err
 }
 
+// DataplanePort reads from vnet.toml the UDP port of vnets without security.
+func DataplanePort(p paths.Paths) (uint16, error) {
+	v := Vnet{Dataplane: Dataplane{Port: 1798}}
+	b, err := read(p.VnetConfig())
+	if err != nil {
+		return 0, err
+	}
+	if _, err := DecodeVnet(b, &v); err != nil {
+		return 0, fmt.Errorf("%s: %w", p.VnetConfig(), err)
+	}
+	if v.Dataplane.Port < 1 || v.Dataplane.Port > 65535 {
+		return 0, fmt.Errorf("%s: [dataplane] port: %d is no port", p.VnetConfig(), v.Dataplane.Port)
+	}
+	return uint16(v.Dataplane.Port), nil
+}
+
 // securityOf reads the table [security] of vnet.toml.
 func securityOf(p paths.Paths) (Security, error) {
 	const port = 4500
