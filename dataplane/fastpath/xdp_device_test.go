@@ -227,6 +227,23 @@ func TestStrippedStream(t *testing.T) {
 	}
 }
 
+// TestStrippedWhileCaptured: somebody captures on the card. Its packet socket has what is stripped, too, and TC finds the marks
+// nevertheless.
+func TestStrippedWhileCaptured(t *testing.T) {
+	hooks(t, func(t *testing.T, tcx bool) {
+		e := endpoints(t, false, tcx)
+		s := e[1].strip(t)
+		const size = 4 << 20
+		transfer(t, e[0], e[1], e[1].domain.Spec.Addrs[0].Addr(), size)
+		before := stripped(t, s)
+		c, err := e[1].Capture(wired, func(lab.Frame) bool { return false })
+		require.NoError(t, err)
+		defer c.Close()
+		transfer(t, e[0], e[1], e[1].domain.Spec.Addrs[0].Addr(), size)
+		assert.Greater(t, stripped(t, s)-before, uint64(size/1400*9/10))
+	})
+}
+
 // TestStripsNothingAlone: TC's program goes while XDP strips. What XDP stripped in that moment is nobody's, and XDP
 // strips nothing more; when TC is back, it does.
 func TestStripsNothingAlone(t *testing.T) {

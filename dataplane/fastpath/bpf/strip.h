@@ -72,16 +72,29 @@ static __always_inline void count_strip(__u32 what)
 		(*n)++;
 }
 
-// take_mark takes the mark of a frame away, answers it, and returns its kind; -1: the frame is to be dropped.
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+}
+
+// take_mark reads the mark of a frame, answers it, and returns its kind; -1: the frame is to be dropped.
+//
+// The mark stays, since who writes into a packet directly gets a copy of one that a packet socket has, too, and the kernel leaves
+// marks out of copies. A stripped frame that has its destination was taken before.
 static __always_inline int take_mark(struct __sk_buff *skb, struct mark *m, __u64 now)
 {
 	struct mark *p = (void *)(long)skb->data_meta;
 	if ((void *)(p + 1) > (void *)(long)skb->data || p->magic != MARK_MAGIC)
 		return MARK_NONE;
 	*m = *p;
-	p->magic = 0; // whatever becomes of the skb, it is not taken a second time
 	__u32 index = skb->ifindex;
 	struct ingress *in = bpf_map_lookup_elem(&ingresses, &index);
+	if (m->kind == MARK_STRIPPED && !(in && same_mac(m->mac, in->nobody))) {
+		__u16 dst[3];
+		if (bpf_skb_load_bytes(skb, 0, dst, sizeof(dst)) || same_mac((__u8 *)dst, m->mac))
+			return MARK_NONE;
+	}
 	if (!in || in->generation != m->generation) {
 		if (m->kind != MARK_STRIPPED)
 			return MARK_NONE;

@@ -46,12 +46,6 @@ static __always_inline int bulk(void *p, void *end, __be16 proto)
 	return (void *)(tcp + 1) <= end && !tcp->syn;
 }
 
-static __always_inline int same_mac(const __u8 *a, const __u8 *b)
-{
-	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
-}
-
 // underlay_xdp is at the native XDP hook of an underlay's physical device whose TC ingress has underlay_in.
 SEC("xdp")
 int underlay_xdp(struct xdp_md *x)
