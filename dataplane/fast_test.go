@@ -448,45 +448,127 @@ func (h *testHost) nft(rules string) {
 }
 
 // startFast starts an engine whose programs are looked at often, and whose kernel believes that a host is heard for a moment.
-func startFast(t testing.TB, h *lab.Host, heard time.Duration) *testHost {
+func startFast(t testing.TB, h *lab.Host, cfg Config, heard time.Duration) *testHost {
 	t.Helper()
-	return startEngineWith(t, h, fastConfig(), func(e *Engine) {
+	return startEngineWith(t, h, cfg, func(e *Engine) {
 		e.programs.verifyEvery = 100 * time.Millisecond
 		e.programs.base.HostTTL, e.programs.base.Renew = heard, heard/3
 	})
 }
 
 // TestFirewallAppears: a rule that drops what arrives for the port from one host, or what is sent to it, is heeded though the
-// kernel's programs run before it.
+// kernel's programs run before it, by whatever way packets go.
 func TestFirewallAppears(t *testing.T) {
-	for name, c := range map[string]struct{ rule, send string }{
-		"input":  {"add chain inet x c { type filter hook input priority 0 ; }\nadd rule inet x c udp dport 1798 ip saddr %s drop", ""},
-		"output": {"add chain inet x c { type filter hook output priority 0 ; }\nadd rule inet x c udp dport 1798 ip daddr %s drop", "has a rule for what is sent"},
+	for name, c := range map[string]struct {
+		plain, v6 bool
+		bypass    Bypass
+	}{
+		"TC": {bypass: BypassOff}, "TC over IPv6": {bypass: BypassOff, v6: true}, "past the bridge": {bypass: BypassAuto},
+		"XDP": {bypass: BypassOff, plain: true}, "XDP over IPv6, past the bridge": {bypass: BypassAuto, plain: true, v6: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startFast(t, h, 3*time.Second) })
-			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
-			awaitFast(t, one, two, hosts...)
-			p, err := one.StartPing(two.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
-			require.NoError(t, err)
-			defer p.Close()
-			_, err = p.Fresh(soon(t))
-			require.NoError(t, err)
-
-			hosts[0].nft("add table inet x\n" + fmt.Sprintf(c.rule, hosts[1].Addr()))
-			eventually(t, "nothing passes", func() bool {
-				got := p.Stats().Received
-				time.Sleep(300 * time.Millisecond)
-				return p.Stats().Received == got
+			t.Parallel() // most of it is to wait
+			cfg := fastConfig()
+			cfg.Bypass, cfg.IPv6 = c.bypass, c.v6
+			_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
+				if c.plain {
+					makePlain(t, h)
+				}
+				if c.v6 {
+					require.NoError(t, h.Net.DeleteAddress(hostnet.Address{Index: deviceOf(t, h, "eth0").Index, Prefix: h.Uplink().Addr4}))
+				}
+				for _, name := range []string{"iptables", "ip6tables"} { // else rules keep frames from passing the bridge by
+					_ = h.Net.SetSysctl("0", "net", "bridge", "bridge-nf-call-"+name)
+				}
+				return startFast(t, h, cfg, time.Second)
 			})
-			if c.send != "" {
-				require.Contains(t, hosts[0].Status().FastPath.Underlays[0].Send, c.send)
+			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			family, ip, iptables, other := 0, "ip", "iptables-nft", hosts[1].Addr()
+			if c.v6 {
+				family, ip, iptables, other = 1, "ip6", "ip6tables-nft", hosts[1].Addr6()
 			}
-			hosts[0].nft("delete table inet x")
-			_, err = p.Fresh(soon(t))
-			require.NoError(t, err)
-			awaitFast(t, one, two, hosts...)
+			// What passes to and fro; what is bulk to XDP, where that is on.
+			var sent, got func(out bool) int
+			if c.plain {
+				there, back := startSegments(t, one, two, 5*time.Millisecond), startSegments(t, two, one, 5*time.Millisecond)
+				streams, arrived := map[bool]*segments{true: there, false: back}, map[bool]int{}
+				sent = func(out bool) int { return int(streams[out].written.Load()) }
+				got = func(out bool) int {
+					arrived[out] += len(streams[out].got.Take())
+					return arrived[out]
+				}
+			} else {
+				p, err := one.StartPing(two.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
+				require.NoError(t, err)
+				defer p.Close()
+				sent, got = func(bool) int { return p.Stats().Sent }, func(bool) int { return p.Stats().Received }
+			}
+			passes := func(out bool) {
+				t.Helper()
+				before := got(out)
+				eventually(t, "packets pass again", func() bool { return got(out) > before })
+			}
+			carried := func() {
+				t.Helper()
+				awaitFast(t, one, two, hosts...)
+				if c.bypass == BypassAuto {
+					hosts[0].awaitWay(pastBridge, "")
+				}
+				if !c.plain {
+					return
+				}
+				eventually(t, "XDP", func() bool { return hosts[0].Counters().FastPath.Underlays[family].Way == "xdp" })
+				strip := hosts[0].programs.shortcuts.strip
+				before, err := strip.Counters()
+				require.NoError(t, err)
+				eventually(t, "XDP strips what arrives", func() bool {
+					now, err := strip.Counters()
+					return err == nil && now.Stripped > before.Stripped
+				})
+			}
+			for _, rule := range []struct {
+				name       string
+				begin, end []string
+				out        bool
+			}{
+				{"nft, input", []string{"nft add table inet x", "nft add chain inet x c { type filter hook input priority 0 ; }",
+					"nft add rule inet x c udp dport 1798 " + ip + " saddr " + other.String() + " drop"}, []string{"nft delete table inet x"}, false},
+				{"nft, output", []string{"nft add table inet x", "nft add chain inet x c { type filter hook output priority 0 ; }",
+					"nft add rule inet x c udp dport 1798 " + ip + " daddr " + other.String() + " drop"}, []string{"nft delete table inet x"}, true},
+				{"iptables, input", []string{iptables + " -A INPUT -p udp --dport 1798 -s " + other.String() + " -j DROP"},
+					[]string{iptables + " -F INPUT"}, false},
+				{"iptables, output", []string{iptables + " -A OUTPUT -p udp --dport 1798 -d " + other.String() + " -j DROP"},
+					[]string{iptables + " -F OUTPUT"}, true},
+			} {
+				t.Logf("%s", rule.name)
+				carried()
+				passes(rule.out)
+				hosts[0].commands(rule.begin)
+				eventually(t, rule.name+": nothing passes", func() bool {
+					before, seen := sent(rule.out), got(rule.out)
+					eventually(t, "packets are sent", func() bool { return sent(rule.out) >= before+30 })
+					return got(rule.out) == seen
+				})
+				u := hosts[0].Status().FastPath.Underlays[family]
+				require.Equal(t, rule.out, strings.Contains(u.Send, "has a rule for what is sent to UDP port 1798"), u.Send)
+				if c.bypass == BypassAuto {
+					hosts[0].awaitWay(pastBridge, "")
+				}
+				hosts[0].commands(rule.end)
+				passes(rule.out)
+			}
+			carried()
 		})
+	}
+}
+
+// commands runs commands on a host.
+func (h *testHost) commands(lines []string) {
+	h.t.Helper()
+	for _, line := range lines {
+		args := strings.Fields(line)
+		_, err := h.Host.Run(soon(h.t), args[0], args[1:]...)
+		require.NoError(h.t, err)
 	}
 }
 

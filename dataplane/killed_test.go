@@ -138,17 +138,25 @@ func (p *process) end() {
 // TestDaemonsKilled: the daemons of both hosts are processes, and killed (SIGKILL) in turn, again and again, each time as soon as
 // it has taken over from the one before, or while it was about to: an established flow loses nothing and gets nothing twice.
 func TestDaemonsKilled(t *testing.T) {
-	for bypass, rounds := range map[Bypass]int{BypassOff: 6, BypassAuto: 4} {
-		t.Run("bypass "+string(bypass), func(t *testing.T) {
+	for name, c := range map[string]struct {
+		bypass Bypass
+		plain  bool
+		rounds int
+	}{"TC": {BypassOff, false, 6}, "past the bridge": {BypassAuto, false, 4}, "XDP": {BypassOff, true, 6}, "XDP, past the bridge": {BypassAuto, true, 4}} {
+		t.Run(name, func(t *testing.T) {
+			bypass, rounds := c.bypass, c.rounds
 			s, err := lab.New(t).Switch("lan", 0)
 			require.NoError(t, err)
-			c := configOf(t, "97")
+			v := configOf(t, "97")
 			var hosts [2]*lab.Host
 			var daemons [2]*process
 			var domains [2]*lab.Domain
 			for i := range hosts {
 				hosts[i] = addHost(t, s, s.Name+string(rune('A'+i)))
-				_, err := port.Ensure(hosts[i].Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif})
+				if c.plain {
+					makePlain(t, hosts[i])
+				}
+				_, err := port.Ensure(hosts[i].Net, port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif})
 				require.NoError(t, err)
 				daemons[i] = startProcess(t, hosts[i], bypass)
 				domains[i] = (&testHost{Host: hosts[i], t: t}).domain(i+1, "97")
@@ -167,6 +175,17 @@ func TestDaemonsKilled(t *testing.T) {
 			pings.Close()
 			there := startStream(t, domains[0], domains[1], time.Millisecond)
 			back := startStream(t, domains[1], domains[0], time.Millisecond)
+			var bulk *segments
+			var stripped *lab.Capture
+			if c.plain {
+				// What the card's packet sockets see of it has passed XDP.
+				stripped, err = hosts[1].Capture("eth0", isSegment)
+				require.NoError(t, err)
+				bulk = startSegments(t, domains[0], domains[1], time.Millisecond)
+				_, err = stripped.Next(soon(t))
+				require.NoError(t, err)
+				stripped.Take()
+			}
 			for round := range rounds {
 				i := round % 2
 				daemons[i].kill()
@@ -187,6 +206,11 @@ func TestDaemonsKilled(t *testing.T) {
 				require.Zero(t, lost, "of %d", sent)
 				require.Zero(t, doubled, "of %d", sent)
 				t.Logf("%d datagrams", sent)
+			}
+			if c.plain {
+				n := bulk.end()
+				require.Greater(t, len(stripped.Take()), int(n)*9/10, "of %d by XDP", n)
+				t.Logf("%d segments", n)
 			}
 			for i, d := range daemons {
 				d.end()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -119,6 +120,93 @@ func (h *testHost) xdp() ebpf.ProgramID {
 	return id
 }
 
+// segments is a counted stream of TCP segments from one domain to another, which XDP strips. Nobody answers them, and GRO
+// joins none: they are for an address that nobody has, and have a wrong checksum.
+type segments struct {
+	t       testing.TB
+	out     *packet.Conn
+	to      net.HardwareAddr
+	frame   []byte // the next one
+	got     *lab.Capture
+	written atomic.Uint64
+	stop    chan struct{}
+	done    sync.WaitGroup
+}
+
+// isSegment tells those of such a stream, as they are in a domain or stripped.
+func isSegment(f lab.Frame) bool { return len(f.Data) == 62 && f.Data[23] == 6 && !f.Outgoing }
+
+// startSegments sends one every pause, until end.
+func startSegments(t testing.TB, from, to *lab.Domain, pause time.Duration) *segments {
+	t.Helper()
+	s := &segments{t: t, to: to.Spec.MAC, frame: tcpFrame(8), stop: make(chan struct{})}
+	copy(s.frame, to.Spec.MAC)
+	copy(s.frame[6:], from.Spec.MAC)
+	var err error
+	s.got, err = to.Capture("eth0", isSegment)
+	require.NoError(t, err)
+	eth0, err := from.Net.LinkByName("eth0")
+	require.NoError(t, err)
+	require.NoError(t, from.Do(func() (err error) {
+		s.out, err = packet.Listen(&net.Interface{Index: eth0.Index, Name: eth0.Name}, packet.Raw, 0, nil)
+		return err
+	}))
+	s.done.Go(func() {
+		tick := time.NewTicker(pause)
+		defer tick.Stop()
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-tick.C:
+				s.send()
+			}
+		}
+	})
+	t.Cleanup(func() { s.close() })
+	return s
+}
+
+func (s *segments) send() {
+	binary.BigEndian.PutUint64(s.frame[54:], s.written.Load())
+	if _, err := s.out.WriteTo(s.frame, &packet.Addr{HardwareAddr: s.to}); err != nil {
+		s.t.Error(err)
+	}
+	s.written.Add(1)
+}
+
+// more waits until that many more were sent.
+func (s *segments) more(n uint64) {
+	s.t.Helper()
+	before := s.written.Load()
+	eventually(s.t, "the stream goes on", func() bool { return s.written.Load() >= before+n })
+}
+
+// close ends the stream.
+func (s *segments) close() {
+	if s.out == nil {
+		return
+	}
+	close(s.stop)
+	s.done.Wait()
+	require.NoError(s.t, s.out.Close())
+	s.out = nil
+}
+
+// end ends the stream, of which every segment must have come, in order and once, and tells how many there were.
+func (s *segments) end() uint64 {
+	s.t.Helper()
+	n := s.written.Load() + 1 // at least one is behind all others
+	s.more(2)
+	s.close()
+	for ctx, next := soon(s.t), uint64(0); next <= n; next++ {
+		f, err := s.got.Next(ctx)
+		require.NoError(s.t, err)
+		require.Equal(s.t, next, binary.BigEndian.Uint64(f.Data[54:]), "of %d", n)
+	}
+	return n
+}
+
 // TestXDPGoesOn: while daemons end and begin again XDP goes on, and of an established flow nothing is lost or doubled; a new
 // daemon replaces the program. What is left of one that does not come back goes with RemoveFastPath.
 func TestXDPGoesOn(t *testing.T) {
@@ -128,45 +216,13 @@ func TestXDPGoesOn(t *testing.T) {
 		require.NoError(t, err)
 		return c.Stripped
 	}
-	got, err := two.Capture("eth0", func(f lab.Frame) bool { return len(f.Data) == 62 && f.Data[23] == 6 && !f.Outgoing })
-	require.NoError(t, err)
-	eth0, err := one.Net.LinkByName("eth0")
-	require.NoError(t, err)
-	var out *packet.Conn
-	require.NoError(t, one.Do(func() (err error) {
-		out, err = packet.Listen(&net.Interface{Index: eth0.Index, Name: eth0.Name}, packet.Raw, 0, nil)
-		return err
-	}))
-	defer func() { require.NoError(t, out.Close()) }()
 	before := stripped()
-	stop, sent := make(chan struct{}), make(chan uint64)
-	var written atomic.Uint64
-	go func() {
-		f := tcpFrame(8) // to an address that nobody has, with a wrong checksum, so that GRO joins none
-		copy(f, domainMAC(2))
-		copy(f[6:], domainMAC(1))
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for n := uint64(0); ; n++ {
-			select {
-			case <-stop:
-				sent <- n
-				return
-			case <-tick.C:
-			}
-			binary.BigEndian.PutUint64(f[54:], n)
-			if _, err := out.WriteTo(f, &packet.Addr{HardwareAddr: domainMAC(2)}); err != nil {
-				t.Error(err)
-			}
-			written.Store(n + 1)
-		}
-	}()
+	stream := startSegments(t, one, two, time.Millisecond)
 	for round := range 4 {
 		i := (round + 1) % 2
 		id := hosts[i].xdp()
 		hosts[i].stop()
-		before := written.Load()
-		eventually(t, "the stream goes on while nobody is there", func() bool { return written.Load() >= before+200 })
+		stream.more(200) // nobody is there
 		require.Equal(t, id, hosts[i].xdp())
 		hosts[i] = startEngine(t, hosts[i].Host, fastConfig())
 		add(t, "97", hosts[i])
@@ -174,19 +230,7 @@ func TestXDPGoesOn(t *testing.T) {
 		require.NotEqual(t, id, hosts[i].xdp(), "it was replaced")
 	}
 	total := stripped() - before
-	close(stop)
-	n := <-sent
-	last := tcpFrame(8)
-	copy(last, domainMAC(2))
-	copy(last[6:], domainMAC(1))
-	binary.BigEndian.PutUint64(last[54:], n)
-	require.NoError(t, one.Send("eth0", last))
-	next := uint64(0)
-	for ctx := soon(t); next <= n; next++ {
-		f, err := got.Next(ctx)
-		require.NoError(t, err)
-		require.Equal(t, next, binary.BigEndian.Uint64(f.Data[54:]), "of %d", n)
-	}
+	n := stream.end()
 	require.Greater(t, n, uint64(500))
 	require.Greater(t, total, n*9/10, "XDP was there all the time")
 
