@@ -55,6 +55,7 @@ _vn()
         ;;
     vnifs)
         options='--json'
+        kind=vnet
         ;;
     vnet-create)
         options='-s --security -b --bridge -v --vnetif'
@@ -96,6 +97,7 @@ _vn()
         ;;
     bridges)
         options='-l --long --json'
+        kind=device
         ;;
     stats)
         options='-a --all --vnet --host --json -l --long'
@@ -122,7 +124,7 @@ _vn()
     key-generate)
         ;;
     key-status)
-        options='-l --long --json'
+        options='--vnet --host -l --long --json'
         ;;
     key-rotate)
         options='-f --force'
@@ -130,7 +132,7 @@ _vn()
         candidates='add use remove'
         ;;
     mtu)
-        options='-l --long --json'
+        options='--host -l --long --json'
         ;;
     insmod)
         ((argument)) || kind=keyword

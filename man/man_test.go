@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/netscripts"
 )
 
 func TestLint(t *testing.T) {
@@ -41,6 +43,29 @@ func TestReferences(t *testing.T) {
 		for _, m := range regexp.MustCompile(`(?m)^\.(?:Pq )?Xr (\S+) (\d)`).FindAllStringSubmatch(string(text), -1) {
 			require.FileExists(t, m[1]+"."+m[2], page)
 		}
+	}
+}
+
+// TestScripts checks that each script has a page, which names it and says what it does.
+func TestScripts(t *testing.T) {
+	pages, err := filepath.Glob("*.8")
+	require.NoError(t, err)
+	var all string
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		name, rest, ok := strings.Cut(string(text), ".Sh SYNOPSIS")
+		require.True(t, ok, page)
+		_, description, ok := strings.Cut(rest, ".Sh DESCRIPTION")
+		require.True(t, ok, page)
+		for _, m := range regexp.MustCompile(`(?m)^\.Nm (\S+)`).FindAllStringSubmatch(name, -1) {
+			if regexp.MustCompile(`(?m)^\.Nm ` + m[1] + `\b`).MatchString(description) {
+				all += m[1] + "\n"
+			}
+		}
+	}
+	for _, name := range netscripts.Names {
+		require.Contains(t, all, name+"\n")
 	}
 }
 

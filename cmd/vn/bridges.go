@@ -19,6 +19,17 @@ func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 		return err
 	}
 	slices.SortFunc(list, func(a, b device) int { return cmp.Compare(a.Name, b.Name) })
+	wanted := func(d device) bool {
+		return d.isBridge() && (len(in.Args) == 0 || slices.Contains(in.Args, d.Name) ||
+			slices.ContainsFunc(ports(list, d), func(p string) bool { return slices.Contains(in.Args, p) }))
+	}
+	for _, arg := range in.Args {
+		if !slices.ContainsFunc(list, func(d device) bool {
+			return d.isBridge() && (d.Name == arg || slices.Contains(ports(list, d), arg))
+		}) {
+			fmt.Fprintf(a.stderr, "vn: no bridge, and no port of one: %s\n", arg)
+		}
+	}
 	if in.Has("json") {
 		type bridge struct {
 			Name  string   `json:"name"`
@@ -26,7 +37,7 @@ func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 		}
 		out := []bridge{}
 		for _, d := range list {
-			if d.isBridge() {
+			if wanted(d) {
 				out = append(out, bridge{d.Name, append([]string{}, ports(list, d)...)})
 			}
 		}
@@ -36,7 +47,7 @@ func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 		fmt.Fprint(a.stdout, "bridge name\tbridge id\t\tSTP enabled\tinterfaces\n")
 	}
 	for _, d := range list {
-		if !d.isBridge() {
+		if !wanted(d) {
 			continue
 		}
 		if in.Has("long") {

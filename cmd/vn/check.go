@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -39,32 +38,9 @@ func (a *app) check(ctx context.Context, in cli.Invocation) error {
 	return err
 }
 
-// patiently asks for what may take seconds, and tells a person who waits at a terminal that it does.
+// patiently asks for what may take seconds.
 func (a *app) patiently(ctx context.Context, what string, c sxp.Value, v any) error {
-	done := make(chan error, 1)
-	go func() { done <- a.control.JSON(ctx, c, v) }()
-	f, ok := a.stderr.(*os.File)
-	if ok {
-		info, err := f.Stat()
-		ok = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	if !ok {
-		return <-done
-	}
-	start := time.Now()
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for shown := false; ; shown = true {
-		select {
-		case err := <-done:
-			if shown {
-				fmt.Fprint(f, "\r\x1b[K")
-			}
-			return err
-		case <-ticker.C:
-			fmt.Fprintf(f, "\r\x1b[K%s: %d s", what, int(time.Since(start).Seconds()))
-		}
-	}
+	return cli.Patiently(a.stderr, what, func() error { return a.control.JSON(ctx, c, v) })
 }
 
 // trace says where something is.

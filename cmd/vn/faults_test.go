@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -338,6 +339,58 @@ func TestTrace(t *testing.T) {
 	require.Contains(t, f.sh(a, "vn trace nobody 2>&1 || true"), "nobody is neither a MAC nor an address, nor a domain of this host")
 	f.sh(b, "xend stop")
 	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:02 || echo status $?"), "no answer (3 tries): vn check")
+}
+
+// A key is changed on two hosts. key-status says who sends with what, and what was refused, of a third that has the vnet at another
+// level.
+func TestKeysOfHosts(t *testing.T) {
+	f := newFaultLab(t, "A", "B", "C")
+	copyKey := func(to int) {
+		t.Helper()
+		const name = "etc/xen/vnet-keys/default.key"
+		key, err := os.ReadFile(filepath.Join(f.hosts[a].Dir, name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(f.hosts[to].Dir, name), key, 0o600))
+		f.sh(to, "xend reload")
+	}
+	for i := range f.hosts {
+		f.sh(i, "vn key-generate && xend start")
+	}
+	copyKey(b)
+	copyKey(c)
+	for i, level := range []string{"conf", "conf", "auth"} {
+		f.sh(i, "vn vnet-create -s "+level+" 98")
+	}
+	kids := func(host int) []string {
+		var out []string
+		for _, m := range regexp.MustCompile(`(?m)^  key ([0-9a-f]{16}) `).FindAllStringSubmatch(f.sh(host, "vn key-status"), -1) {
+			out = append(out, m[1])
+		}
+		return out
+	}
+	old := kids(a)[0]
+	var status string
+	f.eventually("A knows B, and refuses C", func() bool {
+		status = f.sh(a, "vn key-status --vnet 98 --host 10.9.1.2")
+		return regexp.MustCompile(`(?m)^  10\.9\.1\.2 +`+old+` +1 +\d+ +\d+ +\d+$`).MatchString(status) && regexp.MustCompile(`(?m)^  refused: [1-9]\d* key_level$`).MatchString(status)
+	})
+	require.NotContains(t, status, "10.9.1.3")
+	require.NotContains(t, f.sh(a, "vn key-status --host 10.9.1.99"), "10.9.1.2")
+	require.Contains(t, f.sh(a, "vn key-status --vnet 99"), "That vnet is not here, or has no security.")
+
+	require.Contains(t, f.sh(a, "vn key-rotate add"), "  10.9.1.2 has "+old+", and sends with "+old+"\n")
+	f.sh(a, "xend reload")
+	f.eventually("A has the new key", func() bool { return len(kids(a)) == 2 })
+	require.Contains(t, f.sh(a, "vn key-rotate use 2>&1; true"), "these hosts do not have the new key yet, and could not open what this host sends with it: 10.9.1.2; copy ")
+	copyKey(b)
+	f.eventually("B has the new key", func() bool { return len(kids(b)) == 2 })
+	newer := kids(b)[1]
+	require.Contains(t, f.sh(a, "vn key-rotate use"), "  10.9.1.2 has "+old+" and "+newer+", and sends with "+old+"\n")
+	f.sh(a, "xend reload")
+	copyKey(b)
+	f.eventually("B sends with the new key", func() bool {
+		return regexp.MustCompile(`(?m)^  10\.9\.1\.2 +` + newer + ` `).MatchString(f.sh(a, "vn key-status"))
+	})
 }
 
 // What goes between two hosts is captured on both sides of the tunnel, each frame with its packet; what is sealed is opened.

@@ -24,6 +24,17 @@ func filter(forms []sxp.Value, in cli.Invocation) ([]sxp.Value, error) {
 	}), nil
 }
 
+// fieldsIf is a form with those of its fields that keep lets stay.
+func fieldsIf(f sxp.Value, keep func(sxp.Value) bool) sxp.Value {
+	fields := []sxp.Value{sxp.Atom(f.Name())}
+	for _, c := range f.Children() {
+		if c.IsAtom() || keep(c) {
+			fields = append(fields, c)
+		}
+	}
+	return sxp.List(fields...)
+}
+
 // printForms prints forms as JSON: a list with an object for each form, whose "form" is the form's name. Of fields that
 // occur several times, and of those with fields of their own, the value is a list.
 func (a *app) printForms(forms []sxp.Value) error {

@@ -19,6 +19,11 @@ func TestListsAsJSON(t *testing.T) {
 		{"peers --json", "", `[]`},
 		{"mtu --json", "(mtu (mtu 1500) (path (to group) (mtu 1500)) (path (to host)))", `[{"form":"mtu","mtu":"1500","path":[{"form":"path","mtu":"1500","to":"group"},{"form":"path","to":"host"}]}]`},
 		{"key-status --json", "(keys (vnet x) (sender (addr a) (addr b) (kid k)))", `[{"form":"keys","sender":[{"addr":["a","b"],"form":"sender","kid":"k"}],"vnet":"x"}]`},
+		{"key-status --json --vnet 98 --host b", "(keys (vnet " + id + "97) (sender (addr a)))(keys (vnet " + id + "98) (sender (addr a) (addr b) (kid k)) (sender (addr c)))",
+			`[{"form":"keys","sender":[{"addr":["a","b"],"form":"sender","kid":"k"}],"vnet":"` + id + `98"}]`},
+		{"mtu --json --host 192.0.2.2", "(mtu (mtu 1500) (path (to group) (addr 224.10.0.1)) (path (to host) (addr 192.0.2.2)))", `[{"form":"mtu","mtu":"1500","path":[{"addr":"192.0.2.2","form":"path","to":"host"}]}]`},
+		{"vnifs --json no-such-vnif", vnets, `[]`},
+		{"bridges --json no-such-bridge", "", `[]`},
 	} {
 		h := newHost(t)
 		h.daemon(tt.reply)
@@ -27,6 +32,11 @@ func TestListsAsJSON(t *testing.T) {
 		require.JSONEq(t, tt.want, stdout, tt.args)
 	}
 	h := newHost(t)
+	h.daemon("(mtu (mtu 1500))")
+	_, stderr, status := h.vn("mtu", "--host", "192.0.2.9")
+	require.NotZero(t, status)
+	require.Contains(t, stderr, "no way to 192.0.2.9 is known")
+	h = newHost(t)
 	h.daemon(varp)
 	stdout, _, _ := h.vn("varp", "--vnet", "98")
 	require.NotContains(t, stdout, "0097")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -59,11 +60,21 @@ func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
-	var last []string
-	if step == keys.Remove {
-		// A daemon that does not run knows of nobody.
-		if forms, err := a.ask(ctx, command("vn.keys")); err == nil && !in.Has("force") {
-			if last = stillOld(forms, id); len(last) > 0 {
+	before, err := keys.Current(dir, id)
+	if err != nil {
+		return err
+	}
+	forms, _ := a.ask(ctx, command("vn.keys")) // a daemon that does not run knows of nobody
+	holders := a.keyHolders(ctx, forms, id, before)
+	if !in.Has("force") {
+		switch step {
+		case keys.Use:
+			if list := lacking(holders); before.Send != len(before.Secrets)-1 && len(list) > 0 {
+				return fmt.Errorf("these hosts do not have the new key yet, and could not open what this host sends with it: %s; copy %s there and 'xend reload', or --force",
+					strings.Join(list, ", "), before.File)
+			}
+		case keys.Remove:
+			if last := stillOld(forms, id); len(last) > 0 {
 				return fmt.Errorf("these hosts do not send with the new key yet, and would be cut off: %s; first 'use' on all hosts, or --force", strings.Join(last, ", "))
 			}
 		}
@@ -77,7 +88,99 @@ func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
 		more = " " + id.String()
 	}
 	fmt.Fprintf(a.stdout, rotateNext[step]+"\n", set.File, more)
+	for _, h := range holders {
+		h.print(a.stdout, set)
+	}
 	return nil
+}
+
+// keyHolder is who has which keys of a vnet.
+type keyHolder struct {
+	vnet  vnet.ID
+	newer string // the name of the last key of the file
+	hosts []keyHost
+}
+
+// keyHost is a host that answers inside of ESP, or is known by its KEY messages.
+type keyHost struct {
+	addr string
+	keys []string // that it has, as it says, the one that it sends with first; nil: it did not answer
+	send string   // with which it was heard
+}
+
+// keyHolders asks the hosts of the vnets that have their keys from a file which keys they have.
+func (a *app) keyHolders(ctx context.Context, forms []sxp.Value, id *vnet.ID, set keys.Set) (out []keyHolder) {
+	for _, f := range forms {
+		of, err := vnet.ParseID(f.ChildValue("vnet", ""))
+		if f.Name() != "keys" || err != nil || id != nil && of != *id {
+			continue
+		}
+		names := map[string]bool{}
+		for _, s := range set.Secrets {
+			names[fmt.Sprintf("%x", s.KID(of))] = true
+		}
+		if !slices.ContainsFunc(f.Children("key"), func(k sxp.Value) bool { return names[k.ChildValue("kid", "")] }) {
+			continue // it has a file of its own
+		}
+		h := keyHolder{vnet: of, newer: fmt.Sprintf("%x", set.Secrets[len(set.Secrets)-1].KID(of))}
+		members, err := a.ask(ctx, command("vn.members", sxp.Pair("vnet", of.String())))
+		if err != nil {
+			members = nil
+		}
+		for _, m := range members {
+			if m.Name() != "member" {
+				continue
+			}
+			x := keyHost{addr: m.ChildValue("addr", "")}
+			for _, k := range m.Children("kid") {
+				x.keys = append(x.keys, first(k))
+			}
+			h.hosts = append(h.hosts, x)
+		}
+		for _, s := range f.Children("sender") {
+			i := slices.IndexFunc(h.hosts, func(x keyHost) bool {
+				return slices.ContainsFunc(s.Children("addr"), func(a sxp.Value) bool { return first(a) == x.addr })
+			})
+			if i < 0 {
+				i = len(h.hosts)
+				h.hosts = append(h.hosts, keyHost{addr: s.ChildValue("addr", "")})
+			}
+			h.hosts[i].send = s.ChildValue("kid", "")
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
+// first is the value of a field.
+func first(f sxp.Value) string { return atomOf(f.Children()) }
+
+// lacking lists the hosts that say which keys they have, without the last one.
+func lacking(holders []keyHolder) (out []string) {
+	for _, h := range holders {
+		for _, x := range h.hosts {
+			if x.keys != nil && !slices.Contains(x.keys, h.newer) && !slices.Contains(out, x.addr) {
+				out = append(out, x.addr)
+			}
+		}
+	}
+	return out
+}
+
+// print says which hosts have which key; set is what the file has now.
+func (h keyHolder) print(w io.Writer, set keys.Set) {
+	fmt.Fprintf(w, "\nvnet %s: the last key of the file is %x\n", h.vnet.Short(), set.Secrets[len(set.Secrets)-1].KID(h.vnet))
+	if len(h.hosts) == 0 {
+		fmt.Fprintln(w, "  no other host is known to have a key")
+	}
+	for _, x := range h.hosts {
+		switch {
+		case len(x.keys) == 0:
+			fmt.Fprintf(w, "  %s did not say which keys it has; it sends with %s\n", x.addr, x.send)
+		default:
+			fmt.Fprintf(w, "  %s has %s, and sends with %s\n", x.addr, strings.Join(x.keys, " and "), x.keys[0])
+		}
+	}
 }
 
 // stillOld lists the hosts that send with another key than this one, of one vnet or of all. What a host sent with before is known
@@ -112,8 +215,18 @@ func stillOld(forms []sxp.Value, id *vnet.ID) []string {
 // keyStatus prints with what vnets are protected, and who takes part.
 func (a *app) keyStatus(ctx context.Context, in cli.Invocation) error {
 	forms, err := a.ask(ctx, command("vn.keys"))
+	if err == nil {
+		forms, err = filter(forms, in)
+	}
 	if err != nil {
 		return err
+	}
+	if in.Has("host") {
+		for i, f := range forms {
+			forms[i] = fieldsIf(f, func(c sxp.Value) bool {
+				return c.Name() != "sender" || slices.ContainsFunc(c.Children("addr"), func(a sxp.Value) bool { return first(a) == in.Value("host") })
+			})
+		}
 	}
 	if in.Has("json") {
 		return a.printForms(forms)
@@ -123,7 +236,7 @@ func (a *app) keyStatus(ctx context.Context, in cli.Invocation) error {
 		return nil
 	}
 	if len(forms) == 0 {
-		fmt.Fprintln(a.stdout, "No vnet has security auth or conf.")
+		fmt.Fprintln(a.stdout, map[bool]string{true: "That vnet is not here, or has no security.", false: "No vnet has security auth or conf."}[in.Has("vnet")])
 	}
 	for _, f := range forms {
 		fmt.Fprintf(a.stdout, "vnet %s: %s, epoch %s for %s s, %s packets sealed\n", f.ChildValue("vnet", ""), f.ChildValue("security", ""),

@@ -228,6 +228,12 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
+	if in.Has("host") {
+		mtu = fieldsIf(mtu, func(f sxp.Value) bool { return f.Name() != "path" || f.ChildValue("addr", "") == in.Value("host") })
+		if len(mtu.Children("path")) == 0 {
+			return fmt.Errorf("no way to %s is known: it is no group, no peer, and no host that a MAC is behind", in.Value("host"))
+		}
+	}
 	if in.Has("json") {
 		return a.printForms([]sxp.Value{mtu})
 	}

@@ -32,8 +32,10 @@ func (a *app) commands() *cli.Table {
 				},
 			},
 			{
-				Name: "vnifs", Group: vnets, Run: a.vnifs,
-				Summary: "print the interfaces of the vnets, in the layout of ifconfig",
+				Name: "vnifs", Group: vnets, Args: "[ID|IF...]", Max: -1, Run: a.vnifs,
+				Kinds:   []cli.Kind{cli.Vnet},
+				Summary: "print the interfaces of the vnets, or of those given, in the layout of ifconfig",
+				Details: []string{vnetID + "Those that do not exist are told, and skipped."},
 				Options: []cli.Option{asJSON},
 			},
 			{
@@ -103,8 +105,10 @@ func (a *app) commands() *cli.Table {
 			},
 
 			{
-				Name: "bridges", Group: host, Run: a.bridges,
-				Summary: "print the bridges of this host and their ports",
+				Name: "bridges", Group: host, Args: "[BRIDGE|PORT...]", Max: -1, Run: a.bridges,
+				Kinds:   []cli.Kind{cli.Device},
+				Summary: "print the bridges of this host and their ports, or only those given, or those with the ports given",
+				Details: []string{"Those that do not exist are told, and skipped."},
 				Options: []cli.Option{long("with bridge ids, as brctl show prints them"), asJSON},
 			},
 			{
@@ -196,20 +200,20 @@ func (a *app) commands() *cli.Table {
 			{
 				Name: "key-status", Group: keys, Run: a.keyStatus,
 				Summary: "print with which keys vnets are protected, and which hosts take part",
-				Options: []cli.Option{long("as an S-expression"), asJSON},
+				Options: []cli.Option{oneVnet, oneHost, long("as an S-expression"), asJSON},
 			},
 			{
 				Name: "key-rotate", Group: keys, Args: "STEP [ID]", Min: 1, Max: 2, Run: a.keyRotate,
 				Kinds:   []cli.Kind{cli.Keyword},
 				Words:   []string{"add", "use", "remove"},
 				Summary: "change a key without loss, in the steps add, use and remove",
-				Details: []string{"Each step is done on all hosts before the next: it changes the key file of vnet ID, or the default one, and says what to do then."},
-				Options: []cli.Option{{Short: 'f', Long: "force", Help: "remove a key although hosts still send with it"}},
+				Details: []string{"Each step is done on all hosts before the next: it changes the key file of vnet ID, or the default one, and says what to do then, and which hosts have which key, as they say of themselves."},
+				Options: []cli.Option{{Short: 'f', Long: "force", Help: "use a key although hosts do not have it, or remove one although hosts still send with it"}},
 			},
 			{
 				Name: "mtu", Group: host, Run: a.mtu,
 				Summary: "print how large a packet may be, to the group and to each host",
-				Options: []cli.Option{long("as an S-expression"), asJSON},
+				Options: []cli.Option{oneHost, long("as an S-expression"), asJSON},
 			},
 			{
 				Name: "insmod", Group: host, Args: "[varp_mcaddr=ADDR]", Max: 1, Run: a.insmod,

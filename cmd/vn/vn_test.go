@@ -14,6 +14,7 @@ import (
 	"github.com/xenvnet/xend/internal/cli/clitest"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/keys"
 	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
@@ -257,6 +258,57 @@ func TestStillOld(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"192.0.2.2", "192.0.2.3"}, stillOld(forms, &id))
 	require.Equal(t, []string{"192.0.2.2", "192.0.2.3", "192.0.2.5"}, stillOld(forms, nil))
+}
+
+// A rotation says which hosts have which key, and does not send with one that a host says it lacks.
+func TestKeyRotateTellsWhoHasWhat(t *testing.T) {
+	h := newHost(t)
+	_, stderr, status := h.vn("key-generate", "97")
+	require.Zero(t, status, stderr)
+	id, err := vnet.ParseID("97")
+	require.NoError(t, err)
+	dir := filepath.Join(h.prefix, "etc/xen/vnet-keys")
+	names := func() (out []string) {
+		set, err := keys.Current(dir, &id)
+		require.NoError(t, err)
+		for _, s := range set.Secrets {
+			out = append(out, fmt.Sprintf("%x", s.KID(id)))
+		}
+		return out
+	}
+	replies := func(old, other, third string) []string {
+		return []string{
+			"(keys (vnet " + id.String() + ") (key (kid " + old + ") (use send)) (sender (addr 192.0.2.2) (addr 2001:db8::2) (kid " + old + ")) (sender (addr 192.0.2.4) (kid " + old + ")))" +
+				"(keys (vnet 0000:0000:0000:0000:0000:0000:0000:0098) (key (kid 00) (use send)))",
+			"(member (addr 2001:db8::2) (kid " + old + ")" + other + ")(member (addr 192.0.2.3) (kid " + old + ")" + third + ")",
+		}
+	}
+	old := names()[0]
+	d := h.daemon(replies(old, "", "")...)
+	stdout, stderr, status := h.vn("key-rotate", "add", "97")
+	require.Zero(t, status, stderr)
+	newer := names()[1]
+	require.Contains(t, stdout, "\nvnet 97: the last key of the file is "+newer+"\n  2001:db8::2 has "+old+", and sends with "+old+"\n  192.0.2.3 has "+old+", and sends with "+old+
+		"\n  192.0.2.4 did not say which keys it has; it sends with "+old+"\n")
+	require.Equal(t, "(vn.members (vnet "+id.String()+"))\n", string(d.Requests()[1]))
+	d.Close()
+	d = h.daemon(replies(old, " (kid "+newer+")", "")...)
+	_, stderr, status = h.vn("key-rotate", "use", "97")
+	require.NotZero(t, status)
+	require.Contains(t, stderr, "these hosts do not have the new key yet, and could not open what this host sends with it: 192.0.2.3; copy ")
+	set, err := keys.Current(dir, &id)
+	require.NoError(t, err)
+	require.Zero(t, set.Send, "nothing was changed")
+	d.Close()
+	d = h.daemon(replies(old, " (kid "+newer+")", " (kid "+newer+")")...)
+	stdout, stderr, status = h.vn("key-rotate", "use", "97")
+	require.Zero(t, status, stderr)
+	require.Contains(t, stdout, "  192.0.2.3 has "+old+" and "+newer+", and sends with "+old+"\n")
+	d.Close()
+	// With no daemon there is nobody to ask.
+	stdout, stderr, status = h.vn("key-rotate", "remove", "97")
+	require.Zero(t, status, stderr)
+	require.NotContains(t, stdout, "192.0.2")
 }
 
 func TestMTU(t *testing.T) {

@@ -63,6 +63,16 @@ func (a *app) tellMissing(vnets []sxp.Value, args []string) {
 	}
 }
 
+// only leaves out the vnets that none of the arguments means; without arguments, none.
+func only(vnets []sxp.Value, args []string) []sxp.Value {
+	if len(args) == 0 {
+		return vnets
+	}
+	return slices.DeleteFunc(vnets, func(v sxp.Value) bool {
+		return !slices.ContainsFunc(args, func(arg string) bool { return named(v, arg) })
+	})
+}
+
 func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	commands := []sxp.Value{command("vnet.list")}
 	if in.Has("all") {
@@ -74,11 +84,7 @@ func (a *app) vnets(ctx context.Context, in cli.Invocation) error {
 	}
 	vnets := byID(forms)
 	a.tellMissing(vnets, in.Args)
-	if len(in.Args) > 0 {
-		vnets = slices.DeleteFunc(vnets, func(v sxp.Value) bool {
-			return !slices.ContainsFunc(in.Args, func(arg string) bool { return named(v, arg) })
-		})
-	}
+	vnets = only(vnets, in.Args)
 	if in.Has("json") {
 		for _, f := range forms {
 			of := f.ChildValue("vnet", "")
@@ -109,10 +115,13 @@ func (a *app) vnifs(ctx context.Context, in cli.Invocation) error {
 	if err != nil {
 		return err
 	}
+	vnets := byID(forms)
+	a.tellMissing(vnets, in.Args)
+	vnets = only(vnets, in.Args)
 	if in.Has("json") {
-		return a.vnifsJSON(byID(forms))
+		return a.vnifsJSON(vnets)
 	}
-	for _, v := range byID(forms) {
+	for _, v := range vnets {
 		if err := a.printVnif(v); err != nil {
 			return err
 		}

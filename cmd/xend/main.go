@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/paths"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/xendcompat/daemon"
 	"github.com/xenvnet/xend/xendcompat/domain/lab"
+	"github.com/xenvnet/xend/xendcompat/finding"
 )
 
 func main() {
@@ -204,7 +206,11 @@ func status(c command, o daemon.Options, stdout io.Writer) error {
 
 // check prints what is wrong: the exit status is 0 where all is well, 1 with warnings, 2 with failures.
 func check(c command, o daemon.Options, stdout io.Writer) error {
-	r, err := daemon.Check(context.Background(), o)
+	var r *finding.Report
+	err := cli.Patiently(os.Stderr, "asking other hosts and looking at this one", func() (err error) {
+		r, err = daemon.Check(context.Background(), o)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -140,6 +140,14 @@ func (c *Checker) askMembers(ctx context.Context, in *input) {
 	}
 }
 
+// Members asks the hosts of a vnet with security which keys they have for it.
+func (c *Checker) Members(ctx context.Context, id vnet.ID) ([]dataplane.Member, error) {
+	if c.o.Engine == nil {
+		return nil, errors.New("the data plane is turned off")
+	}
+	return c.o.Engine.Members(ctx, id)
+}
+
 // pings asks those that answer nothing, or nothing by unicast, by ICMP.
 func (c *Checker) pings(ctx context.Context, q *dataplane.Inquiry) map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}

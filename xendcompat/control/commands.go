@@ -35,6 +35,8 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"vn.mtu":    prints([]part{state}, writeMTU),
 	"vn.keys":   prints([]part{state}, writeKeys),
 
+	"vn.members": (*Server).memberKeys,
+
 	"vn.check":    answers((*Server).checkAll),
 	"vn.events":   answers((*Server).events),
 	"vn.trace":    answers((*Server).traceOne),
@@ -43,7 +45,7 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 }
 
 // slow are the commands that others don't wait for.
-var slow = map[string]bool{"vn.check": true, "vn.trace": true}
+var slow = map[string]bool{"vn.check": true, "vn.trace": true, "vn.members": true}
 
 // silent makes a command of something that prints nothing.
 func silent(f func(*Server, context.Context, sxp.Value) error) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {

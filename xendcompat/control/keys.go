@@ -2,7 +2,10 @@ package control
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/sxp"
@@ -46,4 +49,33 @@ func writeKeys(b *bytes.Buffer, s snapshot) {
 		}
 		writeForm(b, sxp.List(items...))
 	}
+}
+
+// membersWait bounds how long hosts are asked for their keys.
+const membersWait = 3 * time.Second
+
+// memberKeys does (vn.members (vnet ID)): which hosts answer inside of the ESP of a vnet, and which keys they have for it, of which they
+// send with the first: (member (addr A) (version V) (kid K)…)…. It takes a second.
+func (s *Server) memberKeys(ctx context.Context, command sxp.Value, out *bytes.Buffer) error {
+	id, _, err := idField(command, "vnet")
+	if err != nil {
+		return err
+	}
+	if s.members == nil {
+		return errors.New("vn.members: there is nobody to ask with")
+	}
+	ctx, cancel := context.WithTimeout(ctx, membersWait)
+	defer cancel()
+	list, err := s.members(ctx, id)
+	if err != nil {
+		return fmt.Errorf("vn.members: %w", err)
+	}
+	for _, m := range list {
+		f := []sxp.Value{sxp.Atom("member"), sxp.Pair("addr", m.Addr.String()), sxp.Pair("version", m.Version)}
+		for _, k := range m.Keys {
+			f = append(f, sxp.Pair("kid", fmt.Sprintf("%x", k)))
+		}
+		writeForm(out, sxp.List(f...))
+	}
+	return nil
 }

@@ -14,7 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/sxp"
+	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/accept"
 	"github.com/xenvnet/xend/xendcompat/finding"
 )
@@ -50,6 +52,8 @@ type Options struct {
 	Check func(ctx context.Context) (finding.Report, error)
 	// Trace does (vn.trace); nil as above.
 	Trace func(ctx context.Context, target string) (*finding.Trace, error)
+	// Members does (vn.members); nil as above.
+	Members func(ctx context.Context, id vnet.ID) ([]dataplane.Member, error)
 }
 
 // Server does commands.
@@ -58,8 +62,9 @@ type Server struct {
 	log  *slog.Logger
 	loop accept.Loop
 
-	check func(ctx context.Context) (finding.Report, error)
-	trace func(ctx context.Context, target string) (*finding.Trace, error)
+	check   func(ctx context.Context) (finding.Report, error)
+	trace   func(ctx context.Context, target string) (*finding.Trace, error)
+	members func(ctx context.Context, id vnet.ID) ([]dataplane.Member, error)
 
 	order               order
 	answers             atomic.Int64 // bytes of answers that are being made or sent
@@ -68,7 +73,7 @@ type Server struct {
 
 // New returns a server of svc.
 func New(svc Operations, o Options) *Server {
-	s := &Server{svc: svc, log: o.Log, check: o.Check, trace: o.Trace, maxOne: maxAnswer, maxTogether: maxAnswers}
+	s := &Server{svc: svc, log: o.Log, check: o.Check, trace: o.Trace, members: o.Members, maxOne: maxAnswer, maxTogether: maxAnswers}
 	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Arrive: s.arrive, Refuse: s.refuse}
 	return s
 }

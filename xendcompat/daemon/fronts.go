@@ -92,7 +92,7 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		MaxConns: cfg.Limits.Connections,
 	}
 	http, rpc := httpsxp.New(d.status.Measure(d.svc, "http"), o), xmlrpc.New(d.status.Measure(d.svc, "xmlrpc"), o)
-	ctl := control.New(d.status.Measure(d.svc, "control"), control.Options{Log: d.log, Check: d.checker.Run, Trace: d.checker.Trace})
+	ctl := control.New(d.status.Measure(d.svc, "control"), control.Options{Log: d.log, Check: d.checker.Run, Trace: d.checker.Trace, Members: d.checker.Members})
 	// Root's own socket has the status page and the metrics, too.
 	local := httpx.NewServer("http", d.status.Handler(status.Everybody(), http), o)
 	relocation := d.relocation()

@@ -314,9 +314,8 @@ const (
 	Remove Step = "remove" // all other keys go
 )
 
-// Rotate does a step of a rotation in the key file of a vnet, or with nil in the default one. It returns the
-// file's new contents.
-func Rotate(dir string, id *vnet.ID, step Step) (Set, error) {
+// Current returns what the key file of a vnet holds, or with nil the default one.
+func Current(dir string, id *vnet.ID) (Set, error) {
 	root, err := openDir(dir)
 	if err != nil {
 		return Set{}, err
@@ -335,7 +334,17 @@ func Rotate(dir string, id *vnet.ID, step Step) (Set, error) {
 		return Set{}, wrap(path, err)
 	}
 	s.File = path
-	last := len(s.Secrets) - 1
+	return s, nil
+}
+
+// Rotate does a step of a rotation in the key file of a vnet, or with nil in the default one. It returns the
+// file's new contents.
+func Rotate(dir string, id *vnet.ID, step Step) (Set, error) {
+	s, err := Current(dir, id)
+	if err != nil {
+		return Set{}, err
+	}
+	path, last := s.File, len(s.Secrets)-1
 	switch step {
 	case Add:
 		if s.Send != last {
