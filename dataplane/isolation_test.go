@@ -23,11 +23,14 @@ import (
 // attack is a domain of vnet 97 on host A; what it aims at are the domains of vnet 98 on both hosts.
 type attack struct {
 	t           *testing.T
+	lab         *lab.Lab
 	a, b        *testHost
 	domain      *lab.Domain
 	c           *original // another host, whose address the attacker uses, and which proves that genuine packets come
 	inA, inB    *lab.Capture
-	bridge      hostnet.Link // of vnet 97 on A
+	others      [2]*lab.Domain // of vnet 98, on A and on B
+	bridge      hostnet.Link   // of vnet 97 on A
+	neighbour   *lab.Domain    // of vnet 97 on B, where frames pass bridges by
 	id97, id98  vnet.ID
 	last        int
 	fromNetwork bool // the attacker is not the domain, but a host that has vnet 97
@@ -58,8 +61,8 @@ func newAttackAt(t *testing.T, bypass Bypass, rpFilter string, level vnet.Securi
 func newAttackWith(t *testing.T, cfg Config, rpFilter string, level vnet.Security) *attack {
 	t.Helper()
 	cfg.Workers = 1 // so that packets to a host stay in order
-	_, s, hosts := newLab(t, 2, cfg)
-	x := &attack{t: t, a: hosts[0], b: hosts[1], id97: idOf(t, "97"), id98: idOf(t, "98")}
+	l, s, hosts := newLab(t, 2, cfg)
+	x := &attack{t: t, lab: l, a: hosts[0], b: hosts[1], id97: idOf(t, "97"), id98: idOf(t, "98")}
 	x.c = newOriginal(t, s, "C")
 	for _, h := range hosts {
 		require.NoError(t, h.Net.SetSysctl(rpFilter, "net", "ipv4", "conf", "all", "rp_filter"))
@@ -71,14 +74,15 @@ func newAttackWith(t *testing.T, cfg Config, rpFilter string, level vnet.Securit
 		require.NoError(t, attach(h.Engine, securedOf(t, "98", level)))
 	}
 	x.domain = x.a.domain(1, "97")
-	x.inA, x.inB = capture(t, x.a.domain(11, "98")), capture(t, x.b.domain(12, "98"))
+	x.others = [2]*lab.Domain{x.a.domain(11, "98"), x.b.domain(12, "98")}
+	x.inA, x.inB = capture(t, x.others[0]), capture(t, x.others[1])
 	var err error
 	x.bridge, err = x.a.Net.LinkByName("vnet97")
 	require.NoError(t, err)
 	x.guarded("1_closed")
 	if cfg.Bypass == BypassAuto {
-		neighbour := x.b.domain(2, "97")
-		awaitFast(t, x.domain, neighbour, hosts...)
+		x.neighbour = x.b.domain(2, "97")
+		awaitFast(t, x.domain, x.neighbour, hosts...)
 		for _, h := range hosts {
 			h.awaitWay(pastBridge, "")
 		}
@@ -589,17 +593,23 @@ func routerAdvertisement(t *testing.T) []byte {
 	return append(f, b...)
 }
 
+// quiet waits until the host hears nothing by a port.
+func (h *testHost) quiet(port string) {
+	h.t.Helper()
+	eventually(h.t, "quiet port", func() bool {
+		v, err := h.Net.Sysctl("net", "ipv4", "conf", port, "drop_unicast_in_l2_multicast")
+		require.NoError(h.t, err)
+		return v == "1"
+	})
+}
+
 // Frames to the groups that bridges do not forward (01:80:c2:00:00:00 to …0f) are the port's, not the bridge's: by them,
 // too, a domain reaches neither sockets of the host nor its routes.
 func TestLinkLocalGroups(t *testing.T) { everyBypass(t, linkLocalGroups) }
 
 func linkLocalGroups(t *testing.T, bypass Bypass) {
 	x := newAttack(t, bypass, "0")
-	eventually(t, "quiet port", func() bool {
-		v, err := x.a.Net.Sysctl("net", "ipv6", "conf", "vif1.0", "disable_ipv6")
-		require.NoError(t, err)
-		return v == "1"
-	})
+	x.a.quiet("vif1.0")
 	var service net.PacketConn
 	require.NoError(t, x.a.Do(func() (err error) {
 		service, err = net.ListenPacket("udp4", netip.AddrPortFrom(x.a.Addr(), 7).String())
