@@ -62,8 +62,27 @@ func (c *Checker) Trace(ctx context.Context, target string) (*finding.Trace, err
 		t.Text = "no vnet of this host has seen a frame from it lately, here or behind another host, and no host says that it has it: " +
 			"frames to it are flooded. Is its vnet here (xm vnet-list), and does it send anything (there: vn vif-list)?"
 	}
+	named := make(chan map[netip.Addr]string, 1)
+	behind := hostsOf(t)
+	go func() { named <- c.names(ctx, status, behind) }()
 	c.probe(ctx, t, status)
+	hosts := <-named
+	for i := range t.Places {
+		if addr, err := netip.ParseAddr(t.Places[i].Host); err == nil {
+			t.Places[i].HostName = hosts[addr]
+		}
+	}
 	return t, nil
+}
+
+// hostsOf are the hosts that things are behind.
+func hostsOf(t *finding.Trace) (list []netip.Addr) {
+	for _, p := range t.Places {
+		if addr, err := netip.ParseAddr(p.Host); err == nil && !slices.Contains(list, addr) {
+			list = append(list, addr)
+		}
+	}
+	return list
 }
 
 // resolve says which MACs are meant.

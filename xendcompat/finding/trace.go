@@ -34,6 +34,8 @@ type Place struct {
 	Port   string `json:"port,omitempty"`
 	// Host is the other host that it is behind; "" if it is here, or nobody knows.
 	Host string `json:"host,omitempty"`
+	// HostName is what that host is called, as configured or by the resolver; "" if it has no name that is known.
+	HostName string `json:"host_name,omitempty"`
 	// Source is who says so: "frame", "announce" or "by hand", Age for how many seconds nothing new was heard.
 	Source string  `json:"source,omitempty"`
 	Age    float64 `json:"age_s"`
@@ -97,7 +99,11 @@ func (p *Place) writeText(w io.Writer, target string) {
 		}
 		line("here", "%s%s", where, since)
 	case p.Host != "":
-		line("behind", "%s%s", p.Host, since)
+		host := p.Host
+		if p.HostName != "" {
+			host += " (" + p.HostName + ")"
+		}
+		line("behind", "%s%s", host, since)
 	default:
 		line("nowhere", "no frame from it was seen lately: frames to it are flooded")
 	}
