@@ -339,6 +339,12 @@ func (e *Engine) MACs() map[vnet.ID]MACs {
 	return out
 }
 
+// Place is another host's part in a vnet.
+type Place = varp.Place
+
+// Places counts the MACs behind other hosts by vnet and host, without making a list of them. It takes no lock.
+func (e *Engine) Places() map[Place]int { return e.table.Places() }
+
 // MACs is how many MACs of a vnet are on this host, and how many behind others.
 type MACs struct{ Here, Elsewhere int }
 

@@ -147,6 +147,24 @@ func (t *Table) Behind() map[netip.Addr]int {
 	return out
 }
 
+// Place is a host's part in a vnet.
+type Place struct {
+	Vnet vnet.ID
+	Addr netip.Addr
+}
+
+// Places counts the entries of the VARP cache by vnet and care-of address. It visits all, and makes no list of them.
+func (t *Table) Places() map[Place]int {
+	out := map[Place]int{}
+	s := *t.slots.Load()
+	for i := range s {
+		if e := s[i].Load(); e != nil && e.place == remote {
+			out[Place{e.key.Vnet, e.addr}]++
+		}
+	}
+	return out
+}
+
 // Count counts the entries by vnet: those on this host, and those behind others. It visits no entry.
 func (t *Table) Count() map[vnet.ID]Count { return t.byVnet.read(&t.mu) }
 

@@ -456,6 +456,12 @@ func TestCount(t *testing.T) {
 		behind[e.Addr]++
 	}
 	require.Equal(t, behind, tab.Behind())
+	places := map[varp.Place]int{}
+	for _, e := range tab.Remote(1) {
+		places[varp.Place{Vnet: e.Vnet, Addr: e.Addr}]++
+	}
+	require.Equal(t, places, tab.Places())
+	require.Less(t, testing.AllocsPerRun(10, func() { tab.Places() }), 40.0)
 	for i := range 3000 {
 		tab.RemoveVif(key(i))
 	}

@@ -30,6 +30,8 @@ type Dataplane interface {
 	Entries(f dataplane.Filter) []dataplane.Entry
 	// MACs says how many there are of either, by vnet.
 	MACs() map[vnet.ID]dataplane.MACs
+	// Places says how many there are behind each other host, by vnet.
+	Places() map[dataplane.Place]int
 	// Counters are what is counted.
 	Counters() dataplane.Counters
 	// AddPeer makes addr a peer until the daemon ends; port 0 means the protocol's.

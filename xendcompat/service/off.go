@@ -64,6 +64,7 @@ func (o *off) Status() dataplane.Status {
 func (o *off) Vifs(dataplane.Filter) []dataplane.Vif      { return nil }
 func (o *off) Entries(dataplane.Filter) []dataplane.Entry { return nil }
 func (o *off) MACs() map[vnet.ID]dataplane.MACs           { return nil }
+func (o *off) Places() map[dataplane.Place]int            { return nil }
 func (o *off) Counters() dataplane.Counters               { return dataplane.Counters{Tables: o.Status().Tables} }
 
 func (o *off) AddPeer(context.Context, netip.Addr, uint16) error { return errOff }

@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/topology"
@@ -23,7 +25,7 @@ func (s *Service) Events(seq uint64, limit int) events.Log { return s.o.Events.S
 // Topology is what this host knows of its vnets and of other hosts.
 func (s *Service) Topology(ctx context.Context) topology.Topology {
 	view := drawing{
-		status: s.Dataplane().Status(), vifs: s.Dataplane().Vifs(dataplane.Filter{}), entries: s.Dataplane().Entries(dataplane.Filter{}),
+		status: s.Dataplane().Status(), macs: s.Dataplane().MACs(), places: s.Dataplane().Places(),
 		domains: s.o.Domains.RunningNames(ctx), now: time.Now(),
 	}
 	s.mu.RLock()
@@ -50,8 +52,8 @@ func DomainOf(device string) (id int, ok bool) {
 // drawing is what a topology is made of.
 type drawing struct {
 	status  dataplane.Status
-	vifs    []dataplane.Vif
-	entries []dataplane.Entry
+	macs    map[vnet.ID]dataplane.MACs
+	places  map[dataplane.Place]int
 	wanted  []Vnet
 	survey  *port.Survey
 	domains map[int]string
@@ -117,9 +119,9 @@ func (d *drawing) vnets(names map[vnet.ID]string) []topology.Vnet {
 	for _, v := range d.status.Vnets {
 		carried[v.ID] = v
 	}
-	macs := map[vnet.ID]int{}
-	for _, v := range d.vifs {
-		macs[v.Vnet]++
+	var on map[int][]hostnet.Link
+	if d.survey != nil {
+		on = d.survey.ByMaster()
 	}
 	wanted := slices.SortedFunc(slices.Values(d.wanted), func(a, b Vnet) int { return a.ID.Compare(b.ID) })
 	var out []topology.Vnet
@@ -128,22 +130,26 @@ func (d *drawing) vnets(names map[vnet.ID]string) []topology.Vnet {
 		c := carried[v.ID]
 		x := topology.Vnet{
 			ID: names[v.ID], Bridge: v.Bridge, Vnetif: v.Vnetif, Security: v.Security.String(),
-			Up: c.Up, Problem: c.Problem, MACs: macs[v.ID],
+			Up: c.Up, Problem: c.Problem, MACs: d.macs[v.ID].Here,
 		}
 		if _, ok := carried[v.ID]; !ok {
 			x.Problem = "it could not be brought up"
 		}
-		if d.survey != nil && v.Bridge != "" {
-			for _, l := range d.survey.Ports(v.Bridge) {
-				if l.Name == v.Vnetif {
-					continue
-				}
-				p := topology.Port{Device: l.Name}
-				if id, ok := DomainOf(l.Name); ok {
-					p.Domain = d.domains[id]
-				}
-				x.Ports = append(x.Ports, p)
+		var ports []hostnet.Link
+		if v.Bridge != "" && d.survey != nil {
+			if b, ok := d.survey.Link(v.Bridge); ok {
+				ports = on[b.Index]
 			}
+		}
+		for _, l := range ports {
+			if l.Name == v.Vnetif {
+				continue
+			}
+			p := topology.Port{Device: l.Name}
+			if id, ok := DomainOf(l.Name); ok {
+				p.Domain = d.domains[id]
+			}
+			x.Ports = append(x.Ports, p)
 		}
 		if v.Lifetime == Default && x.MACs == 0 && len(x.Ports) == 0 {
 			continue // every host has them, and nobody uses this one
@@ -155,24 +161,12 @@ func (d *drawing) vnets(names map[vnet.ID]string) []topology.Vnet {
 
 // behind are the vnets in which other hosts have MACs, by address.
 func (d *drawing) behind(names map[vnet.ID]string) map[netip.Addr][]topology.Vnet {
-	type key struct {
-		addr netip.Addr
-		id   vnet.ID
-	}
-	count := map[key]int{}
-	for _, e := range d.entries {
-		if e.Addr.IsValid() {
-			count[key{e.Addr, e.Vnet}]++
-		}
-	}
-	keys := make([]key, 0, len(count))
-	for k := range count {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b key) int { return cmp.Or(a.addr.Compare(b.addr), a.id.Compare(b.id)) })
+	places := slices.SortedFunc(maps.Keys(d.places), func(a, b dataplane.Place) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), a.Vnet.Compare(b.Vnet))
+	})
 	out := map[netip.Addr][]topology.Vnet{}
-	for _, k := range keys {
-		out[k.addr] = append(out[k.addr], topology.Vnet{ID: cmp.Or(names[k.id], k.id.Short()), Up: true, MACs: count[k]})
+	for _, p := range places {
+		out[p.Addr] = append(out[p.Addr], topology.Vnet{ID: cmp.Or(names[p.Vnet], p.Vnet.Short()), Up: true, MACs: d.places[p]})
 	}
 	return out
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/port"
-	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/dataplane/port/porttest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/topology"
@@ -38,10 +38,9 @@ func TestDraw(t *testing.T) {
 			},
 			Keys: []esp.Status{{ID: other, Senders: []esp.SenderStatus{secured}}},
 		},
-		vifs: []dataplane.Vif{{Vnet: id, MAC: wire.MAC{2}}},
-		entries: []dataplane.Entry{
-			{Vnet: other, MAC: wire.MAC{4}, Addr: addr("192.0.2.2")}, {Vnet: id, MAC: wire.MAC{6}, Addr: addr("192.0.2.2")},
-			{Vnet: id, MAC: wire.MAC{8}, Addr: addr("192.0.2.2")}, {Vnet: id, MAC: wire.MAC{10}},
+		macs: map[vnet.ID]dataplane.MACs{id: {Here: 1, Elsewhere: 2}},
+		places: map[dataplane.Place]int{
+			{Vnet: other, Addr: addr("192.0.2.2")}: 1, {Vnet: id, Addr: addr("192.0.2.2")}: 2, {Vnet: id, Addr: addr("192.0.2.77")}: 1,
 		},
 		wanted: []Vnet{
 			{vnet.Config{ID: other, IDText: "0098", Bridge: "lan"}, Persistent},
@@ -72,4 +71,27 @@ func TestDraw(t *testing.T) {
 	require.Equal(t, []topology.State{topology.Live, topology.Stale, topology.Gone}, []topology.State{got.Hosts[1].State, got.Hosts[2].State, got.Hosts[3].State})
 	require.Equal(t, []topology.Vnet{{ID: "97", Up: true, MACs: 2}, {ID: "98", Up: true, MACs: 1}}, got.Hosts[1].Vnets)
 	require.Equal(t, addr("2001:db8::2"), got.Hosts[1].Addresses[1])
+}
+
+// counting is an engine that knows many MACs and must not be asked to list them.
+type counting struct {
+	Engine
+	places map[dataplane.Place]int
+}
+
+func (c *counting) Vifs(dataplane.Filter) []dataplane.Vif { panic("a picture needs no list of MACs") }
+func (c *counting) Entries(dataplane.Filter) []dataplane.Entry {
+	panic("a picture needs no list of MACs")
+}
+func (c *counting) Places() map[dataplane.Place]int { return c.places }
+func (c *counting) MACs() map[vnet.ID]dataplane.MACs {
+	return map[vnet.ID]dataplane.MACs{{15: 0x97}: {Here: 40_000, Elsewhere: 60_000}}
+}
+
+// A picture is made of numbers, and not of the MACs.
+func TestTopologyListsNoMACs(t *testing.T) {
+	c := &counting{Engine: newOff(), places: map[dataplane.Place]int{{Vnet: vnet.ID{15: 0x97}, Addr: netip.MustParseAddr("192.0.2.2")}: 60_000}}
+	d := startDaemon(t, &porttest.Devices{}, t.TempDir(), options{wrap: func(Engine) Engine { return c }})
+	require.NoError(t, d.CreateVnet(t.Context(), simple(t, "97")))
+	require.Equal(t, 40_000, d.Topology(t.Context()).Hosts[0].Vnets[0].MACs)
 }

@@ -32,7 +32,8 @@ text{fill:#123}.name{font-weight:bold}.down{fill:#a00;font-weight:bold}.note{fon
 // SVG draws a topology: the first host in the middle where there are more than two, the others around it; links as thick
 // as what went over them, solid for unicast, dotted for the group alone, with a lock where a vnet is secured; vnets and
 // their domains in the hosts' boxes. It stands alone, needs nothing from elsewhere, follows the reader's dark mode, and
-// tells the same in words to screen readers. href, if not nil, says what a host's box leads to; "" nothing.
+// tells the same in words to screen readers. Of many hosts and vnets it draws some, those that are down among them, and counts
+// the others. href, if not nil, says what a host's box leads to; "" nothing.
 func (t Topology) SVG(href func(Host) string) string { return t.draw(href, style) }
 
 // Inline is SVG without a style of its own, for a page that has rules for the classes: box, self, stale, gone, link, group,
@@ -64,7 +65,7 @@ func (t Topology) draw(href func(Host) string, style string) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" role="%s" aria-labelledby="topology-title topology-desc" font-family="system-ui, sans-serif" font-size="12">`+"\n", width, height+lineUnits, role)
-	fmt.Fprintf(&b, "<title id=\"topology-title\">Vnets of %s</title>\n<desc id=\"topology-desc\">%s</desc>\n", escape(t.first()), escape(t.Text()))
+	fmt.Fprintf(&b, "<title id=\"topology-title\">Vnets of %s</title>\n<desc id=\"topology-desc\">%s</desc>\n", escape(t.first()), escape(t.text(maxDrawn-1, maxVnets)))
 	if style != "" {
 		b.WriteString("<style>" + style + "</style>\n")
 	}
@@ -194,19 +195,7 @@ func (h Host) svgLines() []svgLine {
 	if second != "" {
 		out = append(out, svgLine{second, "note", 10, false})
 	}
-	vnets := h.Vnets
-	if len(vnets) > maxVnets { // those that are down are not among what is left out
-		vnets = slices.Clone(vnets)
-		slices.SortStableFunc(vnets, func(a, b Vnet) int {
-			switch {
-			case a.Up == b.Up:
-				return 0
-			case b.Up:
-				return -1
-			}
-			return 1
-		})
-	}
+	vnets := troublesFirst(h.Vnets, maxVnets)
 	for i, v := range vnets {
 		if i == maxVnets {
 			out = append(out, svgLine{fmt.Sprintf("and %d more vnets", len(vnets)-i), "note", 10, false})
@@ -229,6 +218,24 @@ func (h Host) svgLines() []svgLine {
 		}
 	}
 	return out
+}
+
+// troublesFirst puts those that are down first where there are more than n, so that they are not among what is left out.
+func troublesFirst(vnets []Vnet, n int) []Vnet {
+	if len(vnets) <= n {
+		return vnets
+	}
+	vnets = slices.Clone(vnets)
+	slices.SortStableFunc(vnets, func(a, b Vnet) int {
+		switch {
+		case a.Up == b.Up:
+			return 0
+		case b.Up:
+			return -1
+		}
+		return 1
+	})
+	return vnets
 }
 
 // cut shortens a text to n characters.

@@ -2,6 +2,8 @@ package topology
 
 import (
 	"fmt"
+	"math"
+	"net/netip"
 	"strings"
 )
 
@@ -15,7 +17,11 @@ const maxListed = 32
 //	│ └ vif1.0  vm1
 //	└ unicast ── B  10.9.0.2  live, heard 0.1 s ago, 1.1 GB out, 1.2 GB in
 //	  └ vnet 97: 1 MAC
-func (t Topology) Text() string {
+func (t Topology) Text() string { return t.text(math.MaxInt, math.MaxInt) }
+
+// text is Text with so many links and vnets of each host at most; the others are counted.
+func (t Topology) text(links, vnets int) string {
+	find := t.finder()
 	var b strings.Builder
 	first := true
 	for _, h := range t.Hosts {
@@ -38,11 +44,19 @@ func (t Topology) Text() string {
 		}
 		b.WriteByte('\n')
 		var items []item
-		for _, v := range h.Vnets {
+		for i, v := range troublesFirst(h.Vnets, vnets) {
+			if i == vnets {
+				items = append(items, item{text: fmt.Sprintf("and %d more vnets", len(h.Vnets)-i)})
+				break
+			}
 			items = append(items, v.item())
 		}
-		for _, l := range h.Links {
-			items = append(items, t.linkItem(l))
+		for i, l := range h.Links {
+			if i == links {
+				items = append(items, item{text: fmt.Sprintf("and %d more hosts", len(h.Links)-i)})
+				break
+			}
+			items = append(items, t.linkItem(l, find, vnets))
 		}
 		if len(items) == 0 {
 			items = append(items, item{text: "no vnets, no other hosts"})
@@ -94,15 +108,16 @@ func (v Vnet) item() item {
 	return x
 }
 
-func (t Topology) linkItem(l Link) item {
+func (t Topology) linkItem(l Link, find map[netip.Addr]int, vnets int) item {
 	lock := ""
 	if l.Secured {
 		lock = ", secured"
 	}
-	h := t.Find(l.To)
-	if h == nil {
+	n, ok := find[l.To]
+	if !ok {
 		return item{text: fmt.Sprintf("%s ── %s", l.Way, l.To)}
 	}
+	h := t.Hosts[n]
 	x := item{text: fmt.Sprintf("%s%s ── %s", l.Way, lock, plain(h.Label()))}
 	if h.Name != "" {
 		x.text += "  " + h.Address()
@@ -121,7 +136,11 @@ func (t Topology) linkItem(l Link) item {
 	if h.State == Self {
 		return x // it has its own tree
 	}
-	for _, v := range h.Vnets {
+	for i, v := range h.Vnets {
+		if i == vnets {
+			x.below = append(x.below, item{text: fmt.Sprintf("and %d more vnets", len(h.Vnets)-i)})
+			break
+		}
 		x.below = append(x.below, item{text: v.title() + ": " + count(v.MACs, "MAC")})
 	}
 	return x

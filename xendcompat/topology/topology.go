@@ -136,6 +136,19 @@ func (t *Topology) Find(addr netip.Addr) *Host {
 	return nil
 }
 
+// finder says which host has an address, as Find does, for who asks often.
+func (t *Topology) finder() map[netip.Addr]int {
+	out := map[netip.Addr]int{}
+	for i, h := range t.Hosts {
+		for _, a := range h.Addresses {
+			if _, known := out[a]; !known {
+				out[a] = i
+			}
+		}
+	}
+	return out
+}
+
 // Join puts together what several hosts know: of a host that was asked itself, what it says counts.
 func Join(list ...Topology) Topology {
 	var all Topology
@@ -169,12 +182,12 @@ type edge struct {
 // edges are the links, with the traffic of both directions as the first that knows of it has it.
 func (t *Topology) edges() []edge {
 	var out []edge
-	seen := map[[2]int]bool{}
+	seen, find := map[[2]int]bool{}, t.finder()
 	for i := range t.Hosts {
 		for _, l := range t.Hosts[i].Links {
-			j := slices.IndexFunc(t.Hosts, func(h Host) bool { return slices.Contains(h.Addresses, l.To) })
+			j, ok := find[l.To]
 			key := [2]int{min(i, j), max(i, j)}
-			if j < 0 || i == j || seen[key] {
+			if !ok || i == j || seen[key] {
 				continue
 			}
 			seen[key] = true

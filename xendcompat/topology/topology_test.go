@@ -151,10 +151,40 @@ func TestManyVnets(t *testing.T) {
 	}
 	s := x.SVG(nil)
 	wellFormed(t, s)
-	_, drawn, _ := strings.Cut(s, "</desc>") // which has all, in words
+	said, drawn, _ := strings.Cut(s, "</desc>")
+	require.Contains(t, said, "and 988 more vnets")
+	require.Contains(t, said, "vnet 4e7: 0 MACs, DOWN")
+	require.Contains(t, x.Text(), "vnet 3e8", "who asks for a text gets all")
 	require.Contains(t, drawn, "vnet 4e7: down")
 	require.Contains(t, drawn, "and 988 more vnets")
 	require.Less(t, strings.Count(drawn, "<text"), 20)
+}
+
+// TestPictureIsBounded: however many hosts, vnets and MACs there are, a picture is some hundred boxes and lines.
+func TestPictureIsBounded(t *testing.T) {
+	size := func(hosts, vnets, ports, macs int) int {
+		x := Topology{Hosts: []Host{{Name: "a", State: Self, Addresses: []netip.Addr{addr("10.8.0.1")}}}}
+		for i := range vnets {
+			v := Vnet{ID: fmt.Sprintf("%x", 0x1000+i), Up: true, MACs: macs}
+			for p := range ports {
+				v.Ports = append(v.Ports, Port{Device: fmt.Sprintf("vif%d.0", p)})
+			}
+			x.Hosts[0].Vnets = append(x.Hosts[0].Vnets, v)
+		}
+		for i := range hosts {
+			h := Host{Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})}, State: Live}
+			for j := range vnets {
+				h.Vnets = append(h.Vnets, Vnet{ID: fmt.Sprintf("%x", 0x1000+j), Up: true, MACs: macs})
+			}
+			x.Hosts = append(x.Hosts, h)
+			x.Hosts[0].Links = append(x.Hosts[0].Links, Link{To: h.Addresses[0], Way: ByUnicast, TxPackets: 1, RxPackets: 1})
+		}
+		s := x.Inline(func(Host) string { return "#" })
+		wellFormed(t, s)
+		return len(s)
+	}
+	small := size(maxDrawn, maxVnets+1, maxListed+1, 1000)
+	require.Less(t, size(1000, 200, 200, 100_000), small+small/4)
 }
 
 func TestJSON(t *testing.T) {

@@ -126,6 +126,9 @@ func (e *Engine) MACs() map[vnet.ID]dataplane.MACs {
 	return out
 }
 
+// Places are none.
+func (e *Engine) Places() map[dataplane.Place]int { return nil }
+
 // Counters are zero, with the settings of the tables.
 func (e *Engine) Counters() dataplane.Counters { return dataplane.Counters{Tables: e.Status().Tables} }
 

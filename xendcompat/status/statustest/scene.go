@@ -262,6 +262,14 @@ func (e engine) kernel(id vnet.ID) (tx, rx dataplane.Traffic) {
 
 func (e engine) MACs() map[vnet.ID]dataplane.MACs { return e.Count }
 
+func (e engine) Places() map[dataplane.Place]int {
+	out := map[dataplane.Place]int{}
+	for _, x := range e.There {
+		out[dataplane.Place{Vnet: x.Vnet, Addr: x.Addr}]++
+	}
+	return out
+}
+
 func (e engine) Vifs(f dataplane.Filter) []dataplane.Vif {
 	return slices.DeleteFunc(slices.Clone(e.Here), func(v dataplane.Vif) bool {
 		return f.Vnet != vnet.ID{} && f.Vnet != v.Vnet
