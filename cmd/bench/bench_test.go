@@ -119,11 +119,13 @@ func TestPlot(t *testing.T) {
 	require.Error(t, err)
 
 	picture, err = plotGrowth(growthReport{Growth: map[string][]growthStep{"vnets": {
-		{Size: 1, SetUp: 1, Memory: 20, Gbits: 10, Requests: 1000}, {Size: 100, SetUp: 10, Memory: 22, Gbits: 10, Requests: 1000},
+		{Size: 1, SetUp: 1, Memory: 20, Auto: pathCost{Gbits: 10, Requests: 1000}}, {Size: 100, SetUp: 10, Memory: 22, Auto: pathCost{Gbits: 10, Requests: 1000}},
 	}}})
 	require.NoError(t, err)
 	require.NoError(t, xml.Unmarshal([]byte(picture), new(any)))
 	require.Contains(t, picture, "1 to 100 vnets")
+	require.NotContains(t, picture, "NaN", "what was not measured")
+	require.Equal(t, 4, strings.Count(picture, "<polyline"))
 }
 
 // TestDraw: it draws what a run has written, of either kind.

@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
 	"io"
 	"math"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,10 +31,48 @@ type growthStep struct {
 	SetUp float64 `json:"set_up_s"`
 	// Memory is the resident size of the first host's daemon, in MiB.
 	Memory float64 `json:"memory_mib"`
-	// Gbits is one process of TCP between the two domains, in Gbit/s.
+	// Auto is what the domains get as xend comes, User without the fast path.
+	Auto pathCost `json:"auto"`
+	User pathCost `json:"user"`
+	// Scrape is how long the first host's metrics take by the clock, in ms, and ScrapedP99 what becomes of User.P99 while
+	// they are asked for every second.
+	Scrape     float64 `json:"scrape_ms"`
+	ScrapedP99 float64 `json:"scraped_p99_us"`
+	// Check is how long vn check takes on the first host, in seconds.
+	Check float64 `json:"check_s"`
+}
+
+// pathCost is what a way of frames gives, and what it takes of the machine's processors, those of the domains included.
+type pathCost struct {
+	// Gbits is one process of TCP between the two domains, in Gbit/s, and CPU processor seconds per Gbit of it.
 	Gbits float64 `json:"tcp_gbits"`
-	// Requests are per second, one at a time, over UDP.
+	CPU   float64 `json:"cpu_s_per_gbit"`
+	// Packet is processor time per datagram of 64 bytes that arrives of a flood of them, in µs.
+	Packet float64 `json:"cpu_us_per_packet"`
+	// Requests are per second, one at a time, over UDP; P99 is the 99th percentile of their times, in µs.
 	Requests float64 `json:"udp_rr"`
+	P99      float64 `json:"udp_p99_us"`
+}
+
+// growthFigures are the columns of the table.
+var growthFigures = []struct {
+	label, format string
+	of            func(*growthStep) float64
+}{
+	{"set-up s", "%.2f", func(s *growthStep) float64 { return s.SetUp }},
+	{"daemon MiB", "%.1f", func(s *growthStep) float64 { return s.Memory }},
+	{"tcp Gbit/s", "%.2f", func(s *growthStep) float64 { return s.Auto.Gbits }},
+	{"user", "%.2f", func(s *growthStep) float64 { return s.User.Gbits }},
+	{"cpu s/Gbit", "%.3f", func(s *growthStep) float64 { return s.Auto.CPU }},
+	{"user", "%.3f", func(s *growthStep) float64 { return s.User.CPU }},
+	{"cpu us/packet", "%.2f", func(s *growthStep) float64 { return s.Auto.Packet }},
+	{"user", "%.2f", func(s *growthStep) float64 { return s.User.Packet }},
+	{"udp rr/s", "%.0f", func(s *growthStep) float64 { return s.Auto.Requests }},
+	{"user", "%.0f", func(s *growthStep) float64 { return s.User.Requests }},
+	{"user p99 us", "%.0f", func(s *growthStep) float64 { return s.User.P99 }},
+	{"scraped", "%.0f", func(s *growthStep) float64 { return s.ScrapedP99 }},
+	{"scrape ms", "%.1f", func(s *growthStep) float64 { return s.Scrape }},
+	{"check s", "%.1f", func(s *growthStep) float64 { return s.Check }},
 }
 
 // growthReport is the JSON file of a run with -growth.
@@ -47,6 +88,7 @@ var growths = []growth{
 	{"hosts", "hosts", []int{2, 4, 8, 16, 32, 64}, growHosts},
 	{"vnets", "vnets", []int{1, 10, 100, 1000}, growVnets},
 	{"macs", "MACs", []int{10, 100, 1000, 10000, 100000}, growMACs},
+	{"both", "MACs with a hundredth as many vnets", []int{100, 1000, 10000, 100000}, growBoth},
 }
 
 type growth struct {
@@ -57,17 +99,21 @@ type growth struct {
 
 func (g growth) name() string { return g.label }
 
-// grow measures growths and prints a table of each. limit bounds the sizes; 0: all.
-func (o *options) grow(w io.Writer, list []growth, limit int) error {
+// grow measures growths and prints a table of each. The sizes are from smallest to largest; 0: all.
+func (o *options) grow(w io.Writer, list []growth, smallest, largest int) error {
 	r := growthReport{Machine: machine(), Cores: o.cores, Seconds: o.seconds, Growth: map[string][]growthStep{}}
 	fmt.Fprintln(w, r.Machine)
 	for _, g := range list {
 		fmt.Fprintf(w, "\nmore and more %s; %d processors\n", g.unit, o.cores)
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintf(tw, "%s\tset-up s\tdaemon MiB\ttcp Gbit/s\tudp rr/s\t\n", g.unit)
+		fmt.Fprint(tw, g.unit, "\t")
+		for _, f := range growthFigures {
+			fmt.Fprint(tw, f.label, "\t")
+		}
+		fmt.Fprintln(tw)
 		for _, size := range g.sizes {
-			if limit > 0 && size > limit {
-				break
+			if size < smallest || largest > 0 && size > largest {
+				continue
 			}
 			err := lab.Run(lab.Options{}, func(ctx context.Context, l *lab.Lab) error {
 				s, err := g.measure(ctx, l, o, size)
@@ -76,7 +122,11 @@ func (o *options) grow(w io.Writer, list []growth, limit int) error {
 				}
 				s.Size = size
 				r.Growth[g.label] = append(r.Growth[g.label], s)
-				fmt.Fprintf(tw, "%d\t%.2f\t%.1f\t%.2f\t%.0f\t\n", size, s.SetUp, s.Memory, s.Gbits, s.Requests)
+				fmt.Fprint(tw, size, "\t")
+				for _, f := range growthFigures {
+					fmt.Fprintf(tw, f.format+"\t", f.of(&s))
+				}
+				fmt.Fprintln(tw)
 				return nil
 			})
 			if err != nil {
@@ -128,22 +178,109 @@ func hostsWith(ctx context.Context, l *lab.Lab, o *options, n int, settings stri
 	return s, list, nil
 }
 
-// cost measures what the two domains of a setup get, and what the first host's daemon takes.
-func (s *setup) cost(ctx context.Context, o *options, step growthStep) (growthStep, error) {
+// cost measures what the two domains of a setup get, and what the first host's daemon takes. It leaves the daemons without their fast
+// path; settings are those that they had.
+func (s *setup) cost(ctx context.Context, o *options, settings string, step growthStep) (growthStep, error) {
+	var err error
+	if step.Memory, err = daemonMemory(s.hosts[0]); err != nil {
+		return step, err
+	}
 	if err := s.serve(ctx, 1); err != nil {
 		return step, err
 	}
-	got, err := tcp("tcp", "", 1)(ctx, s, o.seconds)
+	if step.Auto, err = s.pathCost(ctx, o); err != nil {
+		return step, err
+	}
+	for _, h := range s.hosts {
+		if err := configure(h, 1500, settings+"fastpath = \"off\"\n"); err != nil {
+			return step, err
+		}
+		if _, err := h.Run(ctx, filepath.Join(s.bin, "xend"), "reload"); err != nil {
+			return step, err
+		}
+	}
+	if step.User, err = s.pathCost(ctx, o); err != nil {
+		return step, err
+	}
+	if step.Scrape, step.ScrapedP99, err = s.scraped(ctx, o); err != nil {
+		return step, err
+	}
+	start := time.Now()
+	out, err := s.hosts[0].Run(ctx, filepath.Join(s.bin, "vn"), "check", "--json")
+	step.Check = time.Since(start).Seconds()
+	if !json.Valid([]byte(out)) { // its exit status says whether all is well
+		return step, fmt.Errorf("vn check: %w: %s", err, out)
+	}
+	return step, nil
+}
+
+// pathCost measures the way that frames take now.
+func (s *setup) pathCost(ctx context.Context, o *options) (c pathCost, err error) {
+	got, err := tcp("tcp", "cpu", 1)(ctx, s, o.seconds)
 	if err != nil {
-		return step, err
+		return c, err
 	}
-	step.Gbits = got["tcp"]
+	c.Gbits, c.CPU = got["tcp"], got["cpu"]
+	before := busy()
+	if got, err = pps(ctx, s, o.seconds); err != nil {
+		return c, err
+	}
+	c.Packet = (busy() - before).Seconds() * 1e6 / got["packets"]
 	if got, err = rr("udp")(ctx, s, o.seconds); err != nil {
-		return step, err
+		return c, err
 	}
-	step.Requests = got["udp rr/s"]
-	step.Memory, err = daemonMemory(s.hosts[0])
-	return step, err
+	c.Requests, c.P99 = got["udp rr/s"], got["udp p99 us"]
+	return c, nil
+}
+
+// scraped asks the first host's daemon for its metrics every second, for as long as requests and responses are measured and five times
+// at least: the median of what that took in ms, and the requests' 99th percentile in µs.
+func (s *setup) scraped(ctx context.Context, o *options) (ms, p99 float64, err error) {
+	socket := filepath.Join(s.hosts[0].Dir, "var", "lib", "xend", "xend-socket")
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	var took []float64
+	scrape := func() error {
+		start := time.Now()
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://xend/metrics", nil)
+		if err != nil {
+			return err
+		}
+		answer, err := client.Do(r)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = answer.Body.Close() }()
+		n, err := io.Copy(io.Discard, answer.Body)
+		took = append(took, time.Since(start).Seconds()*1e3)
+		if err == nil && (n == 0 || answer.StatusCode != http.StatusOK) {
+			err = fmt.Errorf("the metrics are %d bytes, with status %s", n, answer.Status)
+		}
+		return err
+	}
+	const scrapes = 5
+	done := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		for measuring := true; err == nil && (measuring || len(took) < scrapes); {
+			err = scrape()
+			select {
+			case <-done:
+				measuring = false
+			case <-time.After(time.Second):
+			}
+		}
+		ended <- err
+	}()
+	got, err := rr("udp")(ctx, s, max(o.seconds, scrapes))
+	close(done)
+	if err := errors.Join(err, <-ended); err != nil {
+		return 0, 0, err
+	}
+	return median(took), got["udp p99 us"], nil
 }
 
 // daemonMemory is the resident size of a host's daemon, in MiB.
@@ -174,7 +311,7 @@ func growHosts(ctx context.Context, l *lab.Lab, o *options, size int) (growthSte
 	if err := s.meet(ctx); err != nil {
 		return growthStep{}, err
 	}
-	return s.cost(ctx, o, growthStep{SetUp: time.Since(start).Seconds()})
+	return s.cost(ctx, o, "", growthStep{SetUp: time.Since(start).Seconds()})
 }
 
 func growVnets(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {
@@ -183,34 +320,56 @@ func growVnets(ctx context.Context, l *lab.Lab, o *options, size int) (growthSte
 		return growthStep{}, err
 	}
 	start := time.Now()
-	for _, h := range list {
-		for i := range size - 1 {
-			file := filepath.Join(h.Dir, "more.sxp")
-			text := fmt.Sprintf("(vnet (id %x) (bridge more%d) (vnetif mv%d))\n", 0x1000+i, i, i)
-			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-				return growthStep{}, err
-			}
-			if _, err := h.Run(ctx, filepath.Join(s.bin, "xm"), "vnet-create", file); err != nil {
-				return growthStep{}, err
-			}
-		}
+	if err := s.addVnets(ctx, list, size-1); err != nil {
+		return growthStep{}, err
 	}
 	if err := s.meet(ctx); err != nil {
 		return growthStep{}, err
 	}
-	return s.cost(ctx, o, growthStep{SetUp: time.Since(start).Seconds()})
+	return s.cost(ctx, o, "", growthStep{SetUp: time.Since(start).Seconds()})
+}
+
+// addVnets adds n vnets on each host.
+func (s *setup) addVnets(ctx context.Context, list []*lab.Host, n int) error {
+	for _, h := range list {
+		for i := range n {
+			file := filepath.Join(h.Dir, "more.sxp")
+			text := fmt.Sprintf("(vnet (id %x) (bridge more%d) (vnetif mv%d))\n", 0x1000+i, i, i)
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				return err
+			}
+			if _, err := h.Run(ctx, filepath.Join(s.bin, "xm"), "vnet-create", file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // growMACs has the second domain speak with so many MACs; the first host's daemon is to know all of them.
 func growMACs(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {
-	s, list, err := hostsWith(ctx, l, o, 2, fmt.Sprintf("max_macs = %d\n", size+1000))
+	return growMACsIn(ctx, l, o, size, 1)
+}
+
+// growBoth does so where there are a hundredth as many vnets.
+func growBoth(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep, error) {
+	return growMACsIn(ctx, l, o, size, size/100)
+}
+
+func growMACsIn(ctx context.Context, l *lab.Lab, o *options, size, vnets int) (growthStep, error) {
+	// Those that were heard first are to be there when the last are measured.
+	settings := fmt.Sprintf("max_macs = %d\nentry_ttl = \"30m\"\n", size+1000)
+	s, list, err := hostsWith(ctx, l, o, 2, settings)
 	if err != nil {
+		return growthStep{}, err
+	}
+	start := time.Now()
+	if err := s.addVnets(ctx, list, vnets-1); err != nil {
 		return growthStep{}, err
 	}
 	if err := s.meet(ctx); err != nil {
 		return growthStep{}, err
 	}
-	start := time.Now()
 	self, err := os.Executable()
 	if err != nil {
 		return growthStep{}, err
@@ -231,7 +390,7 @@ func growMACs(ctx context.Context, l *lab.Lab, o *options, size int) (growthStep
 			return growthStep{}, fmt.Errorf("after 5 minutes %d MACs are known", known)
 		}
 	}
-	return s.cost(ctx, o, growthStep{SetUp: time.Since(start).Seconds()})
+	return s.cost(ctx, o, settings, growthStep{SetUp: time.Since(start).Seconds()})
 }
 
 // plotGrowth draws what each size cost, as a multiple of what the smallest cost, against the size; both logarithmic.
@@ -263,8 +422,11 @@ func plotGrowth(r growthReport) (string, error) {
 	}{
 		{"set-up time", "#e6550d", func(s growthStep) float64 { return s.SetUp }},
 		{"daemon's memory", "#31a354", func(s growthStep) float64 { return s.Memory }},
-		{"TCP", "#1f6fb4", func(s growthStep) float64 { return s.Gbits }},
-		{"requests/s", "#756bb1", func(s growthStep) float64 { return s.Requests }},
+		{"TCP", "#1f6fb4", func(s growthStep) float64 { return s.Auto.Gbits }},
+		{"TCP in user space", "#9ecae1", func(s growthStep) float64 { return s.User.Gbits }},
+		{"requests/s", "#756bb1", func(s growthStep) float64 { return s.Auto.Requests }},
+		{"requests/s in user space", "#bcbddc", func(s growthStep) float64 { return s.User.Requests }},
+		{"processor per packet in user space", "#de2d26", func(s growthStep) float64 { return s.User.Packet }},
 	}
 	for i, g := range list {
 		steps := r.Growth[g.label]
@@ -284,8 +446,12 @@ func plotGrowth(r growthReport) (string, error) {
 		}
 		for _, line := range lines {
 			var points []string
+			first := line.of(steps[0])
+			if first == 0 {
+				continue // it was not measured
+			}
 			for _, s := range steps {
-				x, y := place(s, line.of(s)/line.of(steps[0]))
+				x, y := place(s, line.of(s)/first)
 				points = append(points, fmt.Sprintf("%.1f,%.1f", x, y))
 			}
 			fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), line.color)

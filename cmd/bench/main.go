@@ -35,6 +35,7 @@ func main() {
 	metricNames := flag.String("metrics", "", "comma-separated metrics (default all): "+names(metrics))
 	flag.StringVar(&o.json, "json", "build/bench.json", "file for all the figures")
 	growthNames := flag.String("growth", "", "instead, how cost grows: comma-separated, or all: "+names(growths))
+	smallest := flag.Int("smallest", 0, "with -growth: leave smaller sizes out")
 	largest := flag.Int("largest", 0, "with -growth: leave larger sizes out")
 	svg := flag.String("svg", "", "instead, draw the figures in the file of -json into this file")
 	flag.StringVar(&o.bin, "bin", "bin", "directory of the programs that `make build` made")
@@ -47,7 +48,7 @@ func main() {
 	case *growthNames != "":
 		var list []growth
 		if list, err = pick(growths, strings.TrimPrefix(*growthNames, "all")); err == nil {
-			err = o.grow(os.Stdout, list, *largest)
+			err = o.grow(os.Stdout, list, *smallest, *largest)
 		}
 	default:
 		err = o.run(os.Stdout)

@@ -146,7 +146,7 @@ func role(ctx context.Context, run func(context.Context, string, ...string) (str
 	return json.Unmarshal([]byte(out), result)
 }
 
-// pps counts at the receiver what arrives of a flood of small packets.
+// pps counts at the receiver what arrives of a flood of small packets, per second and in all.
 func pps(ctx context.Context, s *setup, seconds int) (map[string]float64, error) {
 	ctx, cancel := limit(ctx, seconds)
 	defer cancel()
@@ -169,7 +169,7 @@ func pps(ctx context.Context, s *setup, seconds int) (map[string]float64, error)
 	if c.r.PerSecond == 0 {
 		return nil, errNothing
 	}
-	return map[string]float64{"64-byte pps": c.r.PerSecond}, nil
+	return map[string]float64{"64-byte pps": c.r.PerSecond, "packets": float64(c.r.Packets)}, nil
 }
 
 // rr counts requests and responses, one at a time.

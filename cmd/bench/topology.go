@@ -351,12 +351,7 @@ func startXend(ctx context.Context, s *setup, level vnet.Security, settings stri
 
 // startDaemon starts a host's daemon and makes vnet 97.
 func startDaemon(ctx context.Context, h *lab.Host, bin string, level vnet.Security, settings string, mtu int) error {
-	etc := filepath.Join(h.Dir, "etc", "xen")
-	if err := os.MkdirAll(etc, 0o755); err != nil {
-		return err
-	}
-	config := fmt.Sprintf("[dataplane]\nmtu = %d\n%s", mtu, settings)
-	if err := os.WriteFile(filepath.Join(etc, "vnet.toml"), []byte(config), 0o644); err != nil {
+	if err := configure(h, mtu, settings); err != nil {
 		return err
 	}
 	file := filepath.Join(h.Dir, "vnet97.sxp")
@@ -369,6 +364,16 @@ func startDaemon(ctx context.Context, h *lab.Host, bin string, level vnet.Securi
 	}
 	_, err := h.Run(ctx, filepath.Join(bin, "xm"), "vnet-create", file)
 	return err
+}
+
+// configure writes a host's vnet.toml.
+func configure(h *lab.Host, mtu int, settings string) error {
+	etc := filepath.Join(h.Dir, "etc", "xen")
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return err
+	}
+	config := fmt.Sprintf("[dataplane]\nmtu = %d\n%s", mtu, settings)
+	return os.WriteFile(filepath.Join(etc, "vnet.toml"), []byte(config), 0o644)
 }
 
 // chosen is what the second host's daemon says of its fast path; nil without one.
