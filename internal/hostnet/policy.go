@@ -283,21 +283,21 @@ func (h *Host) NetkitDecides(index int) (bool, error) {
 	return decides, h.wrapDevice("list netkit programs of", index, err)
 }
 
-// RootQdisc is the kind of a device's queueing discipline, "noqueue" where nothing waits.
+// RootQdisc is the kind of a device's queueing discipline, "noqueue" where nothing waits. The device itself tells it (IFLA_QDISC): a
+// list of disciplines has those of all devices, whichever is asked about.
 func (h *Host) RootQdisc(index int) (string, error) {
+	b, err := h.get(unix.RTM_GETLINK, ifinfo(index), noStatistics)
+	if err != nil {
+		return "", wrap("find", number10(index), err)
+	}
+	if len(b) < unix.SizeofIfInfomsg {
+		return "", wrap("find", number10(index), errMalformed)
+	}
 	kind := "noqueue"
-	err := retry(func() error {
-		kind = "noqueue"
-		if h.handle == nil {
-			return errClosed
+	eachAttribute(b[unix.SizeofIfInfomsg:], func(attr uint16, v []byte) {
+		if attr == unix.IFLA_QDISC && text(v) != "noop" { // that of a device which was never up
+			kind = text(v)
 		}
-		list, err := h.handle.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}})
-		for _, q := range list {
-			if q.Attrs().Parent == netlink.HANDLE_ROOT {
-				kind = q.Type()
-			}
-		}
-		return err
 	})
-	return kind, h.wrapDevice("list queueing disciplines of", index, err)
+	return kind, nil
 }
