@@ -148,6 +148,9 @@ func endpointsOf(t *testing.T, v6, tcx bool, kind lab.DomainSpec) [2]*endpoint {
 			require.NoError(t, err)
 		}
 		require.NoError(t, h.AwaitForwarding(ctx, "vnet97"))
+		for _, x := range e { // what is sent before is lost
+			require.NoError(t, x.Net.AwaitRunning(ctx, x.card.Index))
+		}
 		_, err := h.Ping(ctx, other.addr, lab.PingOptions{}) // so that the neighbour is known
 		require.NoError(t, err)
 	}
