@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
@@ -849,102 +850,169 @@ func hostile(t testing.TB, from, to netip.Addr, toMAC, fromMAC net.HardwareAddr,
 	return out
 }
 
+// victim is a host with domain 1, attacked in the name of an original host on its segment, behind which is domain 2.
+type victim struct {
+	*testHost
+	d           *lab.Domain
+	b           *original
+	lan         *lab.Switch
+	id          vnet.ID
+	there, here hostnet.Link // the cards of the two
+	card        *packet.Conn // the other host's
+}
+
+func newVictim(t testing.TB, cfg Config, plain bool) *victim {
+	t.Helper()
+	s, err := lab.New(t).Switch("lan", 0)
+	require.NoError(t, err)
+	h := addHost(t, s, "A")
+	if plain {
+		makePlain(t, h)
+	}
+	x := &victim{testHost: startEngine(t, h, cfg), lan: s, id: idOf(t, "97")}
+	add(t, "97", x.testHost)
+	x.d = x.domain(1, "97")
+	x.b = newOriginal(t, s, "B")
+	x.there, err = h.Uplink().Link()
+	require.NoError(t, err)
+	x.here, err = x.b.Uplink().Link()
+	require.NoError(t, err)
+	require.NoError(t, x.b.Do(func() (err error) {
+		x.card, err = packet.Listen(&net.Interface{Index: x.here.Index, Name: x.here.Name, MTU: x.here.MTU, HardwareAddr: x.here.MAC}, packet.Raw, 0, nil)
+		return err
+	}))
+	t.Cleanup(func() { _ = x.card.Close() })
+	return x
+}
+
+// send sends a packet as it is.
+func (x *victim) send(f []byte) error {
+	_, err := x.card.WriteTo(f, &packet.Addr{HardwareAddr: x.there.MAC})
+	return err
+}
+
+// frame is one from domain 2 to domain 1.
+func (x *victim) frame(text string) []byte {
+	inner := udpFrame(x.t, domainMAC(1), 1, []byte(text))
+	copy(inner[6:12], domainMAC(2))
+	return inner
+}
+
+// packet carries a frame, as the other host's card would send it: without a checksum, since nobody has verified one here.
+func (x *victim) packet(inner []byte) []byte {
+	payload := vudp(x.id, inner)
+	p, err := wire.AppendDatagram(nil, netip.AddrPortFrom(x.b.Addr(), wire.Port), netip.AddrPortFrom(x.Addr(), wire.Port), 64, 1, payload)
+	require.NoError(x.t, err)
+	f := append(append(append(append([]byte{}, x.there.MAC...), x.here.MAC...), 8, 0), p...)
+	f = append(f, payload...)
+	copy(f[40:], []byte{0, 0})
+	return f
+}
+
+// lies are packets whose headers lie.
+func (x *victim) lies(count int) [][]byte {
+	return hostile(x.t, x.b.Addr(), x.Addr(), x.there.MAC, x.here.MAC, x.id, count)
+}
+
+// introduce has the host hear the other one, and know of domain 2.
+func (x *victim) introduce() {
+	x.b.send(wire.Group, vudp(x.id, x.frame("the group")))
+	x.b.send(x.Addr(), vudp(x.id, x.frame("this host")))
+}
+
+// isNumbered tells the frames of packets that lie.
+func isNumbered(f lab.Frame) bool { return !f.Outgoing && bytes.Contains(f.Data, []byte("000")) }
+
+// outcome is what became of packets: frames that the domain got, and what was dropped.
+type outcome struct {
+	frames map[string]int
+	drops  map[Reason]uint64
+}
+
+// attacked sends packets, with c capturing what the domain gets of them.
+func (x *victim) attacked(packets [][]byte, c *lab.Capture) outcome {
+	t := x.t
+	before := map[Reason]uint64{}
+	for _, d := range x.Counters().Drops {
+		before[d.Reason] = d.Count
+	}
+	total := func() (n uint64) {
+		counters := x.Counters()
+		for _, d := range counters.Drops {
+			n += d.Count
+		}
+		return n + counters.Vnets[0].Rx.Packets
+	}
+	for len(packets) > 0 {
+		n := min(200, len(packets))
+		for _, p := range packets[:n] {
+			require.NoError(t, x.send(p))
+		}
+		packets = packets[n:]
+		for was, now := uint64(0), total()+1; was != now; was, now = now, total() {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	o := outcome{frames: map[string]int{}, drops: map[Reason]uint64{}}
+	for _, d := range x.Counters().Drops {
+		if n := d.Count - before[d.Reason]; n > 0 {
+			o.drops[d.Reason] = n
+		}
+	}
+	for _, f := range x.drain(c, "000 the last") {
+		o.frames[f]++
+	}
+	return o
+}
+
+// drain is what the domain got until now.
+func (x *victim) drain(c *lab.Capture, text string) (frames []string) {
+	last := x.frame(text) // what comes last has all others before it
+	x.b.send(x.Addr(), vudp(x.id, last))
+	for ctx := soon(x.t); ; {
+		f, err := c.Next(ctx)
+		require.NoError(x.t, err)
+		if bytes.Equal(f.Data, last) {
+			return frames
+		}
+		frames = append(frames, string(f.Data))
+	}
+}
+
+// same asserts that packets came to the same as elsewhere.
+func (o outcome) same(t testing.TB, want outcome) {
+	t.Helper()
+	require.Equal(t, want.drops, o.drops)
+	for f, n := range want.frames {
+		require.Equal(t, n, o.frames[f], "%x", f)
+	}
+	require.Len(t, o.frames, len(want.frames))
+}
+
 // TestSameDrops: what an attacker sends in the name of a host that the kernel hears comes out, or is dropped and counted, as
 // without the fast path.
 func TestSameDrops(t *testing.T) {
-	type outcome struct {
-		frames map[string]int
-		drops  map[Reason]uint64
-	}
 	var outcomes []outcome
 	for _, mode := range []FastPath{FastPathOff, FastPathOn} {
-		l := lab.New(t)
-		s, err := l.Switch("lan", 0)
-		require.NoError(t, err)
-		h, err := s.Host("A")
-		require.NoError(t, err)
 		cfg := fastConfig()
 		cfg.FastPath, cfg.Workers = mode, 1
-		a := startEngine(t, h, cfg)
-		add(t, "97", a)
-		d := a.domain(1, "97")
-		b := newOriginal(t, s, "B")
-		id := idOf(t, "97")
-		there, err := h.Uplink().Link()
+		x := newVictim(t, cfg, false)
+		c, err := x.d.Capture("eth0", isNumbered)
 		require.NoError(t, err)
-		here, err := b.Uplink().Link()
-		require.NoError(t, err)
-		c, err := d.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && bytes.Contains(f.Data, []byte("000")) })
-		require.NoError(t, err)
-		valid := func(n int) []byte {
-			inner := udpFrame(t, domainMAC(1), 1, fmt.Appendf(nil, "valid %d", n))
-			copy(inner[6:12], domainMAC(2))
-			return inner
-		}
-		b.send(wire.Group, vudp(id, valid(0)))
-		b.send(h.Addr(), vudp(id, valid(0)))
+		x.introduce()
 		if mode == FastPathOn {
 			eventually(t, "the kernel hears the host", func() bool {
-				inner := valid(1)
-				p, err := wire.AppendDatagram(nil, netip.AddrPortFrom(b.Addr(), wire.Port), netip.AddrPortFrom(h.Addr(), wire.Port), 64, 1, vudp(id, inner))
-				require.NoError(t, err)
-				f := append(append(append(append([]byte{}, there.MAC...), here.MAC...), 8, 0), p...)
-				f = append(f, vudp(id, inner)...)
-				copy(f[40:], []byte{0, 0})
-				require.NoError(t, b.Send("eth0", f))
-				_, rx := a.carried()
+				require.NoError(t, x.send(x.packet(x.frame("valid"))))
+				_, rx := x.carried()
 				return rx.Packets > 0
 			})
 		}
-		before := map[Reason]uint64{}
-		for _, x := range a.Counters().Drops {
-			before[x.Reason] = x.Count
-		}
-		_, rx0 := a.carried()
-		packets := hostile(t, b.Addr(), h.Addr(), there.MAC, here.MAC, id, 800)
-		total := func() (n uint64) {
-			counters := a.Counters()
-			for _, x := range counters.Drops {
-				n += x.Count
-			}
-			return n + counters.Vnets[0].Rx.Packets
-		}
-		for len(packets) > 0 {
-			n := min(200, len(packets))
-			for _, p := range packets[:n] {
-				require.NoError(t, b.Send("eth0", p))
-			}
-			packets = packets[n:]
-			for was, now := uint64(0), total()+1; was != now; was, now = now, total() {
-				time.Sleep(5 * time.Millisecond)
-			}
-		}
-		o := outcome{frames: map[string]int{}, drops: map[Reason]uint64{}}
-		for _, x := range a.Counters().Drops {
-			if n := x.Count - before[x.Reason]; n > 0 {
-				o.drops[x.Reason] = n
-			}
-		}
-		// What comes last has all others before it.
-		last := udpFrame(t, domainMAC(1), 9, []byte("000 the last"))
-		copy(last[6:12], domainMAC(2))
-		b.send(h.Addr(), vudp(id, last))
-		_, rx := a.carried()
-		for ctx, done := soon(t), false; !done; {
-			f, err := c.Next(ctx)
-			require.NoError(t, err)
-			if done = bytes.Equal(f.Data, last); !done {
-				o.frames[string(f.Data)]++
-			}
-		}
+		_, rx0 := x.carried()
+		outcomes = append(outcomes, x.attacked(x.lies(800), c))
+		_, rx := x.carried()
 		require.Equal(t, mode == FastPathOn, rx.Packets-rx0.Packets > 20, "%d carried by the kernel", rx.Packets-rx0.Packets)
-		outcomes = append(outcomes, o)
 	}
-	require.Equal(t, outcomes[0].drops, outcomes[1].drops)
-	for f, n := range outcomes[0].frames {
-		require.Equal(t, n, outcomes[1].frames[f], "%x", f)
-	}
-	require.Len(t, outcomes[1].frames, len(outcomes[0].frames))
+	outcomes[1].same(t, outcomes[0])
 	require.Greater(t, len(outcomes[0].frames), 120)
 }
 

@@ -2,19 +2,21 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
@@ -399,33 +401,10 @@ func TestFastAttack(t *testing.T) {
 	}
 	for _, way := range []string{"tc", "xdp"} {
 		t.Run(way, func(t *testing.T) {
-			s, err := lab.New(t).Switch("lan", 0)
-			require.NoError(t, err)
-			h := addHost(t, s, "A")
-			if way == "xdp" {
-				makePlain(t, h)
-			}
-			a := startEngine(t, h, fastConfig())
-			add(t, "97", a)
-			d := a.domain(1, "97")
-			b := newOriginal(t, s, "B")
-			id := idOf(t, "97")
-			there, err := h.Uplink().Link()
-			require.NoError(t, err)
-			here, err := b.Uplink().Link()
-			require.NoError(t, err)
-			var card *packet.Conn
-			require.NoError(t, b.Do(func() (err error) {
-				card, err = packet.Listen(&net.Interface{Index: here.Index, Name: here.Name, MTU: here.MTU, HardwareAddr: here.MAC}, packet.Raw, 0, nil)
-				return err
-			}))
-			defer func() { _ = card.Close() }()
-			send := func(f []byte) {
-				if len(f) >= 14 {
-					_, _ = card.WriteTo(f, &packet.Addr{HardwareAddr: there.MAC}) // the queue may be full
-				}
-			}
-			good := hostile(t, b.Addr(), h.Addr(), there.MAC, here.MAC, id, 4000)
+			x := newVictim(t, fastConfig(), way == "xdp")
+			a, b, d, id, valid := x.testHost, x.b, x.d, x.id, x.frame
+			send := func(f []byte) { _ = x.send(f) } // the queue may be full
+			good := x.lies(4000)
 			const ip, frame = 14, 64
 			for i, f := range good {
 				if len(f) < frame+14+20 {
@@ -440,13 +419,7 @@ func TestFastAttack(t *testing.T) {
 					wire.PutSum(f[ip+10:], ^wire.Fold(wire.Sum(f[ip:ip+20], 0)))
 				}
 			}
-			valid := func(text string) []byte {
-				inner := udpFrame(t, domainMAC(1), 1, []byte(text))
-				copy(inner[6:12], domainMAC(2))
-				return inner
-			}
-			b.send(wire.Group, vudp(id, valid("the group")))
-			b.send(h.Addr(), vudp(id, valid("this host")))
+			x.introduce()
 			_, rx0 := a.carried()
 			eventually(t, "the kernel hears the host, and takes packets of it this way", func() bool {
 				for _, f := range good[:100] {
@@ -459,14 +432,14 @@ func TestFastAttack(t *testing.T) {
 			for n := range count {
 				send(good[n%len(good)])
 				if n%200 == 199 && n < 1_000_000 {
-					b.send(h.Addr(), vudp(id, valid("a sign of life"))) // by the sockets
+					b.send(a.Addr(), vudp(id, valid("a sign of life"))) // by the sockets
 				}
 			}
 			c, err := d.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing })
 			require.NoError(t, err)
 			last := valid("the last one")
 			eventually(t, "vnets go on", func() bool {
-				b.send(h.Addr(), vudp(id, last))
+				b.send(a.Addr(), vudp(id, last))
 				for _, f := range c.Take() {
 					if bytes.Equal(f.Data, last) {
 						return true
@@ -487,6 +460,216 @@ func TestFastAttack(t *testing.T) {
 				require.Zero(t, n.Foreign)
 			}
 			t.Logf("%d of %d by the kernel, drops %v", rx.Packets-rx0.Packets, count, state.Drops)
+		})
+	}
+}
+
+// attacks are packets that lie, half of them bulk to XDP; some in the names of hosts that nobody has heard of, parts of packets whose
+// other parts never come, and frames for the host itself.
+func (x *victim) attacks() [][]byte {
+	const ip, frame = 14, 64
+	out := x.lies(800)
+	for i, f := range out {
+		if i%2 == 0 && len(f) >= frame+14+20 {
+			f[frame+14+9] = 6
+		}
+	}
+	resum := func(f []byte) {
+		wire.PutSum(f[ip+10:], 0)
+		wire.PutSum(f[ip+10:], ^wire.Fold(wire.Sum(f[ip:ip+20], 0)))
+	}
+	for i := range 20 {
+		spoofed := x.packet(x.frame(fmt.Sprintf("000 spoofed %d", i)))
+		spoofed[ip+15], spoofed[frame+11] = byte(100+i), byte(0x80+i)
+		resum(spoofed)
+		part := x.packet(x.frame(fmt.Sprintf("000 part %d", i)))
+		binary.BigEndian.PutUint16(part[ip+4:], uint16(60000+i))
+		binary.BigEndian.PutUint16(part[ip+6:], []uint16{0x2000, 16}[i%2]) // the first, a later one
+		resum(part)
+		own := tcpFrame(20) // without a number: worlds have different addresses
+		copy(own, x.there.MAC)
+		copy(own[6:], domainMAC(2))
+		copy(own[30:], x.Addr().AsSlice())
+		wire.PutSum(own[24:], 0)
+		wire.PutSum(own[24:], ^wire.Fold(wire.Sum(own[14:34], 0)))
+		copy(own[54:], fmt.Sprintf("for the host %d", i))
+		out = append(out, spoofed, part, x.packet(own))
+	}
+	return out
+}
+
+// tcp counts the TCP segments that the host's own stack took, right or wrong.
+func (x *victim) tcp() (n int) {
+	text, err := x.Host.Run(soon(x.t), "cat", "/proc/self/net/snmp")
+	require.NoError(x.t, err)
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); f[0] == "Tcp:" && f[1] != "RtoAlgorithm" {
+			for _, at := range []int{10, 13} { // InSegs, InErrs
+				x, _ := strconv.Atoi(f[at])
+				n += x
+			}
+		}
+	}
+	return n
+}
+
+// TestAttackDuringFaults: devices flap, programs are replaced and taken away, and daemons are killed while packets that lie arrive
+// without end. The domain gets nothing that user space would not have given it, the host and the LAN get nothing, and what is
+// dropped and counted after that is what user space drops and counts.
+func TestAttackDuringFaults(t *testing.T) {
+	cfg := fastConfig()
+	cfg.Workers = 1
+	off := cfg
+	off.FastPath = FastPathOff
+	u := newVictim(t, off, false)
+	c, err := u.d.Capture("eth0", isNumbered)
+	require.NoError(t, err)
+	u.introduce()
+	want := u.attacked(u.attacks(), c)
+	require.Greater(t, len(want.frames), 150)
+
+	for _, way := range []string{"tc", "xdp"} {
+		t.Run(way, func(t *testing.T) {
+			x := newVictim(t, cfg, way == "xdp")
+			x.t = t
+			c, err := x.d.Capture("eth0", isNumbered)
+			require.NoError(t, err)
+			leaked, err := x.lan.Capture(func(f lab.Frame) bool { return f.EtherType() == 0x0800 && len(f.Data) > 23 && f.Data[23] == 6 })
+			require.NoError(t, err)
+			taken := x.tcp()
+			x.introduce()
+			packets := x.attacks()
+
+			var sent atomic.Uint64
+			stop := make(chan struct{})
+			var attacker sync.WaitGroup
+			attacker.Go(func() {
+				sign := vudp(x.id, x.frame("a sign of life"))
+				to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(x.Addr(), wire.Port))
+				tick := time.NewTicker(time.Millisecond)
+				defer tick.Stop()
+				for n := 0; ; {
+					select {
+					case <-stop:
+						return
+					case <-tick.C:
+					}
+					for range 3 {
+						_ = x.send(packets[n%len(packets)]) // the queue may be full
+						n++
+					}
+					_, _ = x.b.udp.WriteTo(sign, to) // by the sockets
+					sent.Add(3)
+				}
+			})
+			end := sync.OnceFunc(func() { close(stop); attacker.Wait() })
+			t.Cleanup(end)
+			goesOn := func() {
+				t.Helper()
+				n := sent.Load()
+				eventually(t, "the attack goes on", func() bool { return sent.Load() >= n+60 })
+			}
+			carries := func() {
+				t.Helper()
+				_, before := x.carried()
+				eventually(t, "the kernel carries what is in order", func() bool {
+					_, rx := x.carried()
+					return rx.Packets > before.Packets && (x.way() == "xdp") == (way == "xdp")
+				})
+			}
+			index := func(name string) int { return deviceOf(t, x.Host, name).Index }
+			flap := func(name string) func() {
+				return func() {
+					require.NoError(t, x.Net.SetDown(index(name)))
+					goesOn()
+					require.NoError(t, x.Net.SetUp(index(name)))
+				}
+			}
+			up := x.Uplink()
+			other, _ := counting(t, ebpf.SchedCLS, -1)
+			carries()
+			for _, f := range []struct {
+				name string
+				do   func()
+			}{
+				{"underlay goes down", func() {
+					require.NoError(t, up.Down())
+					goesOn()
+					require.NoError(t, up.Up())
+				}},
+				{"underlay is replaced", func() {
+					require.NoError(t, up.Delete())
+					require.NoError(t, up.Create())
+					if way == "xdp" {
+						makePlain(t, x.Host)
+					}
+				}},
+				{"vnif goes down", flap("vnif97")},
+				{"bridge goes down", flap("vnet97")},
+				{"vif goes down", flap("vif1.0")},
+				{"programs at TC are taken away", func() {
+					for _, at := range x.hooks() {
+						if x.hasTCX() {
+							list, err := x.Net.TCX(at.index, at.egress)
+							require.NoError(t, err)
+							for _, p := range list {
+								require.NoError(t, x.Net.DetachTCXProgram(at.index, at.egress, p.ID))
+							}
+						}
+						require.NoError(t, x.Net.DetachClassifier(at.classifier()))
+					}
+					goesOn()
+				}},
+				{"another program comes first", func() {
+					place := hostnet.Classifier{Index: x.hooks()[1].index, Priority: 5, Name: "other"}
+					require.NoError(t, x.Net.AttachClassifier(place, other))
+					goesOn()
+					require.NoError(t, x.Net.DetachClassifier(place))
+				}},
+				{"the next generation takes over", func() {
+					x.stop()
+					goesOn()
+					x.testHost = startEngineWith(t, x.Host, cfg, func(e *Engine) {
+						e.programs.load = func(times fastpath.Times, _ []ebpf.ProgramID) (kernelTables, [2]*ebpf.Program, error) {
+							return loadFastPath(times, nil)
+						}
+					})
+					add(t, "97", x.testHost)
+				}},
+				{"daemons are killed", func() {
+					x.stop()
+					for range 2 {
+						p := startProcess(t, x.Host, BypassOff)
+						p.ready()
+						goesOn()
+						p.kill()
+						goesOn()
+					}
+					x.testHost = startEngine(t, x.Host, cfg)
+					add(t, "97", x.testHost)
+				}},
+			} {
+				t.Log(f.name)
+				f.do()
+				x.b.send(wire.Group, vudp(x.id, x.frame("the group")))
+				carries()
+			}
+			end()
+			quiet(t, x.testHost)
+			frames := x.drain(c, "000 until now")
+			for _, f := range frames {
+				require.Positive(t, want.frames[f], "%x", f)
+			}
+			t.Logf("%d packets, of which the domain got %d", sent.Load(), len(frames))
+			require.Greater(t, len(frames), 100)
+			require.Empty(t, leaked.Take(), "the LAN got what XDP stripped")
+			require.Equal(t, taken, x.tcp(), "the host took what XDP stripped")
+			require.Zero(t, x.Counters().FastPath.Left.In[fastpath.LeftError])
+
+			_, rx0 := x.carried()
+			x.attacked(packets, c).same(t, want)
+			_, rx := x.carried()
+			require.Greater(t, rx.Packets-rx0.Packets, uint64(20))
 		})
 	}
 }
