@@ -35,7 +35,7 @@ bpf-check: need-go ## compare the committed eBPF objects with their sources
 	@scripts/bpf --check
 
 test: need-root build ## run all tests, installing what they need
-	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc sysctl:procps nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish prometheus:prometheus
+	@scripts/need ip:iproute2 ping:iputils-ping mandoc:mandoc sysctl:procps nft:nftables iptables:iptables tshark:tshark zsh:zsh fish:fish prometheus:prometheus curl:curl openssl:openssl
 	$(GO) test $(TESTFLAGS) ./...
 
 test-user: need-go ## run the tests of data plane and service without root; says what is skipped, and why

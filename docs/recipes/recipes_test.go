@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,9 @@ type machine struct {
 	*lab.Host
 	t     *testing.T
 	mount string // the process that holds the mounts
+	// plain says that xend's paths are those of a machine of its own, without a prefix.
+	plain bool
+	tools string // a directory in front of PATH
 }
 
 // isolate makes the directories a host's own. What is written there is gone with the host.
@@ -81,7 +85,10 @@ func (m *machine) run(command string) (string, error) {
 	bin, err := filepath.Abs("../../bin")
 	require.NoError(m.t, err)
 	cmd := m.Command(ctx, "nsenter", "--mount=/proc/"+m.mount+"/ns/mnt", "--wd="+m.Dir, "sh", "-c", command)
-	cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C", "HOME=/root")
+	cmd.Env = append(cmd.Env, "PATH="+m.tools+":"+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C", "HOME=/root")
+	if m.plain {
+		cmd.Env = slices.DeleteFunc(cmd.Env, func(e string) bool { return strings.HasPrefix(e, "XEND_PREFIX=") })
+	}
 	cmd.WaitDelay = time.Second // what a command leaves running keeps its output
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -104,14 +111,16 @@ var needs = map[string]string{
 // programs are what recipes need besides what all tests do. make recipes installs them, and has none skipped for want
 // of them.
 var programs = map[string][]string{
-	"cni.md":      {"/usr/lib/cni/bridge"},
-	"ifupdown.md": {"/sbin/ifup"},
-	"libvirt.md":  {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
-	"lxc.md":      {"/usr/bin/lxc-execute", "/bin/busybox"},
-	"macvlan.md":  {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
-	"networkd.md": {"/lib/systemd/systemd-networkd"},
-	"nspawn.md":   {"/usr/bin/systemd-nspawn", "/bin/busybox"},
-	"qemu.md":     {"/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
+	"cni.md":           {"/usr/lib/cni/bridge"},
+	"ifupdown.md":      {"/sbin/ifup"},
+	"libvirt.md":       {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
+	"lxc.md":           {"/usr/bin/lxc-execute", "/bin/busybox"},
+	"macvlan.md":       {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
+	"networkd.md":      {"/lib/systemd/systemd-networkd"},
+	"nspawn.md":        {"/usr/bin/systemd-nspawn", "/bin/busybox"},
+	"../monitoring.md": {"/usr/bin/curl", "/usr/bin/openssl"},
+	"../protocol.md":   {"/usr/bin/curl"},
+	"qemu.md":          {"/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
 }
 
 // suits skips a recipe that can't be tried here.
