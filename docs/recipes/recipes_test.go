@@ -49,6 +49,7 @@ for d in etc var root dev; do
 	[ $d != dev ] || mknod /run/over/dev/upper/kvm c 0 0 # how overlayfs says that it is not there
 	mount -t overlay overlay -o lowerdir=/$d,upperdir=/run/over/$d/upper,workdir=/run/over/$d/work /$d
 done
+rm -f /etc/network/if-*.d/* # hooks of what else is installed on the tests' machine
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
@@ -85,7 +86,10 @@ func (m *machine) run(command string) (string, error) {
 	bin, err := filepath.Abs("../../bin")
 	require.NoError(m.t, err)
 	cmd := m.Command(ctx, "nsenter", "--mount=/proc/"+m.mount+"/ns/mnt", "--wd="+m.Dir, "sh", "-c", command)
-	cmd.Env = append(cmd.Env, "PATH="+m.tools+":"+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C", "HOME=/root")
+	if m.tools != "" {
+		bin = m.tools + ":" + bin
+	}
+	cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C", "HOME=/root")
 	if m.plain {
 		cmd.Env = slices.DeleteFunc(cmd.Env, func(e string) bool { return strings.HasPrefix(e, "XEND_PREFIX=") })
 	}

@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/xenvnet/xend/vnet"
 )
 
 // levelName is a level's name in xend-config.sxp and in the log.
@@ -195,6 +197,10 @@ func addField(fields map[string]string, prefix string, a slog.Attr) {
 		return // it is in the text
 	}
 	text := v.String()
+	// One id has many forms, and who looks for a vnet by XEND_VNET knows the short one.
+	if id, err := vnet.ParseID(text); a.Key == "vnet" && err == nil {
+		text = id.Short()
+	}
 	fields[name] = text[:min(len(text), maxFieldValue)]
 }
 

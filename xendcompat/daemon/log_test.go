@@ -12,6 +12,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/vnet"
 )
 
 func TestLevelNames(t *testing.T) {
@@ -79,12 +81,14 @@ func TestJournal(t *testing.T) {
 	with.WithGroup("peer").Warn("w", "pid", 7)
 	with.Error("e", slog.Group("client", "uid", 0, "pid", 9), "again_in", time.Second)
 	log.Log(t.Context(), slog.LevelError+4, "c", "bad key!\n", "x\ny")
+	log.Info("i", "vnet", vnet.ID{15: 0x97})
 	require.Equal(t, []entry{
 		{"xend is ready vnets=2", journal.PriInfo, map[string]string{"XEND_VNETS": "2"}},
 		{"w a=1 peer.pid=7", journal.PriWarning, map[string]string{"XEND_A": "1", "XEND_PEER_PID": "7"}},
 		{"e a=1 client.uid=0 client.pid=9 again_in=1s", journal.PriErr,
 			map[string]string{"XEND_A": "1", "XEND_CLIENT_UID": "0", "XEND_CLIENT_PID": "9", "XEND_AGAIN_IN": "1s"}},
 		{`c "bad key!\n"="x\ny"`, journal.PriCrit, map[string]string{"XEND_BAD_KEY__": "x\ny"}},
+		{"i vnet=0000:0000:0000:0000:0000:0000:0000:0097", journal.PriInfo, map[string]string{"XEND_VNET": "97"}},
 	}, sent)
 	require.Equal(t, journal.PriDebug, priority(slog.LevelDebug))
 
