@@ -29,7 +29,7 @@ printf '%s\n' 'name = "vm1"' 'memory = 64' "vif = ['bridge=vnet97, ip=10.97.0.1'
 echo '(vnet (id 98) (bridge vnet98))' >/etc/xen/vnet98.sxp
 mkdir /etc/xen/scripts && ln -s $(command -v network-vnet) /etc/xen/scripts/`, `xend start`},
 	"monitoring.md": {`xend start; echo '(vnet (id 97))' >v; xm vnet-create v`},
-	"protocol.md": {`xend start; echo '(vnet (id 97))' >v; xm vnet-create v`},
+	"protocol.md":   {`xend start; echo '(vnet (id 97))' >v; xm vnet-create v`},
 	"security.md": {`xend start; echo '(vnet (id 97) (security conf))' >/etc/xen/vnet97.sxp`,
 		`xend start; echo '(vnet (id 97) (security conf))' >/etc/xen/vnet97.sxp`},
 }
