@@ -38,6 +38,33 @@ func newSecured(t testing.TB, hosts int, cfg Config, level vnet.Security) (*lab.
 	return l, s, list
 }
 
+// TestSecurityChanges: a vnet goes on at another level through the devices that it has, and nothing that was learned at the
+// level before is worth anything.
+func TestSecurityChanges(t *testing.T) {
+	_, s, hosts := newSecured(t, 2, testConfig(), vnet.None)
+	a, b := hosts[0], hosts[1]
+	sealed, err := s.Capture(func(f lab.Frame) bool {
+		d, ok := datagramIn(f.Data)
+		return ok && d.to.Port() == wire.SecurityPort
+	})
+	require.NoError(t, err)
+	d1, d2 := a.domain(1, "97"), b.domain(2, "97")
+	for _, level := range []vnet.Security{vnet.None, vnet.Conf, vnet.Auth, vnet.None} {
+		for _, h := range hosts {
+			require.NoError(t, h.Detach(idOf(t, "97")))
+			require.Empty(t, h.Snapshot().Entries)
+		}
+		for _, h := range hosts {
+			require.NoError(t, attach(h.Engine, securedOf(t, "97", level)))
+		}
+		ping(t, d1, d2.Addr()) // who is at another level drops what comes
+		require.NotEmpty(t, a.Snapshot().Entries)
+		if level != vnet.None {
+			require.NotEmpty(t, sealed.Take())
+		}
+	}
+}
+
 func TestSecured(t *testing.T) {
 	for _, level := range []vnet.Security{vnet.Auth, vnet.Conf} {
 		t.Run(level.String(), func(t *testing.T) {
