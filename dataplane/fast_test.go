@@ -83,6 +83,7 @@ func TestFastPath(t *testing.T) {
 	for _, addr := range []int{0, 1} {
 		tx0, _ := hosts[0].carried()
 		_, rx0 := hosts[1].carried()
+		sent0, heard0 := hosts[0].with(hosts[1]), hosts[1].with(hosts[0])
 		const size = 64 << 20
 		_, err := lab.Transfer(soon(t), one.Node, two.Node, two.Spec.Addrs[addr].Addr(), size)
 		require.NoError(t, err)
@@ -90,8 +91,23 @@ func TestFastPath(t *testing.T) {
 		_, rx := hosts[1].carried()
 		require.Greater(t, tx.Bytes-tx0.Bytes, uint64(size))
 		require.Greater(t, rx.Bytes-rx0.Bytes, uint64(size))
+		// What the kernel carries counts for the other host, too, with what is in front of it on the wire.
+		sent, heard := hosts[0].with(hosts[1]), hosts[1].with(hosts[0])
+		require.Greater(t, sent.TxBytes-sent0.TxBytes, tx.Bytes-tx0.Bytes)
+		require.Greater(t, heard.RxBytes-heard0.RxBytes, rx.Bytes-rx0.Bytes)
+		require.GreaterOrEqual(t, sent.TxPackets-sent0.TxPackets, tx.Packets-tx0.Packets)
+		require.GreaterOrEqual(t, heard.RxPackets-heard0.RxPackets, rx.Packets-rx0.Packets)
 	}
 	t.Logf("%+v", hosts[1].Status().FastPath)
+}
+
+// with is what a host knows of another one.
+func (h *testHost) with(other *testHost) Host {
+	h.t.Helper()
+	list := h.Status().Hosts
+	i := slices.IndexFunc(list, func(x Host) bool { return x.Addr == other.Addr() })
+	require.GreaterOrEqual(h.t, i, 0)
+	return list[i]
 }
 
 // newMixed makes two hosts, of which the first or both have the fast path.
@@ -220,6 +236,8 @@ type stream struct {
 	sent int
 	got  map[uint64]int
 	last uint64 // the highest number that came
+	// overtaken are the numbers of those that came after higher ones.
+	overtaken []uint64
 }
 
 // startStream sends numbered datagrams, one every pause, until end.
@@ -252,6 +270,9 @@ func startStreamTo(t testing.TB, from, to *lab.Node, addr netip.Addr, pause time
 			s.mu.Lock()
 			at := binary.BigEndian.Uint64(b)
 			s.got[at]++
+			if at < s.last {
+				s.overtaken = append(s.overtaken, at)
+			}
 			s.last = max(s.last, at)
 			s.mu.Unlock()
 		}
@@ -752,25 +773,11 @@ func quiet(t testing.TB, h *testHost) {
 // bridgeUplink does to a host's card what network-bridge does: it is peth0, a port of the bridge eth0, which has its addresses.
 func bridgeUplink(t testing.TB, h *lab.Host, otherMAC bool) {
 	t.Helper()
-	u := h.Uplink()
-	card, err := u.Link()
-	require.NoError(t, err)
-	require.NoError(t, h.Net.SetDown(card.Index))
-	require.NoError(t, h.Net.Rename(card.Index, "peth0"))
-	bridge, err := h.Net.CreateBridge(hostnet.Bridge{Name: "eth0", MAC: card.MAC})
-	require.NoError(t, err)
+	var mac net.HardwareAddr
 	if otherMAC {
-		require.NoError(t, h.Net.SetHardwareAddr(card.Index, net.HardwareAddr{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}))
+		mac = net.HardwareAddr{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}
 	}
-	require.NoError(t, h.Net.SetMaster(card.Index, bridge.Index))
-	require.NoError(t, h.Net.SetUp(card.Index))
-	require.NoError(t, h.Net.SetUp(bridge.Index))
-	require.NoError(t, h.AwaitForwarding(soon(t), "eth0"))
-	for _, p := range []netip.Prefix{u.Addr4, u.Addr6} {
-		_ = h.Net.DeleteAddress(hostnet.Address{Index: card.Index, Prefix: p})
-		require.NoError(t, h.Net.EnsureAddress(hostnet.Address{Index: bridge.Index, Prefix: p}))
-	}
-	require.NoError(t, h.Net.EnsureRoute(hostnet.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Index: bridge.Index}))
+	require.NoError(t, h.BridgeCard(soon(t), h.Uplink().Device, mac))
 }
 
 // TestFastSizes: the sizes that matter pass, and a DF ping that fills 1500 does on an underlay of 1500.

@@ -151,7 +151,7 @@ func writeJSON(w io.Writer, name string, v any) error {
 }
 
 // growScenario is that of all growths.
-var growScenario = scenario{"growth", "", 1500, 1500, false}
+var growScenario = scenario{"growth", "", 1500, 1500, false, false}
 
 // hostsWith makes n hosts on a switch with a daemon and vnet 97 on each, and a domain on the first and the last.
 func hostsWith(ctx context.Context, l *lab.Lab, o *options, n int, settings string) (*setup, []*lab.Host, error) {

@@ -21,6 +21,7 @@ var setups = []setup{
 	{name: "1500 on 1500, kernel to kernel by the bridges", underlay: 1500, inner: 1500, fast: [2]bool{true, true}, bridged: true},
 	{name: "1500 on 9000, kernel to kernel", underlay: 9000, inner: 1500, fast: [2]bool{true, true}},
 	{name: "1500 on 1500 over IPv6, kernel to kernel", underlay: 1500, inner: 1500, v6: true, fast: [2]bool{true, true}},
+	{name: "1500 on 1500 by network-bridge's bridge, kernel to kernel", underlay: 1500, inner: 1500, fast: [2]bool{true, true}, xenbr: true},
 	{name: "1500 on 1500, kernel to user space", underlay: 1500, inner: 1500, fast: [2]bool{true, false}},
 }
 

@@ -113,7 +113,7 @@ func (w *world) devices(t testing.TB, p place) (out []device) {
 		case peers:
 			add(x.host.Net, peerName(t))
 		case uplinks:
-			add(x.host.Net, "eth0")
+			add(x.host.Net, x.card)
 		}
 	}
 	return out

@@ -39,6 +39,8 @@ type setup struct {
 	both, replicate, peers bool
 	// fast has the kernel carry what it can on a host.
 	fast [2]bool
+	// xenbr has the underlay be a bridge of which the host's card is a port, as Xen's network-bridge makes it.
+	xenbr bool
 	// bridged keeps the bridges in the way of what the kernel carries.
 	bridged bool
 }
@@ -84,6 +86,7 @@ var groups = []netip.Addr{netip.MustParseAddr("224.10.0.1"), dataplane.DefaultGr
 // side is a host with its engine, and a domain whose card is the test's.
 type side struct {
 	host   *lab.Host
+	card   string // the host's network card
 	engine *dataplane.Engine
 	domain *lab.Domain // it has no addresses
 	guest  *lab.Domain // it has: its kernel makes the frames
@@ -163,7 +166,11 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 		defer prog.Close() // the filter keeps it
 		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: dev.Index, Priority: 5, Name: "other"}, prog))
 	}
-	x := &side{host: h, inbox: newInbox()}
+	x := &side{host: h, card: h.Uplink().Device, inbox: newInbox()}
+	if w.xenbr {
+		x.card = "p" + x.card
+		require.NoError(t, h.BridgeCard(soon(t), h.Uplink().Device, net.HardwareAddr{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff}))
+	}
 	x.engine = w.startEngine(t, h)
 	devices, err := port.Ensure(h.Net, port.Spec{ID: c.ID, Bridge: c.Bridge, Vnetif: c.Vnetif, MTU: w.inner})
 	require.NoError(t, err)
