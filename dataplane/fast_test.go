@@ -381,6 +381,49 @@ func TestDaemonsGo(t *testing.T) {
 	}
 }
 
+// TestNeighboursStayKnown: while no daemon is there, domains find each other reachable when they ask (ARP and ND to the MAC
+// that they know), without which flows of UDP would end.
+func TestNeighboursStayKnown(t *testing.T) {
+	for name, bypass := range map[string]Bypass{"bridge": BypassOff, "bypass": BypassAuto} {
+		t.Run(name, func(t *testing.T) {
+			cfg := fastConfig()
+			cfg.Bypass = bypass
+			_, _, hosts := newLab(t, 2, cfg)
+			add(t, "97", hosts...)
+			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+			for i := range one.Spec.Addrs {
+				ping(t, one, two.Spec.Addrs[i].Addr())
+			}
+			awaitFast(t, one, two, hosts...)
+			if bypass == BypassAuto {
+				hosts[1].awaitWay(pastBridge, "")
+			}
+			hosts[0].stop()
+			if bypass == BypassOff {
+				hosts[1].stop()
+			}
+			for _, ends := range [][2]*lab.Domain{{one, two}, {two, one}} {
+				for _, a := range ends[1].Spec.Addrs {
+					neighbour := func(args ...string) string {
+						t.Helper()
+						out, err := ends[0].Run(soon(t), "ip", append([]string{"neigh"}, args...)...)
+						require.NoError(t, err)
+						return out
+					}
+					to := a.Addr().String()
+					neighbour("change", to, "dev", "eth0", "nud", "probe") // it asks at once, three times
+					state := ""
+					eventually(t, "an answer", func() bool {
+						state = neighbour("show", to)
+						return !strings.Contains(state, "PROBE")
+					})
+					require.Contains(t, state, "REACHABLE")
+				}
+			}
+		})
+	}
+}
+
 // withoutTCX gives an engine a kernel that has no TCX, as before Linux 6.6, withTCX this one.
 func withoutTCX(e *Engine) {
 	if e.programs.host != nil {

@@ -201,6 +201,7 @@ func TestEncapsulate(t *testing.T) {
 	inner := map[string][]byte{
 		"IPv4": ethernet(remote, local, 0x0800, udp4(t, 100)),
 		"IPv6": ethernet(remote, local, 0x86dd, ipv6(17, here6, there6, make([]byte, 60))),
+		"ARP":  ethernet(remote, local, 0x0806, make([]byte, 46)),
 		"TCP":  ethernet(remote, local, 0x0800, tcp4(900)),
 	}
 	for name, frame := range inner {
@@ -312,7 +313,7 @@ func TestLeftOut(t *testing.T) {
 		"SCTP":                  {LeftChecksum, nil, ethernet(remote, local, 0x86dd, ipv6(132, here6, there6, make([]byte, 60)))},
 		"fragment":              {LeftForm, nil, ethernet(remote, local, 0x0800, part(udp4(t, 100)))},
 		"fragment in IPv6":      {LeftForm, nil, ethernet(remote, local, 0x86dd, ipv6(44, here6, there6, make([]byte, 60)))},
-		"not IP":                {LeftRoom, nil, ethernet(remote, local, 0x0806, make([]byte, 46))},
+		"neither IP nor ARP":    {LeftRoom, nil, ethernet(remote, local, 0x88b5, make([]byte, 46))},
 		"destination is old": {LeftMiss, func(p *Tables) error {
 			return p.PutRemote(vnet97, remote, there4, ago(61*time.Second))
 		}, frame},

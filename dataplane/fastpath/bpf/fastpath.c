@@ -53,12 +53,29 @@ static __always_inline void vnet_header(__u8 *to, const struct vnet *v)
 	__builtin_memcpy(to + 6, v->id, 16);
 }
 
+// make_room makes room in front of a frame's Ethernet header. The kernel has two ways, of which the one that knows of
+// segments is for IP only.
+static __always_inline int make_room(struct __sk_buff *skb, __u32 size, __u64 flags, __be16 proto)
+{
+	if (proto == bpf_htons(ETH_P_ARP))
+		return bpf_skb_change_head(skb, size, 0);
+	return bpf_skb_adjust_room(skb, size, BPF_ADJ_ROOM_MAC, flags);
+}
+
+// retype has the kernel take an encapsulated frame of ARP for the IP packet that it is now, or no neighbour would be
+// looked up for it. It looks at the type of a frame only when the last VLAN tag before it goes, so two come and go.
+static __always_inline int retype(struct __sk_buff *skb)
+{
+	return bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) || bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) ||
+	       bpf_skb_vlan_pop(skb) || bpf_skb_vlan_pop(skb);
+}
+
 static __always_inline int encapsulate4(struct __sk_buff *skb, const struct vnet *v, const struct underlay *u,
 					const struct mac *to, __u64 flags, __u16 source, const struct ethhdr *in)
 {
 	struct outer4 h = {};
 	flags |= BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-	if (bpf_skb_adjust_room(skb, OUTER_LEN(h) - ETH_HLEN, BPF_ADJ_ROOM_MAC, flags))
+	if (make_room(skb, OUTER_LEN(h) - ETH_HLEN, flags, in->h_proto))
 		return -1;
 	__u32 total = skb->len - ETH_HLEN;
 	h.eth.h_proto = bpf_htons(ETH_P_IP); // the addresses are the neighbour's, by bpf_redirect_neigh
@@ -91,7 +108,7 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet
 {
 	struct outer6 h = {};
 	flags |= BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
-	if (bpf_skb_adjust_room(skb, OUTER_LEN(h) - ETH_HLEN, BPF_ADJ_ROOM_MAC, flags))
+	if (make_room(skb, OUTER_LEN(h) - ETH_HLEN, flags, in->h_proto))
 		return -1;
 	__u32 payload = skb->len - ETH_HLEN - sizeof(h.ip);
 	h.eth.h_proto = bpf_htons(ETH_P_IPV6);
@@ -217,7 +234,7 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 	int err = is4 ? encapsulate4(skb, v, u, to, flags, source, &in) : encapsulate6(skb, v, u, to, flags, source, &in);
 	if (err == -1)
 		return OUT(LEFT_ROOM);
-	if (err)
+	if (err || (in.h_proto == bpf_htons(ETH_P_ARP) && retype(skb)))
 		return OUT(LEFT_ERROR);
 	count(&vnet_counters, slot, 1, frames, bytes);
 	count(&host_counters, host_slot, 1, frames, bytes);
