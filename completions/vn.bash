@@ -115,7 +115,7 @@ _vn()
         options='-f --format --json'
         ;;
     top)
-        options='-d --delay -n --rounds -s --sort --vnet --host --json'
+        options='-m --macs --sample -d --delay -n --rounds -s --sort --vnet --host --json'
         ;;
     capture)
         options='-r --read -w --write -c --count'

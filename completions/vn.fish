@@ -90,6 +90,8 @@ complete -c vn -n __fish_use_subcommand -a topology -d 'draw this host\'s vnets,
 complete -c vn -n '__fish_seen_subcommand_from topology' -s f -l format -x -d 'draw it so'
 complete -c vn -n '__fish_seen_subcommand_from topology' -l json -d 'the same as --format json'
 complete -c vn -n __fish_use_subcommand -a top -d 'show live what vnets and hosts send and receive, and what is dropped, the busiest first'
+complete -c vn -n '__fish_seen_subcommand_from top' -s m -l macs -d 'also the MACs of this host, estimated from a sample'
+complete -c vn -n '__fish_seen_subcommand_from top' -l sample -x -d 'look at one frame in N for that, by default 64'
 complete -c vn -n '__fish_seen_subcommand_from top' -s d -l delay -x -d 'the time between two looks, by default 1'
 complete -c vn -n '__fish_seen_subcommand_from top' -s n -l rounds -x -d 'end after N looks'
 complete -c vn -n '__fish_seen_subcommand_from top' -s s -l sort -x -d 'by bytes (the default), packets or name'

@@ -21,6 +21,7 @@ import (
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/xendcompat/finding"
+	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
 // fault is something that goes wrong, how it is made, and by what name vn check, called on host A, finds it.
@@ -294,13 +295,15 @@ func TestFaults(t *testing.T) {
 // is not, that is said.
 func TestTrace(t *testing.T) {
 	f := newFaultLab(t, "A", "B")
+	var domains []*lab.Domain
 	for i, h := range f.hosts {
 		f.sh(i, "xend start && xm vnet-create $XEND_PREFIX/vnet97.sxp")
-		_, err := h.Domain(lab.DomainSpec{
+		d, err := h.Domain(lab.DomainSpec{
 			Name: fmt.Sprint("dom", i), Vif: fmt.Sprintf("vif%d.0", i+1), Bridge: "vnet97", MAC: net.HardwareAddr{0, 0x16, 0x3e, 0, 0, byte(i + 1)},
 			Addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.97.0.%d/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd97::%d/64", i+1))},
 		})
 		require.NoError(t, err)
+		domains = append(domains, d)
 		require.NoError(t, h.AwaitForwarding(nettest.Soon(t), "vnet97"))
 	}
 	var out string
@@ -333,6 +336,22 @@ func TestTrace(t *testing.T) {
 	require.Len(t, trace.Places, 1)
 	require.Equal(t, "10.9.1.2", trace.Places[0].Host)
 	require.True(t, *trace.Places[0].Reached)
+
+	// vn top tells which MAC it is that sends and receives, whoever carries its frames.
+	ping, err := domains[0].StartPing(netip.MustParseAddr("10.97.0.2"), lab.PingOptions{Interval: 10 * time.Millisecond})
+	require.NoError(t, err)
+	defer ping.Close()
+	f.eventually("vn top shows A's domain", func() bool {
+		var top traffic.Snapshot
+		require.NoError(t, json.Unmarshal([]byte(f.sh(a, "vn top -m --sample 1 -n 1 -d 0.5 --json")), &top))
+		for _, m := range top.MACs {
+			if m.MAC == "00:16:3e:00:00:01" && m.Vnet == "97" && m.Port == "vif1.0" && m.Tx.Packets > 5 {
+				return true
+			}
+		}
+		return false
+	})
+	ping.Close()
 
 	require.Contains(t, f.sh(a, "vn trace 10.97.0.77 || echo status $?"), "10.97.0.77 was not found: nobody answered ARP for it in the 1 vnets")
 	require.Regexp(t, `and no host says that it has it: [^\n]*\nstatus 1`, f.sh(a, "vn trace 00:16:3e:00:00:99 || echo status $?"))

@@ -37,8 +37,22 @@ func (a *app) top(ctx context.Context, in cli.Invocation) error {
 	}
 	ctx, stop := untilInterrupt(ctx)
 	defer stop()
+	var sampled *sampler
+	if in.Has("macs") || in.Has("sample") {
+		one := sampleOne
+		if in.Has("sample") {
+			if one, err = strconv.Atoi(in.Value("sample")); err != nil || one < 1 || one > 1<<20 {
+				return fmt.Errorf("--sample: expected a number from 1 to %d, not %s", 1<<20, in.Value("sample"))
+			}
+		}
+		sampled = newSampler(ctx, one)
+		defer sampled.close()
+	}
 	before, err := a.traffic(ctx, in)
 	if err != nil {
+		return err
+	}
+	if err := a.sample(ctx, sampled, before); err != nil {
 		return err
 	}
 	ticker := time.NewTicker(time.Duration(every * float64(time.Second)))
@@ -75,6 +89,13 @@ func (a *app) top(ctx context.Context, in cli.Invocation) error {
 		seconds := max(now.Time.Sub(before.Time).Seconds(), 0.001)
 		before = now
 		round++
+		if sampled != nil {
+			delta.MACs, delta.Sampled = sampled.take(), sampled.one
+			delta.NotSampled = sampled.leftOut()
+			if err := a.sample(ctx, sampled, now); err != nil {
+				return err
+			}
+		}
 		if in.Has("json") {
 			if err := a.printJSON(delta); err != nil {
 				return err
@@ -90,6 +111,26 @@ func (a *app) top(ctx context.Context, in cli.Invocation) error {
 		}
 	}
 	return a.stdout.Flush()
+}
+
+// sample looks at ports that are new; s may be nil.
+func (a *app) sample(ctx context.Context, s *sampler, t traffic.Snapshot) error {
+	if s == nil {
+		return nil
+	}
+	forms, err := a.ask(ctx, command("vnet.list"))
+	if err != nil {
+		return err
+	}
+	vnifs := map[string]bool{}
+	for _, f := range byID(forms) {
+		vnifs[f.ChildValue("vnetif", "")] = true
+	}
+	list, err := devices()
+	if err != nil {
+		return err
+	}
+	return s.look(list, t.Vnets, vnifs)
 }
 
 // terminal tells whether a person sees what is printed on the standard output, as it is printed.
@@ -132,6 +173,16 @@ func writeTop(w io.Writer, t traffic.Snapshot, seconds float64, sortBy string) {
 	}
 	writeRows(w, "Vnet", "MACs", vnets, seconds, sortBy)
 	writeRows(w, "Host", "MACs, last heard by unicast, by the group", hosts, seconds, sortBy)
+	if t.Sampled > 0 {
+		var macs []topRow
+		for _, m := range t.MACs {
+			macs = append(macs, topRow{m.MAC, "vnet " + m.Vnet + ", " + m.Port, rate{m.Tx, m.Rx}})
+		}
+		writeRows(w, "MAC here", fmt.Sprintf("vnet, port; estimated from one frame in %d", t.Sampled), macs, seconds, sortBy)
+		if t.NotSampled > 0 {
+			fmt.Fprintf(w, "%d more ports are not looked at; --vnet ID looks at those of one vnet\n", t.NotSampled)
+		}
+	}
 	var drops []traffic.Drop
 	for _, d := range t.Drops {
 		if d.Packets > 0 {

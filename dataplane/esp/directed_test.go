@@ -222,7 +222,13 @@ func TestSealingStops(t *testing.T) {
 	// A lane that has carried much ends the epoch long before.
 	s.Unicast(1, 0).next.Store(volumePackets)
 	w.pass(12*time.Second, true)
-	require.NotSame(t, s, h.vnet.Sending(h.clock()))
+	next := h.vnet.Sending(h.clock())
+	require.NotSame(t, s, next)
+	w.pass(12*time.Second, true)
+	require.Same(t, next, h.vnet.Sending(h.clock()), "one that has carried little goes on")
+	next.Unicast(1, 0).bytes.Store(volumeBytes) // in few packets
+	w.pass(12*time.Second, true)
+	require.NotSame(t, next, h.vnet.Sending(h.clock()))
 }
 
 // TestLevels: a sender of the other level is told apart, and none of its packets is taken.

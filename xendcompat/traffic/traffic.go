@@ -104,6 +104,15 @@ type Source struct {
 	Device string `json:"device,omitempty"`
 }
 
+// MAC is what a MAC of this host sent and received by a port of its vnet's bridge, estimated from a sample.
+type MAC struct {
+	Vnet string `json:"vnet"` // in its shortest text
+	MAC  string `json:"mac"`
+	Port string `json:"port"`
+	Tx   Counts `json:"tx"`
+	Rx   Counts `json:"rx"`
+}
+
 // Snapshot is all of it.
 type Snapshot struct {
 	Time  time.Time `json:"time"`
@@ -112,6 +121,11 @@ type Snapshot struct {
 	Drops []Drop    `json:"drops"`
 	// Forwarded are the VFWD packets that went to peers.
 	Forwarded uint64 `json:"forwarded"`
+	// MACs is what vn top estimates, by looking at one frame in Sampled; 0: it does not. The daemon counts nothing by MAC.
+	MACs    []MAC `json:"macs,omitempty"`
+	Sampled int   `json:"sampled,omitempty"`
+	// NotSampled is how many ports are not looked at, since there are too many.
+	NotSampled int `json:"not_sampled,omitempty"`
 }
 
 // Sub is what was counted since before: rates, once divided by Time's difference. What is new counts from zero.
