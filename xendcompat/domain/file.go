@@ -436,7 +436,7 @@ func parseXLDisk(parts []string) (Disk, error) {
 			d.Backend = value
 		case name == "devtype" && value == "cdrom":
 			d.Dev += ":cdrom"
-		case ok:
+		case ok && name != "":
 			d.Other = append(d.Other, Param{name, value})
 		default:
 			return d, fmt.Errorf("disk: %s is not known", clip(p))
