@@ -38,6 +38,27 @@ func newSecured(t testing.TB, hosts int, cfg Config, level vnet.Security) (*lab.
 	return l, s, list
 }
 
+// TestSecurityPort: by another port than 4500 a vnet's frames and key messages go all the same, and by 4500 nothing.
+func TestSecurityPort(t *testing.T) {
+	cfg := testConfig()
+	cfg.Security.Port = 4501
+	_, s, hosts := newSecured(t, 2, cfg, vnet.Conf)
+	to := func(port uint16) *lab.Capture {
+		c, err := s.Capture(func(f lab.Frame) bool {
+			d, ok := datagramIn(f.Data)
+			return ok && (d.to.Port() == port || d.from.Port() == port)
+		})
+		require.NoError(t, err)
+		return c
+	}
+	usual, other := to(wire.SecurityPort), to(4501)
+	d1, d2 := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	ping(t, d1, d2.Addr())
+	ping(t, d1, d2.Spec.Addrs[1].Addr())
+	require.NotEmpty(t, other.Take())
+	require.Empty(t, usual.Take())
+}
+
 // TestSecurityChanges: a vnet goes on at another level through the devices that it has, and nothing that was learned at the
 // level before is worth anything.
 func TestSecurityChanges(t *testing.T) {
