@@ -184,6 +184,8 @@ func (r *reader) set(v pyfile.Variable) error {
 		return r.vifs(v.Value)
 	case "disk":
 		return r.disks(v.Value)
+	case "device", "dev": // they stand in the form, for each of the lists
+		return fmt.Errorf("%s is no setting of a file: vif, disk, vfb and pci are", v.Name)
 	case "vfb":
 		return r.each(v, func(s string, params []Param) error {
 			if params == nil {
