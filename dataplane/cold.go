@@ -280,7 +280,7 @@ func (e *Engine) noticeLocked(n notice) {
 		e.tellMemberLocked(n.network.config.ID, n.addr, n.nonce, n.index)
 	case noticeLevel:
 		if e.tellLocked("level " + n.vnet.String() + n.addr.String()) {
-			e.log.Warn("a host has the vnet at another security level; nothing of it is taken", "vnet", n.vnet, "host", n.addr)
+			e.log.Warn("a host has the vnet at another security level; nothing of it is taken", "vnet", n.vnet.Short(), "host", n.addr)
 		}
 	case noticeSendError:
 		if e.tellLocked("send") {

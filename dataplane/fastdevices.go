@@ -551,14 +551,14 @@ func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool, tou
 			continue
 		}
 		if why == "" {
-			e.log.Info("the kernel carries a vnet", "vnet", id, "hook", hooks[id])
+			e.log.Info("the kernel carries a vnet", "vnet", id.Short(), "hook", hooks[id])
 			continue
 		}
 		level := e.log.Info
 		if v.config.FastPath == FastPathOn {
 			level = e.log.Warn
 		}
-		level("user space carries a vnet", "vnet", id, "reason", why)
+		level("user space carries a vnet", "vnet", id.Short(), "reason", why)
 	}
 }
 

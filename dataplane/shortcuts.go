@@ -202,9 +202,9 @@ func (s *shortcuts) startBypass(t *fastpath.Tables) bool {
 	b := fastpath.NewBypass(t, s.own)
 	b.Changed = func(p fastpath.BypassedPort) {
 		if p.Way == fastpath.WayBridge {
-			log.Info("a domain's frames go by its bridge", "device", p.Name, "vnet", p.Vnet, "reason", p.Reason)
+			log.Info("a domain's frames go by its bridge", "device", p.Name, "vnet", p.Vnet.Short(), "reason", p.Reason)
 		} else {
-			log.Info("a domain's frames pass its bridge by", "device", p.Name, "vnet", p.Vnet, "way", p.Way)
+			log.Info("a domain's frames pass its bridge by", "device", p.Name, "vnet", p.Vnet.Short(), "way", p.Way)
 		}
 	}
 	var ctx context.Context
