@@ -325,7 +325,7 @@ func TestTrace(t *testing.T) {
 		return strings.Contains(out, "behind")
 	})
 	require.Regexp(t, `(?m)^fd97::2 is 00:16:3e:00:00:02 \(answered ND within [0-9.]+ ms\) on vnet 97$`, out)
-	require.Contains(t, f.sh(a, "vn trace fd97::77 || echo status $?"), "fd97::77 was not found: nobody answered ND for it in the 1 vnets")
+	require.Contains(t, f.sh(a, "vn trace fd97::77 || echo status $?"), "fd97::77 was not found: nobody answered ND for it in the one vnet that is up here")
 	// B is asked where nothing is known, and says so.
 	f.sh(a, "vn varp-flush")
 	f.sh(b, "vn vif-add 97 00:16:3e:00:00:55")
@@ -353,9 +353,10 @@ func TestTrace(t *testing.T) {
 	})
 	ping.Close()
 
-	require.Contains(t, f.sh(a, "vn trace 10.97.0.77 || echo status $?"), "10.97.0.77 was not found: nobody answered ARP for it in the 1 vnets")
+	require.Contains(t, f.sh(a, "vn trace 10.97.0.77 || echo status $?"), "10.97.0.77 was not found: nobody answered ARP for it in the one vnet that is up here")
 	require.Regexp(t, `and no host says that it has it: [^\n]*\nstatus 1`, f.sh(a, "vn trace 00:16:3e:00:00:99 || echo status $?"))
-	require.Contains(t, f.sh(a, "vn trace nobody 2>&1 || true"), "nobody is neither a MAC nor an address, nor a domain of this host")
+	require.Equal(t, "vn: nobody is neither a MAC nor an address, nor a domain of this host, and other hosts do not tell the names of theirs: "+
+		"name its MAC or address, or ask on its host\n", f.sh(a, "vn trace nobody 2>&1 || true"))
 	f.sh(b, "xend stop")
 	require.Contains(t, f.sh(a, "vn trace 00:16:3e:00:00:02 || echo status $?"), "no answer (3 tries): vn check")
 }

@@ -349,7 +349,7 @@ func (j *judge) reached(h *dataplane.Inquired, groupDead, deaf bool) {
 		if j.facts.pings[h.Addr] {
 			ping = "; ping is answered"
 		}
-		j.add("blocked-unicast", finding.Fail, of, "there: nft list ruleset | grep -n 1798; iptables-save | grep -n 1798",
+		j.add("blocked-unicast", finding.Fail, of, "there: vn check, which names the rule, or the policy, and the command that lets it through",
 			"hears this host by the group, not by unicast UDP %d (%d tries)%s: likely a firewall there or on the way", j.port(), h.Tries, ping)
 	}
 	cure := "IGMP snooping without a querier? bridge mdb show, the switch; a firewall there? else replicate = [...] in vnet.toml"

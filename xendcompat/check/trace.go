@@ -14,6 +14,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/domain"
 	"github.com/xenvnet/xend/xendcompat/events"
 	"github.com/xenvnet/xend/xendcompat/finding"
 	"github.com/xenvnet/xend/xendcompat/service"
@@ -110,9 +111,13 @@ func (c *Checker) ofDomain(ctx context.Context, name string) ([]wanted, error) {
 		return nil, fmt.Errorf("%s is neither a MAC nor an address, and this host manages no domains: name its MAC or address", name)
 	}
 	d, err := c.o.Domains.Get(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("%s is neither a MAC nor an address, nor a domain of this host, and other hosts do not tell the names of theirs: "+
-			"name its MAC or address, or ask on its host: %w", name, err)
+	var none *domain.NotFoundError
+	const advice = "other hosts do not tell the names of theirs: name its MAC or address, or ask on its host"
+	switch {
+	case errors.As(err, &none):
+		return nil, fmt.Errorf("%s is neither a MAC nor an address, nor a domain of this host, and %s", name, advice)
+	case err != nil:
+		return nil, fmt.Errorf("%s is neither a MAC nor an address, and this host's domains cannot be asked (%w); %s", name, err, advice)
 	}
 	var list []wanted
 	for _, v := range d.Devices("vif") {
@@ -169,8 +174,12 @@ func (c *Checker) askNeighbours(ctx context.Context, addr netip.Addr, s dataplan
 	}
 	wg.Wait()
 	slices.SortFunc(list, func(a, b wanted) int { return a.vnet.Compare(b.vnet) })
-	text = fmt.Sprintf("nobody answered %s for it in the %d vnets that are up here and on a bridge; is it the domain's address (there: ip addr), "+
-		"and is the vnet here, too (xm vnet-list)?", q.name, asked)
+	where := fmt.Sprintf("any of the %d vnets that are", asked)
+	if asked == 1 {
+		where = "the one vnet that is"
+	}
+	text = fmt.Sprintf("nobody answered %s for it in %s up here and on a bridge; is it the domain's address (there: ip addr), "+
+		"is the vnet here, too (xm vnet-list), and is its host reached (vn check)?", q.name, where)
 	if problem != nil && len(list) == 0 {
 		text += "; " + problem.Error()
 	}

@@ -181,7 +181,11 @@ func (r *Report) writeHosts(w io.Writer) {
 		}
 		return "no"
 	}
-	fmt.Fprintf(w, "%-24s %-14s %8s %8s %8s %10s %7s %7s  %s\n", "Host", "Version", "unicast", "group", "heard", "RTT", "MTU to", "from", "vnets")
+	width := 14 // of versions: those of what is between releases are longer
+	for _, h := range r.Hosts {
+		width = max(width, len(clean(h.Version)))
+	}
+	fmt.Fprintf(w, "%-24s %-*s %8s %8s %8s %10s %7s %7s  %s\n", "Host", width, "Version", "unicast", "group", "heard", "RTT", "MTU to", "from", "vnets")
 	for _, h := range r.Hosts {
 		if h.NotAsked != "" {
 			fmt.Fprintf(w, "%-24s not asked: %s\n", clean(strings.TrimSpace(h.Address+" "+h.Name)), clean(h.NotAsked))
@@ -191,7 +195,7 @@ func (r *Report) writeHosts(w io.Writer) {
 		if h.RTT > 0 {
 			rtt = fmt.Sprintf("%.2f ms", h.RTT)
 		}
-		fmt.Fprintf(w, "%-24s %-14s %8s %8s %8s %10s %7s %7s  %s\n", clean(strings.TrimSpace(h.Address+" "+h.Name)), cmp.Or(clean(h.Version), "-"), word(h.Unicast), word(h.Group),
+		fmt.Fprintf(w, "%-24s %-*s %8s %8s %8s %10s %7s %7s  %s\n", clean(strings.TrimSpace(h.Address+" "+h.Name)), width, cmp.Or(clean(h.Version), "-"), word(h.Unicast), word(h.Group),
 			word(h.HeardByGroup), rtt, size(h.MTUTo), size(h.MTUFrom), strings.Join(h.Vnets, " "))
 	}
 	fmt.Fprintln(w)
