@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/paths"
@@ -76,11 +77,11 @@ func (a *app) do(ctx context.Context, args []string) error {
 	}
 	in, err := c.Parse(line.Rest[1:], cli.OptionsFirst)
 	switch {
-	case err != nil:
-		return err
-	case in.Has("help"):
+	case err != nil && slices.Equal(line.Rest[1:], []string{"-h"}), err == nil && in.Has("help"):
 		a.table.WriteHelp(a.stdout, c)
 		return nil
+	case err != nil:
+		return fmt.Errorf("%w: 'vn help %s' says what it takes", err, c.Name)
 	case len(in.Args) < c.Min:
 		return fmt.Errorf("insufficient arguments for %s", c.Name)
 	case !in.CountOK():

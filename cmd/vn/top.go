@@ -169,10 +169,10 @@ func writeTop(w io.Writer, t traffic.Snapshot, seconds float64, sortBy string) {
 		vnets = append(vnets, topRow{v.ID, more, rate{v.Tx, v.Rx}})
 	}
 	for _, h := range t.Hosts {
-		hosts = append(hosts, topRow{h.Address, fmt.Sprintf("%d MACs, heard %s, %s", h.MACs, ago(h.Unicast), ago(h.Group)), rate{h.Tx, h.Rx}})
+		hosts = append(hosts, topRow{h.Address, fmt.Sprintf("%d; %s, %s", h.MACs, ago(h.Unicast), ago(h.Group)), rate{h.Tx, h.Rx}})
 	}
 	writeRows(w, "Vnet", "MACs", vnets, seconds, sortBy)
-	writeRows(w, "Host", "MACs, last heard by unicast, by the group", hosts, seconds, sortBy)
+	writeRows(w, "Host", "MACs; last heard by unicast, by the group", hosts, seconds, sortBy)
 	if t.Sampled > 0 {
 		var macs []topRow
 		for _, m := range t.MACs {

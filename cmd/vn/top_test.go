@@ -34,8 +34,8 @@ Vnet                           Sent/s        bit/s   Received/s        bit/s  MA
 98                                  0            0            1         1.0G  0 here, 3 elsewhere; 50 % by the kernel; DOWN; 3 dropped/s
 97                                  2          400            0            0  1 here, 0 elsewhere
 
-Host                           Sent/s        bit/s   Received/s        bit/s  MACs, last heard by unicast, by the group
-192.0.2.2                           0            0            0            0  0 MACs, heard 1.0 s, never
+Host                           Sent/s        bit/s   Received/s        bit/s  MACs; last heard by unicast, by the group
+192.0.2.2                           0            0            0            0  0; 1.0 s, never
 
    Dropped/s  Reason
            5  malformed  (most ever from 192.0.2.9)

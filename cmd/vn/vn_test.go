@@ -365,9 +365,9 @@ func TestErrors(t *testing.T) {
 		{args: "vne", stderr: "unknown command: vne"},
 		{args: "help nothing", stderr: "unknown command: nothing"},
 		{args: "vnet-create", stderr: "insufficient arguments for vnet-create"},
-		{args: "vnet-create -b", stderr: "option -b requires argument"},
-		{args: "vnet-create -x 97", stderr: "option -x not recognized"},
-		{args: "vnet-create --wrong 97", stderr: "option --wrong not recognized"},
+		{args: "vnet-create -b", stderr: "option -b requires argument: 'vn help vnet-create' says what it takes"},
+		{args: "vnet-create -x 97", stderr: "option -x not recognized: 'vn help vnet-create' says what it takes"},
+		{args: "vnet-create --wrong 97", stderr: "option --wrong not recognized: 'vn help vnet-create' says what it takes"},
 		{args: "vnet-create 97 -b", stderr: "too many arguments for vnet-create"},
 		{args: "vif-add 97", stderr: "insufficient arguments for vif-add"},
 		{args: "vif-add 97 aa:bb", stderr: "not a MAC: aa:bb"},
@@ -411,6 +411,8 @@ func TestHelp(t *testing.T) {
 	require.Equal(t, "vn dev\n", stdout)
 	stdout, _, _ = h.vn("vnet-create", "--help")
 	require.True(t, strings.HasPrefix(stdout, "Usage: vn vnet-create [-s|--security LEVEL] [-b|--bridge BRIDGE] [-v|--vnetif VNETIF] ID\n\nCreate a vnet"), stdout)
-	again, _, _ := h.vn("help", "vnet-create")
-	require.Equal(t, stdout, again)
+	for _, args := range [][]string{{"help", "vnet-create"}, {"vnet-create", "-h"}} {
+		again, _, _ := h.vn(args...)
+		require.Equal(t, stdout, again, "%v", args)
+	}
 }
