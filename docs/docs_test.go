@@ -72,6 +72,46 @@ func TestTour(t *testing.T) {
 	}
 }
 
+// The two empty hosts of labs.md are made as it stands there, see each other, and leave nothing behind.
+func TestEmptyHosts(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	bin, err := filepath.Abs("../bin")
+	require.NoError(t, err)
+	_, err = os.Stat(filepath.Join(bin, "xend"))
+	require.NoError(t, err, "make build comes first")
+	page, err := os.ReadFile("labs.md")
+	require.NoError(t, err)
+	_, text, found := strings.Cut(string(page), "\n## Two empty hosts\n")
+	require.True(t, found)
+	text, _, _ = strings.Cut(text, "\n## ")
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1)
+	require.Len(t, blocks, 2)
+	shell := regexp.MustCompile(`(?m)^    (ip netns exec A .*) bash$`).FindStringSubmatch(text)
+	require.NotNil(t, shell)
+
+	dir := filepath.Join(t.TempDir(), "hosts")
+	onA, onB := shell[1], strings.NewReplacer("exec A", "exec B", "hosts/A", "hosts/B").Replace(shell[1])
+	require.Contains(t, text, "    "+onB+" bash\n")
+	script := "set -e\ntrap '" + onA + " xend stop; " + onB + " xend stop' EXIT\nmount -t tmpfs tmpfs /run\n" + strings.TrimPrefix(blocks[0][1], "make build\nexport PATH=$PWD/bin:$PATH\n")
+	vnet := filepath.Join("..", "examples", "vnet97.sxp")
+	for _, on := range []string{onA, onB} {
+		script += on + " xend start\n" + on + " xm vnet-create " + vnet + "\n"
+	}
+	script += onA + " vn check -v || true\n"
+	for _, on := range []string{onA, onB} {
+		script += on + " xm vnet-delete 97\n" + on + " xend stop\n"
+	}
+	script += "trap - EXIT\n" + blocks[1][1]
+	cmd := exec.CommandContext(t.Context(), "unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", strings.ReplaceAll(script, "/tmp/hosts", dir))
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Regexp(t, `(?m)^192\.0\.2\.2 +xend .* yes .*\b97\b`, string(out))
+	require.NoFileExists(t, dir)
+}
+
 // The book has every page, each once.
 func TestBook(t *testing.T) {
 	b, err := os.ReadFile("book.txt")

@@ -183,7 +183,7 @@ func (r *Report) writeHosts(w io.Writer) {
 	}
 	width := 14 // of versions: those of what is between releases are longer
 	for _, h := range r.Hosts {
-		width = max(width, len(clean(h.Version)))
+		width = max(width, min(len(clean(h.Version)), 40))
 	}
 	fmt.Fprintf(w, "%-24s %-*s %8s %8s %8s %10s %7s %7s  %s\n", "Host", width, "Version", "unicast", "group", "heard", "RTT", "MTU to", "from", "vnets")
 	for _, h := range r.Hosts {
