@@ -188,7 +188,7 @@ func (a *app) commands() *cli.Table {
 				Summary: "capture a vnet's frames on its interface and on the underlay device together, and say what became of each",
 				Details: []string{
 					vnetID + "Each frame is told with the packet that carries it, the way that took, and how long; of what was not seen on the other side it is told what the daemon dropped meanwhile. What is sealed is opened, where the vnet's key is on this host and the sender's KEY message has come since the capture began.",
-					"It goes on until ctrl-C. Full frames travel in fragments, and bulk TCP in other pieces than on the interface: these are shown, and not matched.",
+					"It goes on until ctrl-C. Full frames travel in fragments, and bulk TCP in other pieces than on the interface: these are shown, and not matched. What the kernel's fast path sends is seen on the underlay device only, and what passes the bridge by, too.",
 					"With --read it shows, of a capture file, what carries the vnet's frames, and opens what is sealed with the keys in the key folder: it asks no daemon. KEY messages come every 20 seconds, so a file should span that.",
 				},
 				Options: []cli.Option{
