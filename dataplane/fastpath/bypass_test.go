@@ -390,7 +390,7 @@ func TestBypassEnds(t *testing.T) {
 			"nft delete table ip guard && ip link set vnet97 type bridge nf_call_iptables 0", "br_netfilter"},
 		{"br_netfilter by sysctl", "sysctl -q -w net.bridge.bridge-nf-call-iptables=1 && nft add table ip guard",
 			"nft delete table ip guard && sysctl -q -w net.bridge.bridge-nf-call-iptables=0", "br_netfilter"},
-		{"mirroring", "tc qdisc add dev vif1.0 clsact && tc filter add dev vif1.0 egress matchall action mirred egress mirror dev vnif97",
+		{"mirroring", "tc qdisc show dev vif1.0 | grep -q clsact || tc qdisc add dev vif1.0 clsact; tc filter add dev vif1.0 egress matchall action mirred egress mirror dev lo",
 			"tc filter del dev vif1.0 egress", "port vif1.0 has a filter of others at TC (matchall)"},
 		{"filter", "", "vif1.0", "port vif1.0 has a filter of others at TC (bpf)"},
 		{"filter at the vnif", "", "vnif97", "port vnif97 has a filter of others at TC (bpf)"},
