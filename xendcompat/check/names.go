@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,14 +40,10 @@ func (c *Checker) names(ctx context.Context, status dataplane.Status, list []net
 	}
 	ctx, cancel := context.WithTimeout(ctx, namesWait)
 	defer cancel()
+	unnamed := slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool { return out[a] != "" })
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	asked := 0
-	for _, a := range list {
-		if out[a] != "" || asked == maxNamed {
-			continue
-		}
-		asked++
+	for _, a := range unnamed[:min(len(unnamed), maxNamed)] {
 		wg.Go(func() {
 			found, err := lookup(ctx, a.String())
 			if err != nil || len(found) == 0 {
