@@ -396,8 +396,7 @@ int underlay_in(struct __sk_buff *skb)
 	struct ethhdr outer;
 	if (bpf_skb_load_bytes(skb, 0, &outer, sizeof(outer)))
 		return TC_ACT_UNSPEC;
-	const __u16 *to = (const __u16 *)outer.h_dest, *own = (const __u16 *)u->mac;
-	if (to[0] != own[0] || to[1] != own[1] || to[2] != own[2])
+	if (!same_mac(outer.h_dest, u->mac))
 		return TC_ACT_UNSPEC;
 	// From here on it is ours, and a packet that is left is counted.
 	if (!(u->flags & UNDERLAY_RECEIVE))
