@@ -408,10 +408,7 @@ func (k *programs) lookAt(v *view, up *uplink, at *lookedAt) {
 		at.hooks = append(at.hooks, h)
 	}
 	if len(at.hooks) > 0 {
-		why = ""
-	}
-	if len(at.hooks) > 0 {
-		at.state.Hook = k.placed[at.hooks[0]]
+		why, at.state.Hook = "", k.placed[at.hooks[0]]
 	}
 	at.state.Way, at.state.Why = k.wayOf(at.hooks)
 	at.state.Receive, at.state.Send = why, k.forbids(l, at.u.Addr, v.port)

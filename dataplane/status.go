@@ -520,7 +520,7 @@ func (e *Engine) hostsLocked(macs map[netip.Addr]int, now int64) []Host {
 		}
 	}
 	for addr := range macs { // told of by announces of others, and not heard itself
-		add(hosts.Info{Addr: addr, Group: -1, Unicast: -1, Answered: -1, Probed: -1})
+		add(unheard(addr))
 	}
 	slices.SortFunc(out, func(a, b Host) int { return a.Addr.Compare(b.Addr) })
 	return out
