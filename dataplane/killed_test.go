@@ -202,10 +202,7 @@ func TestDaemonsKilled(t *testing.T) {
 				d.ready()
 			}
 			for _, s := range []*stream{there, back} {
-				sent, lost, doubled := s.end()
-				require.Zero(t, lost, "of %d", sent)
-				require.Zero(t, doubled, "of %d", sent)
-				t.Logf("%d datagrams", sent)
+				t.Logf("%d datagrams", s.complete(t))
 			}
 			if c.plain {
 				n := bulk.end()
