@@ -19,14 +19,14 @@ func (a *app) bridges(_ context.Context, in cli.Invocation) error {
 		return err
 	}
 	slices.SortFunc(list, func(a, b device) int { return cmp.Compare(a.Name, b.Name) })
+	means := func(arg string, d device) bool {
+		return d.isBridge() && (d.Name == arg || slices.Contains(ports(list, d), arg))
+	}
 	wanted := func(d device) bool {
-		return d.isBridge() && (len(in.Args) == 0 || slices.Contains(in.Args, d.Name) ||
-			slices.ContainsFunc(ports(list, d), func(p string) bool { return slices.Contains(in.Args, p) }))
+		return len(in.Args) == 0 && d.isBridge() || slices.ContainsFunc(in.Args, func(arg string) bool { return means(arg, d) })
 	}
 	for _, arg := range in.Args {
-		if !slices.ContainsFunc(list, func(d device) bool {
-			return d.isBridge() && (d.Name == arg || slices.Contains(ports(list, d), arg))
-		}) {
+		if !slices.ContainsFunc(list, func(d device) bool { return means(arg, d) }) {
 			fmt.Fprintf(a.stderr, "vn: no bridge, and no port of one: %s\n", arg)
 		}
 	}

@@ -135,27 +135,26 @@ func (a *app) recorded(arg, file string) (o capture.Options, err error) {
 		return o, err
 	}
 	o.Device, o.Recorded = filepath.Base(file), true
-	if o.Reader, err = a.reader(o.Vnet); err != nil {
-		return o, err
-	}
+	err = a.readWithKeys(&o)
 	o.Secured = o.Reader != nil
-	return o, nil
+	return o, err
 }
 
-// reader opens what is sealed with the keys of a vnet; nil: there are none.
-func (a *app) reader(id vnet.ID) (*esp.Reader, error) {
+// readWithKeys has what is sealed opened with the keys of the vnet, if there are any.
+func (a *app) readWithKeys(o *capture.Options) error {
 	dir, err := conffile.KeyDir(a.paths)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	set, err := keys.Load(dir, id)
+	set, err := keys.Load(dir, o.Vnet)
 	if errors.Is(err, keys.ErrNone) {
-		return nil, nil //nolint:nilnil // the absence of keys is no error
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return esp.NewReader(id, set.Secrets...), nil
+	o.Reader = esp.NewReader(o.Vnet, set.Secrets...)
+	return nil
 }
 
 // reread shows what a capture file has of a vnet, at most count packets unless that is 0.
@@ -331,7 +330,7 @@ func (a *app) captured(ctx context.Context, arg string) (o capture.Options, err 
 		return o, nil
 	}
 	o.Secured = true
-	o.Reader, err = a.reader(o.Vnet)
+	err = a.readWithKeys(&o)
 	return o, err
 }
 

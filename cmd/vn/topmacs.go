@@ -66,9 +66,18 @@ func (s *sampler) close() {
 
 // look begins with the ports of vnets' bridges that are new; vnifs are the vnets' own.
 func (s *sampler) look(list []device, vnets []traffic.Vnet, vnifs map[string]bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.left = 0
+	for _, p := range s.fresh(list, vnets, vnifs) {
+		for _, out := range []bool{false, true} {
+			if err := s.listen(p, out); err != nil {
+				return fmt.Errorf("look at %s: %w", p.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// fresh takes the ports that are new among those that are looked at, and returns them.
+func (s *sampler) fresh(list []device, vnets []traffic.Vnet, vnifs map[string]bool) (ports []*sampledPort) {
 	bridges := map[int]string{}
 	for _, v := range vnets {
 		for _, d := range list {
@@ -77,12 +86,12 @@ func (s *sampler) look(list []device, vnets []traffic.Vnet, vnifs map[string]boo
 			}
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = 0
 	for _, d := range list {
 		id, ok := bridges[d.MasterIndex]
-		if !ok || vnifs[d.Name] {
-			continue
-		}
-		if _, ok := s.ports[d.Index]; ok {
+		if !ok || vnifs[d.Name] || s.ports[d.Index] != nil {
 			continue
 		}
 		if len(s.ports) == maxSampled {
@@ -92,13 +101,9 @@ func (s *sampler) look(list []device, vnets []traffic.Vnet, vnifs map[string]boo
 		p := &sampledPort{name: d.Name, vnet: id, index: d.Index}
 		p.ctx, p.stop = context.WithCancel(s.ctx)
 		s.ports[d.Index] = p
-		for _, out := range []bool{false, true} {
-			if err := s.listen(p, out); err != nil {
-				return fmt.Errorf("look at %s: %w", d.Name, err)
-			}
-		}
+		ports = append(ports, p)
 	}
-	return nil
+	return ports
 }
 
 // sampleFilter takes one frame in many of one direction.
