@@ -83,12 +83,9 @@ func LoadServers(p paths.Paths) (Servers, error) {
 			}
 		}
 	}
-	if b, err = read(p.VnetConfig()); err != nil {
-		return s, err
-	}
 	v := Vnet{Paths: Paths{ControlSocket: s.ControlSocket, XMLRPCSocket: s.XMLRPCPath}}
-	if _, err := DecodeVnet(b, &v); err != nil {
-		return s, fmt.Errorf("%s: %w", p.VnetConfig(), err)
+	if err := readVnet(p, &v); err != nil {
+		return s, err
 	}
 	s.ControlSocket, s.XMLRPCPath = v.Paths.ControlSocket, v.Paths.XMLRPCSocket
 	return s, nil
@@ -112,12 +109,8 @@ func SecurityPort(p paths.Paths) (uint16, error) {
 // DataplanePort reads from vnet.toml the UDP port of vnets without security.
 func DataplanePort(p paths.Paths) (uint16, error) {
 	v := Vnet{Dataplane: Dataplane{Port: 1798}}
-	b, err := read(p.VnetConfig())
-	if err != nil {
+	if err := readVnet(p, &v); err != nil {
 		return 0, err
-	}
-	if _, err := DecodeVnet(b, &v); err != nil {
-		return 0, fmt.Errorf("%s: %w", p.VnetConfig(), err)
 	}
 	if v.Dataplane.Port < 1 || v.Dataplane.Port > 65535 {
 		return 0, fmt.Errorf("%s: [dataplane] port: %d is no port", p.VnetConfig(), v.Dataplane.Port)
@@ -129,17 +122,25 @@ func DataplanePort(p paths.Paths) (uint16, error) {
 func securityOf(p paths.Paths) (Security, error) {
 	const port = 4500
 	v := Vnet{Security: Security{KeyDir: p.VnetKeys(), Port: port}}
-	b, err := read(p.VnetConfig())
-	if err != nil {
+	if err := readVnet(p, &v); err != nil {
 		return v.Security, err
-	}
-	if _, err := DecodeVnet(b, &v); err != nil {
-		return v.Security, fmt.Errorf("%s: %w", p.VnetConfig(), err)
 	}
 	if !filepath.IsAbs(v.Security.KeyDir) {
 		return v.Security, fmt.Errorf("%s: [security] key_dir: %q is not an absolute path", p.VnetConfig(), v.Security.KeyDir)
 	}
 	return v.Security, nil
+}
+
+// readVnet reads vnet.toml over what v holds.
+func readVnet(p paths.Paths, v *Vnet) error {
+	b, err := read(p.VnetConfig())
+	if err != nil {
+		return err
+	}
+	if _, err := DecodeVnet(b, v); err != nil {
+		return fmt.Errorf("%s: %w", p.VnetConfig(), err)
+	}
+	return nil
 }
 
 func read(file string) ([]byte, error) {
