@@ -94,21 +94,15 @@ func (q *request) changeVnet(ctx context.Context, id string, old vnet.Config) *h
 			err = q.svc.ChangeVnet(ctx, c)
 		}
 	}
-	switch {
-	case service.KindOf(err) == service.NotFound: // somebody else was faster
-		return httpx.NotFound(service.NoSuchVnet(id).Error())
-	case err != nil && q.html:
-		return vnetPage(old, err)
-	case err != nil:
-		return failed(err)
-	case q.html:
-		return seeOther("/xend/vnet/" + url.PathEscape(id))
-	}
-	return value(sxp.Value{})
+	return q.done(id, old, err, "/xend/vnet/"+url.PathEscape(id))
 }
 
 func (q *request) deleteVnet(ctx context.Context, id string, c vnet.Config) *httpx.Reply {
-	err := q.svc.DeleteVnet(ctx, c.ID)
+	return q.done(id, c, q.svc.DeleteVnet(ctx, c.ID), "/xend/vnet/")
+}
+
+// done answers for what was done to a vnet, with err; a person is shown next.
+func (q *request) done(id string, c vnet.Config, err error, next string) *httpx.Reply {
 	switch {
 	case service.KindOf(err) == service.NotFound: // somebody else was faster
 		return httpx.NotFound(service.NoSuchVnet(id).Error())
@@ -117,7 +111,7 @@ func (q *request) deleteVnet(ctx context.Context, id string, c vnet.Config) *htt
 	case err != nil:
 		return failed(err)
 	case q.html:
-		return seeOther("/xend/vnet/")
+		return seeOther(next)
 	}
 	return value(sxp.Value{})
 }

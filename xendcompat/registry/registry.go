@@ -180,13 +180,7 @@ func (d *Deletion) Restore() error {
 }
 
 // Commit throws away what Restore would need.
-func (d *Deletion) Commit() {
-	d.r.mu.Lock()
-	defer d.r.mu.Unlock()
-	if err := d.r.dir.Discard(vnetfile.Name(d.e.Config.ID)); err != nil {
-		d.r.log.Warn("can't remove the file of a deleted vnet", "vnet", d.e.Config.IDText, "error", err)
-	}
-}
+func (d *Deletion) Commit() { d.r.discard(d.e.Config) }
 
 // Replacement is a vnet whose configuration was replaced and can be put back. One of its methods must be called, once.
 type Replacement struct {
@@ -225,10 +219,13 @@ func (p *Replacement) Restore() error {
 }
 
 // Commit throws away what Restore would need.
-func (p *Replacement) Commit() {
-	p.r.mu.Lock()
-	defer p.r.mu.Unlock()
-	if err := p.r.dir.Discard(vnetfile.Name(p.old.Config.ID)); err != nil {
-		p.r.log.Warn("can't remove the file of a deleted vnet", "vnet", p.old.Config.IDText, "error", err)
+func (p *Replacement) Commit() { p.r.discard(p.old.Config) }
+
+// discard throws away what a deletion or a replacement has kept.
+func (r *Registry) discard(c vnet.Config) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.dir.Discard(vnetfile.Name(c.ID)); err != nil {
+		r.log.Warn("can't remove the file of a deleted vnet", "vnet", c.IDText, "error", err)
 	}
 }

@@ -166,9 +166,7 @@ func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 		}
 		return failed("create vnet "+c.IDText, err)
 	}
-	if len(c.Unknown) > 0 {
-		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.IDText, "fields", c.Unknown)
-	}
+	s.warnUnknown(c)
 	s.log.Info("vnet created", "vnet", c.IDText, "bridge", c.Bridge, "vnetif", c.Vnetif)
 	_ = s.step("created") // too late to fail
 	return nil
@@ -203,12 +201,16 @@ func (s *Service) ChangeVnet(ctx context.Context, c vnet.Config) error {
 		}
 		return failed("change vnet "+c.IDText, err)
 	}
-	if len(c.Unknown) > 0 {
-		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.IDText, "fields", c.Unknown)
-	}
+	s.warnUnknown(c)
 	s.log.Info("vnet changed", "vnet", c.IDText, "before", difference, "bridge", c.Bridge, "vnetif", c.Vnetif, "security", c.Security)
 	_ = s.step("changed") // too late to fail
 	return nil
+}
+
+func (s *Service) warnUnknown(c vnet.Config) {
+	if len(c.Unknown) > 0 {
+		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.IDText, "fields", c.Unknown)
+	}
 }
 
 // forget takes a vnet out of the registry for good.

@@ -144,21 +144,19 @@ func (h *handler) create(ctx context.Context, r *httpx.Request, who string, f vn
 }
 
 func (h *handler) change(ctx context.Context, r *httpx.Request, who string, f vnetForm) *httpx.Reply {
-	c, err := f.config()
-	if err == nil && f.Problem == "" {
-		err = h.ops.ChangeVnet(ctx, c)
-	}
-	switch {
-	case f.Problem != "":
-		// A vnet that is not there has a page that says so.
-		return h.vnetPageWith(ctx, r, who, f.Of, http.StatusConflict, &f, "The vnet was not changed: "+f.Problem)
-	case err != nil:
-		f.Problem = err.Error()
+	if f.Problem == "" {
+		c, err := f.config()
+		if err == nil {
+			err = h.ops.ChangeVnet(ctx, c)
+		}
 		h.forget()
-		return h.vnetPageWith(ctx, r, who, f.Of, http.StatusConflict, &f, "The vnet was not changed: "+f.Problem)
+		if err == nil {
+			return seeOther("/xend/vnet/" + url.PathEscape(c.IDText))
+		}
+		f.Problem = err.Error()
 	}
-	h.forget()
-	return seeOther("/xend/vnet/" + url.PathEscape(c.IDText))
+	// A vnet that is not there has a page that says so.
+	return h.vnetPageWith(ctx, r, who, f.Of, http.StatusConflict, &f, "The vnet was not changed: "+f.Problem)
 }
 
 func (h *handler) delete(ctx context.Context, r *httpx.Request, who, id string) *httpx.Reply {
