@@ -74,8 +74,9 @@ func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
 					strings.Join(list, ", "), before.File)
 			}
 		case keys.Remove:
-			if last := stillOld(forms, id); len(last) > 0 {
-				return fmt.Errorf("these hosts do not send with the new key yet, and would be cut off: %s; first 'use' on all hosts, or --force", strings.Join(last, ", "))
+			if last := stillOld(holders); len(last) > 0 {
+				return fmt.Errorf("these hosts do not send with the new key yet, and would be cut off: %s; copy %s there and 'xend reload', which counts ten seconds later, or --force",
+					strings.Join(last, "; "), before.File)
 			}
 		}
 	}
@@ -85,7 +86,7 @@ func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
 	}
 	more := ""
 	if id != nil && step != keys.Remove {
-		more = " " + id.String()
+		more = " " + id.Short()
 	}
 	fmt.Fprintf(a.stdout, rotateNext[step]+"\n", set.File, more)
 	for _, h := range holders {
@@ -98,14 +99,24 @@ func (a *app) keyRotate(ctx context.Context, in cli.Invocation) error {
 type keyHolder struct {
 	vnet  vnet.ID
 	newer string // the name of the last key of the file
+	sends string // the name of the key of the file that is to seal
+	own   string // with which this host seals
 	hosts []keyHost
 }
 
 // keyHost is a host that answers inside of ESP, or is known by its KEY messages.
 type keyHost struct {
-	addr string
-	keys []string // that it has, as it says, the one that it sends with first; nil: it did not answer
-	send string   // with which it was heard
+	addr  string
+	keys  []string // that it has, as it says, the one that it sends with first; nil: it did not answer
+	send  string   // with which it was heard
+	heard []keyHeard
+}
+
+// keyHeard is a key with which a host was heard.
+type keyHeard struct {
+	kid     string
+	packets bool   // sealed with it, and not only KEY messages
+	age     string // seconds since it last proved to live
 }
 
 // keyHolders asks the hosts of the vnets that have their keys from a file which keys they have.
@@ -122,7 +133,12 @@ func (a *app) keyHolders(ctx context.Context, forms []sxp.Value, id *vnet.ID, se
 		if !slices.ContainsFunc(f.Children("key"), func(k sxp.Value) bool { return names[k.ChildValue("kid", "")] }) {
 			continue // it has a file of its own
 		}
-		h := keyHolder{vnet: of, newer: fmt.Sprintf("%x", set.Secrets[len(set.Secrets)-1].KID(of))}
+		h := keyHolder{vnet: of, newer: fmt.Sprintf("%x", set.Secrets[len(set.Secrets)-1].KID(of)), sends: fmt.Sprintf("%x", set.Secrets[set.Send].KID(of))}
+		for _, k := range f.Children("key") {
+			if k.ChildValue("use", "") == "send" {
+				h.own = k.ChildValue("kid", "")
+			}
+		}
 		members, err := a.ask(ctx, command("vn.members", sxp.Pair("vnet", of.String())))
 		if err != nil {
 			members = nil
@@ -146,6 +162,7 @@ func (a *app) keyHolders(ctx context.Context, forms []sxp.Value, id *vnet.ID, se
 				h.hosts = append(h.hosts, keyHost{addr: s.ChildValue("addr", "")})
 			}
 			h.hosts[i].send = s.ChildValue("kid", "")
+			h.hosts[i].heard = append(h.hosts[i].heard, keyHeard{s.ChildValue("kid", ""), s.ChildValue("packets", "0") != "0", s.ChildValue("echo", "?")})
 		}
 		out = append(out, h)
 	}
@@ -183,33 +200,33 @@ func (h keyHolder) print(w io.Writer, set keys.Set) {
 	}
 }
 
-// stillOld lists the hosts that send with another key than this one, of one vnet or of all. What a host sent with before is known
-// for two minutes after it was heard last; a packet under the new key shows that it has changed over.
-func stillOld(forms []sxp.Value, id *vnet.ID) []string {
-	var hosts []string
-	for _, f := range forms {
-		if f.Name() != "keys" || id != nil && f.ChildValue("vnet", "") != id.String() {
-			continue
+// senderTTL is for how many seconds a host is known that does not prove to live any more.
+const senderTTL = 120
+
+// stillOld lists the hosts that send with another key than the one that is to seal, and how that is known. A host that answers tells it
+// itself. Of another it is known what it sent with before, for two minutes; only a packet under the new key shows that it has changed over.
+func stillOld(holders []keyHolder) (out []string) {
+	say := func(format string, a ...any) {
+		if text := fmt.Sprintf(format, a...); !slices.Contains(out, text) {
+			out = append(out, text)
 		}
-		sends := ""
-		for _, k := range f.Children("key") {
-			if k.ChildValue("use", "") == "send" {
-				sends = k.ChildValue("kid", "")
-			}
+	}
+	for _, h := range holders {
+		if len(h.hosts) > 0 && h.own != h.sends {
+			say("this host sends with %s", h.own)
 		}
-		changed := map[string]bool{}
-		for _, s := range f.Children("sender") {
-			if s.ChildValue("kid", "") == sends && s.ChildValue("packets", "0") != "0" {
-				changed[s.ChildValue("addr", "")] = true
-			}
-		}
-		for _, s := range f.Children("sender") {
-			if addr := s.ChildValue("addr", ""); s.ChildValue("kid", "") != sends && !changed[addr] && !slices.Contains(hosts, addr) {
-				hosts = append(hosts, addr)
+		for _, x := range h.hosts {
+			last := slices.IndexFunc(x.heard, func(k keyHeard) bool { return k.kid != h.sends })
+			switch {
+			case len(x.keys) > 0 && x.keys[0] != h.sends:
+				say("%s sends with %s", x.addr, x.keys[0])
+			case len(x.keys) > 0, last < 0, slices.ContainsFunc(x.heard, func(k keyHeard) bool { return k.kid == h.sends && k.packets }):
+			default:
+				say("%s does not answer, and was heard with %s %s s ago (it is forgotten after %d s)", x.addr, x.heard[last].kid, x.heard[last].age, senderTTL)
 			}
 		}
 	}
-	return hosts
+	return out
 }
 
 // keyStatus prints with what vnets are protected, and who takes part.
@@ -239,7 +256,7 @@ func (a *app) keyStatus(ctx context.Context, in cli.Invocation) error {
 		fmt.Fprintln(a.stdout, map[bool]string{true: "That vnet is not here, or has no security.", false: "No vnet has security auth or conf."}[in.Has("vnet")])
 	}
 	for _, f := range forms {
-		fmt.Fprintf(a.stdout, "vnet %s: %s, epoch %s for %s s, %s packets sealed\n", f.ChildValue("vnet", ""), f.ChildValue("security", ""),
+		fmt.Fprintf(a.stdout, "vnet %s: %s, epoch %s for %s s, %s packets sealed\n", shortID(f.ChildValue("vnet", "")), f.ChildValue("security", ""),
 			f.ChildValue("epoch", ""), f.ChildValue("age", ""), f.ChildValue("packets", ""))
 		for _, k := range f.Children("key") {
 			use := "opens what others send"

@@ -320,8 +320,11 @@ func TestRekeying(t *testing.T) {
 	} {
 		for _, h := range w.hosts {
 			keys, send := step(h)
+			seals := h.vnet.Keys()[0]
 			require.NoError(t, h.vnet.SetKeys(keys, send, h.clock()))
+			require.Equal(t, seals, h.vnet.Keys()[0], "others are told before it seals with another")
 			exchange(20 * time.Second)
+			require.Equal(t, keys[send].KID(h.vnet.id), h.vnet.Keys()[0])
 		}
 		exchange(time.Minute)
 	}

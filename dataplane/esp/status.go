@@ -55,13 +55,24 @@ func (v *Vnet) Hosts() int {
 	return len(seen)
 }
 
+// sealsLocked returns which of the keys seals: the configured one, once everybody was told.
+func (v *Vnet) sealsLocked() int {
+	if c := v.sending.Load(); c != nil {
+		if i := slices.Index(v.keys, c.key); i >= 0 {
+			return i
+		}
+	}
+	return v.send
+}
+
 // Keys returns the public names of the keys, first that of the one that seals.
 func (v *Vnet) Keys() []wire.KID {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var list []wire.KID
+	seals := v.sealsLocked()
 	for i, k := range v.keys {
-		if i == v.send {
+		if i == seals {
 			list = slices.Insert(list, 0, k.kid)
 		} else {
 			list = append(list, k.kid)
@@ -76,8 +87,9 @@ func (v *Vnet) Status(now int64) Status {
 	defer v.mu.Unlock()
 	now = max(now, v.now)
 	s := Status{ID: v.id, Level: v.level}
+	seals := v.sealsLocked()
 	for i, k := range v.keys {
-		s.Keys = append(s.Keys, KeyStatus{k.kid, i == v.send})
+		s.Keys = append(s.Keys, KeyStatus{k.kid, i == seals})
 	}
 	if c := v.sending.Load(); c != nil {
 		s.Epoch, s.Age = c.epoch, time.Duration(now-c.created)
