@@ -28,7 +28,7 @@ printf '%s\n' 'name = "vm1"' 'memory = 64' "vif = ['bridge=vnet97, ip=10.97.0.1'
 	"migration.md": {`echo '(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))' >/etc/xen/vnet97.sxp
 echo '(vnet (id 98) (bridge vnet98))' >/etc/xen/vnet98.sxp
 mkdir /etc/xen/scripts && ln -s $(command -v network-vnet) /etc/xen/scripts/`, `xend start`},
-	"monitoring.md": {`xend start; echo '(vnet (id 97))' >v; xm vnet-create v`},
+	"monitoring.md": {`xend start; echo '(vnet (id 97))' >v; xm vnet-create v`, `xend start`},
 	"protocol.md":   {`xend start; echo '(vnet (id 97))' >v; xm vnet-create v`},
 	"security.md": {`xend start; echo '(vnet (id 97) (security conf))' >/etc/xen/vnet97.sxp`,
 		`xend start; echo '(vnet (id 97) (security conf))' >/etc/xen/vnet97.sxp`},
@@ -55,6 +55,7 @@ func TestPages(t *testing.T) {
 		name := filepath.Base(page)
 		ran[name] = true
 		t.Run(strings.TrimSuffix(name, ".md"), func(t *testing.T) {
+			t.Parallel() // some wait for what takes seconds
 			suits(t, page)
 			setup, known := setups[name]
 			require.True(t, known, "what is there before the first command of %s?", name)
