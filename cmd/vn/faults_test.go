@@ -280,6 +280,16 @@ func TestFaults(t *testing.T) {
 			r.WriteText(&text, false)
 			require.True(t, r.Has(x.Finds), "%s", text.String())
 			require.Positive(t, r.ExitStatus())
+			cures := map[string]bool{}
+			for _, told := range r.Findings {
+				if told.Name == "port-filtered" {
+					require.False(t, cures[told.Cure], "told twice: %+v", told)
+					cures[told.Cure] = true
+				}
+			}
+			if x.Finds == "port-filtered" {
+				require.Contains(t, f.sh(a, "xend status --check; [ $? = 2 ]"), "is dropped by")
+			}
 			t.Log(text.String())
 		})
 	}

@@ -38,6 +38,53 @@ type Dropped struct {
 	Cure string
 }
 
+// Loss is what one rule drops, for a person.
+type Loss struct {
+	Text string // "UDP port 1798 that comes in, also for the group, is dropped by …"
+	Cure string // a command
+}
+
+// Losses are the packets that are dropped, told together where one command accepts them: those of a group with those of a host,
+// those of both families.
+func Losses(dropped []Dropped) (list []Loss) {
+	type place struct {
+		chain, cure string
+		out         bool
+		protocol    uint8
+		port        uint16
+	}
+	var places []place
+	type of struct{ host, group bool }
+	seen := map[place]of{}
+	for _, d := range dropped {
+		p := place{d.Chain, d.Cure, d.Out, d.Protocol, d.Port}
+		if !slices.Contains(places, p) {
+			places = append(places, p)
+		}
+		x := seen[p]
+		x.host, x.group = x.host || !d.To.IsMulticast(), x.group || d.To.IsMulticast()
+		seen[p] = x
+	}
+	for _, p := range places {
+		what := fmt.Sprintf("IP protocol %d", p.protocol)
+		if p.protocol == 17 {
+			what = fmt.Sprintf("UDP port %d", p.port)
+		}
+		way := " that comes in"
+		if p.out {
+			way = " that goes out"
+		}
+		switch x := seen[p]; {
+		case x.host && x.group:
+			way += ", also for the group,"
+		case x.group:
+			way += " for the group"
+		}
+		list = append(list, Loss{what + way + " is dropped by " + p.chain, p.cure})
+	}
+	return list
+}
+
 // Dropped finds those of the packets that the firewall of the calling thread's network namespace drops by rules that it
 // can follow: it passes over rules that match what it does not know (sets of addresses, connections, limits), so that
 // what it says is true, and what it does not say may be. unsure is how many rules it passed over.

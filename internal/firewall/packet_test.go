@@ -118,3 +118,21 @@ func TestDropped(t *testing.T) {
 		require.Empty(t, got, "the cures help: %s", tt.rules)
 	}
 }
+
+// TestLosses: one command to give is one thing to tell.
+func TestLosses(t *testing.T) {
+	drop := func(out bool, port uint16, to, chain string) Dropped {
+		return Dropped{Packet{Out: out, Protocol: 17, Port: port, To: netip.MustParseAddr(to)}, chain, "accept " + chain}
+	}
+	require.Equal(t, []Loss{
+		{"UDP port 1798 that comes in, also for the group, is dropped by x", "accept x"},
+		{"UDP port 1798 that goes out for the group is dropped by y", "accept y"},
+		{"UDP port 4500 that comes in is dropped by x", "accept x"},
+		{"IP protocol 50 that comes in is dropped by x", "accept 50"},
+	}, Losses([]Dropped{
+		drop(false, 1798, "192.0.2.1", "x"), drop(false, 1798, "224.10.0.1", "x"), drop(true, 1798, "224.10.0.1", "y"),
+		drop(false, 1798, "2001:db8::1", "x"), drop(false, 1798, "ff15::1", "x"), drop(false, 4500, "192.0.2.1", "x"),
+		{Packet{Protocol: 50, To: netip.MustParseAddr("192.0.2.1")}, "x", "accept 50"},
+	}))
+	require.Empty(t, Losses(nil))
+}

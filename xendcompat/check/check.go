@@ -57,9 +57,8 @@ type Options struct {
 	Domains *domain.Manager
 	// Names finds the names of an address; nil: the resolver's.
 	Names func(ctx context.Context, addr string) ([]string, error)
-	// StateDir is the state directory, SecurityPort the UDP port of vnets with security.
-	StateDir     string
-	SecurityPort uint16
+	// StateDir is the state directory.
+	StateDir string
 }
 
 // Checker checks. Use New.
@@ -86,7 +85,7 @@ var errNotWatched = errors.New("nobody listens for IGMP queries")
 func (c *Checker) Run(ctx context.Context) (finding.Report, error) {
 	start := time.Now()
 	in := input{
-		o: c.o, health: c.o.Service.Health(ctx), events: c.o.Service.Events(0, 0).Events, now: start,
+		o: c.o, events: c.o.Service.Events(0, 0).Events, now: start,
 		members: map[vnet.ID][]dataplane.Member{}, notAsked: map[vnet.ID]string{},
 	}
 	in.name, _ = os.Hostname()
@@ -98,6 +97,7 @@ func (c *Checker) Run(ctx context.Context) (finding.Report, error) {
 		in.vifs, in.doubled = c.o.Engine.Vifs(dataplane.Filter{}), c.o.Engine.Entries(dataplane.Filter{Doubled: true})
 		c.askMembers(ctx, &in)
 	}
+	in.health = c.o.Service.Health(ctx) // which knows by now who answered
 	var hosts []netip.Addr
 	if in.inquiry != nil {
 		for _, h := range in.inquiry.Hosts {
@@ -432,7 +432,7 @@ func (j *judge) unanswered(h *dataplane.Inquired) (what string, known bool) {
 
 // droppedHere reports whether a rule of this host's drops what hosts answer by unicast, or the questions.
 func (j *judge) droppedHere() bool {
-	return slices.ContainsFunc(j.facts.dropped, func(d firewall.Dropped) bool {
+	return slices.ContainsFunc(j.health.Dropped, func(d firewall.Dropped) bool {
 		return d.Protocol == 17 && d.Port == j.port() && !d.To.IsMulticast()
 	})
 }

@@ -3,7 +3,6 @@ package check
 import (
 	"context"
 	"errors"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -12,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -231,15 +229,11 @@ func TestJudge(t *testing.T) {
 			in.status.Strangers = []dataplane.Stranger{{Device: "eth1", From: addr("192.0.2.9"), Packets: 3}, {Device: "eth2", From: addr("192.0.2.9"), Packets: 2}}
 			return in
 		}},
-		{"port-filtered", "UDP port 1798 that goes out for the group is dropped by x", func() *input {
-			in := well(inquired(same))
-			in.facts.dropped = []firewall.Dropped{{Packet: firewall.Packet{Out: true, Protocol: 17, Port: 1798, To: addr("224.10.0.1")}, Chain: "x", Cure: "y"}}
-			return in
-		}},
 		{"port-filtered", "UDP port 1798 that comes in is dropped by x", func() *input { // which is not the others' fault
 			in := well(inquired(same), silent(func(h *dataplane.Inquired) { h.Answered = time.Minute }))
 			in.facts.pings[elsewhere] = true
-			in.facts.dropped = []firewall.Dropped{{Packet: firewall.Packet{Protocol: 17, Port: 1798, To: addr("192.0.2.1")}, Chain: "x", Cure: "y"}}
+			in.health.Dropped = []firewall.Dropped{{Packet: firewall.Packet{Protocol: 17, Port: 1798, To: addr("192.0.2.1")}, Chain: "x", Cure: "y"}}
+			in.health.Troubles = []service.Trouble{{Name: "port-filtered", Severity: service.Broken, Of: "firewall", Text: "UDP port 1798 that comes in is dropped by x", Cure: "y"}}
 			return in
 		}},
 		{"group-not-joined", "no member of group 224.10.0.1", func() *input {
@@ -414,25 +408,6 @@ func TestHostNames(t *testing.T) {
 		require.Contains(t, text.String(), "skip  192.0.2.5 (five)   not known: it sends")
 		require.Contains(t, text.String(), "192.0.2.2 host2.example  xend 1 ")
 	})
-}
-
-// Rules are followed with the packets that vnets need here, and with no others.
-func TestProbes(t *testing.T) {
-	u := dataplane.Underlay{Device: "eth0", Address: addr("192.0.2.1"), Group: addr("224.10.0.1"), Port: 1798}
-	list := func(secured, etherIP bool) (out []string) {
-		for _, p := range probes(u, host2, 4501, secured, etherIP) {
-			out = append(out, fmt.Sprint(p.Out, " ", p.Protocol, " ", p.Port, " ", p.From, ">", p.To))
-		}
-		return out
-	}
-	clear := []string{"false 17 1798 192.0.2.2>192.0.2.1", "true 17 1798 192.0.2.1>192.0.2.2", "false 17 1798 192.0.2.2>224.10.0.1", "true 17 1798 192.0.2.1>224.10.0.1"}
-	require.Equal(t, clear, list(false, false))
-	require.Equal(t, append(slices.Clone(clear), "false 17 4501 192.0.2.2>192.0.2.1", "true 17 4501 192.0.2.1>192.0.2.2",
-		"false 50 0 192.0.2.2>192.0.2.1", "true 50 0 192.0.2.1>192.0.2.2"), list(true, false))
-	etherIP := append(slices.Clone(clear), "false 97 0 192.0.2.2>192.0.2.1", "true 97 0 192.0.2.1>192.0.2.2")
-	require.Equal(t, etherIP, list(false, true))
-	u.EtherIPHosts = []netip.Addr{host2}
-	require.Equal(t, etherIP, list(false, false))
 }
 
 // The querier's socket hears a real question, by the device that it comes by, and nothing else of IGMP.

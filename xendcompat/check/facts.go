@@ -21,7 +21,6 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"github.com/xenvnet/xend/dataplane"
-	"github.com/xenvnet/xend/internal/firewall"
 	"github.com/xenvnet/xend/internal/hostnet"
 )
 
@@ -29,9 +28,6 @@ import (
 type facts struct {
 	joined    map[string]bool // by "device group"
 	joinedErr error
-
-	dropped []firewall.Dropped
-	unsure  int // rules that could not be followed
 
 	strict map[string]bool // devices with strict reverse path filtering
 	// routed are the devices by which the kernel sends to hosts.
@@ -63,7 +59,7 @@ func (c *Checker) look(status dataplane.Status, hosts []netip.Addr) (f facts) {
 	const timeError = 5 // TIME_ERROR of adjtimex(2): the clock is not synchronised
 	f.clockKept, f.clockErr = state != timeError, err
 	if err := c.o.Host.Do(func() error {
-		f.network(c.o.Host, status, hosts, c.o.SecurityPort)
+		f.network(c.o.Host, status, hosts)
 		return nil
 	}); err != nil {
 		f.joinedErr, f.coalescesErr = err, err
@@ -72,27 +68,16 @@ func (c *Checker) look(status dataplane.Status, hosts []netip.Addr) (f facts) {
 }
 
 // network asks about the network namespace of the calling thread.
-func (f *facts) network(h *hostnet.Host, status dataplane.Status, hosts []netip.Addr, securityPort uint16) {
+func (f *facts) network(h *hostnet.Host, status dataplane.Status, hosts []netip.Addr) {
 	f.joined, f.joinedErr = memberships("/proc/thread-self/net")
 	f.strict, f.routed, f.coalesces = map[string]bool{}, map[netip.Addr][]string{}, map[string]bool{}
-	var packets []firewall.Packet
 	for _, u := range status.Underlays {
 		if !u.Up {
 			continue
 		}
 		f.strict[u.Device] = max(setting("ipv4", "conf", "all", "rp_filter"), setting("ipv4", "conf", u.Device, "rp_filter")) == 1
 		f.offload(h, u)
-		// Any host's address will do: rules that ask for certain ones are followed with this.
-		other := u.Group
-		for _, a := range hosts {
-			if a.Is4() == u.Address.Is4() {
-				other = a
-				break
-			}
-		}
-		packets = append(packets, probes(u, other, securityPort, len(status.Keys) > 0, status.Encapsulation == dataplane.EtherIP)...)
 	}
-	f.dropped, f.unsure = (&firewall.Firewall{}).Dropped(packets...)
 	for _, a := range hosts {
 		devices, err := h.RouteDevices(a)
 		if err != nil {
@@ -121,30 +106,6 @@ func (f *facts) offload(h *hostnet.Host, u dataplane.Underlay) {
 		return
 	}
 	f.coalesces[u.Device] = features["rx-gro"]
-}
-
-// probes are the packets that must pass.
-func probes(u dataplane.Underlay, other netip.Addr, securityPort uint16, secured, sendsEtherIP bool) (list []firewall.Packet) {
-	add := func(protocol uint8, port uint16, to netip.Addr) {
-		list = append(list, firewall.Packet{Device: u.Device, Protocol: protocol, Port: port, From: other, To: u.Address},
-			firewall.Packet{Out: true, Device: u.Device, Protocol: protocol, Port: port, From: u.Address, To: to})
-		if to == u.Group {
-			list[len(list)-2].To = u.Group
-		}
-	}
-	const udp, etherIP, esp = 17, 97, 50
-	add(udp, u.Port, other)
-	if other != u.Group {
-		add(udp, u.Port, u.Group)
-	}
-	if secured {
-		add(udp, securityPort, other)
-		add(esp, 0, other)
-	}
-	if u.Address.Is4() && (sendsEtherIP || len(u.EtherIPHosts) > 0) {
-		add(etherIP, 0, other)
-	}
-	return list
 }
 
 // setting reads a number below /proc/sys/net, 0 if there is none.

@@ -1,7 +1,6 @@
 package check
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -103,30 +102,16 @@ func short(text string) string {
 
 // local judges this host.
 func (j *judge) local() {
-	f := &j.facts
 	for _, u := range j.status.Underlays {
 		if u.Up {
 			j.underlay(u)
 		}
 	}
-	for _, d := range f.dropped {
-		what := fmt.Sprintf("IP protocol %d", d.Protocol)
-		if d.Protocol == 17 {
-			what = fmt.Sprintf("UDP port %d", d.Port)
-		}
-		way := "that comes in"
-		if d.Out {
-			way = "that goes out"
-		}
-		if d.To.IsMulticast() {
-			way += " for the group"
-		}
-		j.add("port-filtered", finding.Fail, "local", d.Cure, "%s %s is dropped by %s", what, way, d.Chain)
-	}
 	switch {
-	case f.unsure > 0 && len(f.dropped) == 0:
-		j.add("port-filtered", finding.OK, "local", "", "no rule drops what vnets need, as far as rules can be followed: %d match what is not known here", f.unsure)
-	case len(f.dropped) == 0 && len(j.status.Underlays) > 0:
+	case len(j.health.Dropped) > 0 || len(j.status.Underlays) == 0: // of which troubles tells
+	case j.health.Unsure > 0:
+		j.add("port-filtered", finding.OK, "local", "", "no rule drops what vnets need, as far as rules can be followed: %d match what is not known here", j.health.Unsure)
+	default:
 		j.add("port-filtered", finding.OK, "local", "", "no rule of nftables or iptables drops what vnets need")
 	}
 	j.resources()

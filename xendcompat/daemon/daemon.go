@@ -177,14 +177,16 @@ func (d *Daemon) build() error {
 		return err
 	}
 	o := service.Options{
-		Registry: d.registry,
-		Devices:  &port.Maker{Host: host},
-		Domains:  d.domains,
-		Settings: settings(d.cfg, d.cfg.Carry),
-		Blocked:  func(bridges ...string) []firewall.Blocked { return blocked(host, bridges) },
-		LogFile:  d.logPath,
-		Events:   d.events,
-		Log:      d.log,
+		Registry:     d.registry,
+		Devices:      &port.Maker{Host: host},
+		Domains:      d.domains,
+		Settings:     settings(d.cfg, d.cfg.Carry),
+		Blocked:      func(bridges ...string) []firewall.Blocked { return blocked(host, bridges) },
+		Dropped:      func(packets ...firewall.Packet) ([]firewall.Dropped, int) { return dropped(host, packets) },
+		SecurityPort: d.cfg.Dataplane.Security.Port,
+		LogFile:      d.logPath,
+		Events:       d.events,
+		Log:          d.log,
 	}
 	if d.cfg.Carry {
 		if d.engine, err = dataplane.New(d.cfg.Dataplane, host, d.log); err != nil {
@@ -214,7 +216,7 @@ func (d *Daemon) build() error {
 	}
 	d.querier = check.NewQuerier(host, d.log)
 	options := check.Options{
-		Service: d.svc, Host: host, Domains: d.domains, Querier: d.querier, StateDir: d.cfg.StateDir, SecurityPort: d.cfg.Dataplane.Security.Port,
+		Service: d.svc, Host: host, Domains: d.domains, Querier: d.querier, StateDir: d.cfg.StateDir,
 	}
 	if d.engine != nil {
 		options.Engine = d.engine
@@ -237,6 +239,15 @@ func blocked(host *hostnet.Host, bridges []string) (list []firewall.Blocked) {
 		return nil
 	})
 	return list
+}
+
+// dropped asks the same firewall about packets.
+func dropped(host *hostnet.Host, packets []firewall.Packet) (list []firewall.Dropped, unsure int) {
+	_ = host.Do(func() error {
+		list, unsure = (&firewall.Firewall{}).Dropped(packets...)
+		return nil
+	})
+	return list, unsure
 }
 
 // keySource reads keys from the folder of the configuration.

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/firewall"
+	"github.com/xenvnet/xend/internal/plural"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -46,6 +48,10 @@ type Health struct {
 	Off bool
 	// Underlays are as in dataplane.Status.
 	Underlays []dataplane.Underlay
+	// Dropped is what the host's own firewall drops of what vnets need, as far as its rules can be followed; Unsure is how many
+	// can't be.
+	Dropped []firewall.Dropped
+	Unsure  int
 	// Troubles are sorted, the worst first.
 	Troubles []Trouble
 }
@@ -53,24 +59,17 @@ type Health struct {
 // VnetCount says how many vnets there are, as `xend status` and `vn check` do: "40 vnets, all up, and 3 default vnets". up,
 // "all up" or "2 up", is of those that are persistent, and may be "".
 func VnetCount(persistent int, up string, transient, defaults int) string {
-	text, and := counted(persistent, "vnet"), " and "
+	text, and := plural.Of(persistent, "vnet"), " and "
 	if up != "" {
 		text, and = text+", "+up, ", and "
 	}
 	if transient > 0 {
-		text, and = text+and+counted(transient, "transient vnet"), " and "
+		text, and = text+and+plural.Of(transient, "transient vnet"), " and "
 	}
 	if defaults > 0 {
-		text += and + counted(defaults, "default vnet")
+		text += and + plural.Of(defaults, "default vnet")
 	}
 	return text
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // Severity is that of the worst trouble.
@@ -93,6 +92,9 @@ func (s *Service) Health(context.Context) Health {
 	_, f.off = s.o.Engine.(*off)
 	if s.o.Blocked != nil {
 		f.blocked = s.o.Blocked(bridgesOf(f.wanted)...)
+	}
+	if s.o.Dropped != nil {
+		f.dropped, f.unsure = s.o.Dropped(needed(&f.snapshot, s.o.SecurityPort)...)
 	}
 	return f.health()
 }
@@ -123,15 +125,20 @@ type findings struct {
 	surveyErr error
 	corrupt   []string // names of files that were set aside
 	blocked   []firewall.Blocked
+	dropped   []firewall.Dropped
+	unsure    int
 	off       bool
 }
 
 func (f *findings) health() Health {
-	h := Health{Off: f.off, Underlays: f.snapshot.Underlays}
+	h := Health{Off: f.off, Underlays: f.snapshot.Underlays, Dropped: f.dropped, Unsure: f.unsure}
 	add := func(name string, s Severity, of, cure, format string, args ...any) {
 		h.Troubles = append(h.Troubles, Trouble{name, s, of, fmt.Sprintf(format, args...), cure})
 	}
 	f.underlays(add)
+	for _, l := range firewall.Losses(f.dropped) {
+		add("port-filtered", Broken, "firewall", l.Cure, "%s", l.Text)
+	}
 	carried := map[vnet.ID]dataplane.Vnet{}
 	for _, v := range f.snapshot.Vnets {
 		carried[v.ID] = v
@@ -224,4 +231,39 @@ func misplaced(f port.Finding) string {
 		return fmt.Sprintf("bridge %s is down", f.Bridge.Name)
 	}
 	return ""
+}
+
+// needed are the packets that must pass this host's firewall.
+func needed(s *dataplane.Status, securityPort uint16) (list []firewall.Packet) {
+	for _, u := range s.Underlays {
+		if !u.Up {
+			continue
+		}
+		// Any host's address will do: rules that ask for certain ones are followed with this.
+		other := u.Group
+		if i := slices.IndexFunc(s.Hosts, func(h dataplane.Host) bool { return h.Addr.Is4() == u.Address.Is4() }); i >= 0 {
+			other = s.Hosts[i].Addr
+		}
+		add := func(protocol uint8, port uint16, to netip.Addr) {
+			here := u.Address
+			if to == u.Group {
+				here = u.Group
+			}
+			list = append(list, firewall.Packet{Device: u.Device, Protocol: protocol, Port: port, From: other, To: here},
+				firewall.Packet{Out: true, Device: u.Device, Protocol: protocol, Port: port, From: u.Address, To: to})
+		}
+		const udp, etherIP, esp = 17, 97, 50
+		add(udp, u.Port, other)
+		if other != u.Group {
+			add(udp, u.Port, u.Group)
+		}
+		if len(s.Keys) > 0 {
+			add(udp, securityPort, other)
+			add(esp, 0, other)
+		}
+		if u.Address.Is4() && (s.Encapsulation == dataplane.EtherIP || len(u.EtherIPHosts) > 0) {
+			add(etherIP, 0, other)
+		}
+	}
+	return list
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/esp"
+	"github.com/xenvnet/xend/dataplane/hosts"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/firewall"
@@ -76,6 +78,9 @@ func TestHealth(t *testing.T) {
 		"vnif down":   {func(f *judged) { f.links[1].Flags = 0 }, Degraded, 1, "vnet 97: down: interface vnif97 is down"},
 		"vnif off":    {func(f *judged) { f.links[1].Master = 0 }, Degraded, 1, "vnet 97: down: vnif97 left its bridge vnet97"},
 		"corrupt":     {func(f *judged) { f.corrupt = []string{"x.sxp.corrupt"} }, Degraded, 2, "file x.sxp.corrupt: cannot be read and was set aside"},
+		"1798 is dropped": {func(f *judged) {
+			f.dropped = []firewall.Dropped{{Packet: firewall.Packet{Protocol: 17, Port: 1798, To: netip.MustParseAddr("192.0.2.1")}, Chain: "x", Cure: "y"}}
+		}, Broken, 2, "firewall: UDP port 1798 that comes in is dropped by x"},
 		"firewall": {func(f *judged) {
 			f.blocked = []firewall.Blocked{{Bridge: "vnet97", Family: firewall.IPv4, Chain: "iptables FORWARD (policy DROP)", Cure: "iptables …"}}
 		}, Degraded, 2, "bridge vnet97: IPv4 packets on the bridge vnet97 are dropped by iptables FORWARD (policy DROP)"},
@@ -112,4 +117,34 @@ func TestHealth(t *testing.T) {
 		f.snapshot.Vnets[i].Up, f.snapshot.Vnets[i].Problem = false, errOff.Text
 	}
 	require.Empty(t, f.health().Troubles)
+}
+
+// TestNeeded: what must pass is asked about to and from a host of the family, and to the group.
+func TestNeeded(t *testing.T) {
+	addr := netip.MustParseAddr
+	s := dataplane.Status{
+		Underlays: []dataplane.Underlay{
+			{Family: "ipv4", Up: true, Device: "eth0", Address: addr("192.0.2.1"), Group: addr("224.10.0.1"), Port: 1798},
+			{Family: "ipv6", Device: "eth0", Problem: "it has no address"},
+		},
+		Hosts: []dataplane.Host{{Info: hosts.Info{Addr: addr("2001:db8::2")}}, {Info: hosts.Info{Addr: addr("192.0.2.2")}}},
+	}
+	in := func(protocol uint8, port uint16, to string) firewall.Packet {
+		return firewall.Packet{Device: "eth0", Protocol: protocol, Port: port, From: addr("192.0.2.2"), To: addr(to)}
+	}
+	out := func(protocol uint8, port uint16, to string) firewall.Packet {
+		return firewall.Packet{Out: true, Device: "eth0", Protocol: protocol, Port: port, From: addr("192.0.2.1"), To: addr(to)}
+	}
+	open := []firewall.Packet{in(17, 1798, "192.0.2.1"), out(17, 1798, "192.0.2.2"), in(17, 1798, "224.10.0.1"), out(17, 1798, "224.10.0.1")}
+	require.Equal(t, open, needed(&s, 4500))
+	s.Keys = []esp.Status{{}}
+	require.Equal(t, append(open, in(17, 4500, "192.0.2.1"), out(17, 4500, "192.0.2.2"), in(50, 0, "192.0.2.1"), out(50, 0, "192.0.2.2")), needed(&s, 4500))
+	s.Keys, s.Encapsulation = nil, dataplane.EtherIP
+	etherIP := append(open, in(97, 0, "192.0.2.1"), out(97, 0, "192.0.2.2"))
+	require.Equal(t, etherIP, needed(&s, 4500))
+	s.Encapsulation, s.Underlays[0].EtherIPHosts = "", []netip.Addr{addr("192.0.2.2")}
+	require.Equal(t, etherIP, needed(&s, 4500))
+	s.Underlays[0].EtherIPHosts = nil
+	s.Hosts = nil
+	require.Len(t, needed(&s, 4500), 2, "who is alone asks about the group")
 }

@@ -30,6 +30,10 @@ type Options struct {
 	Settings Settings
 	// Blocked tells which of the bridges have their frames dropped by the host's firewall; nil: nobody looks.
 	Blocked func(bridges ...string) []firewall.Blocked
+	// Dropped tells which of the packets the host's firewall drops, and how many rules nobody can follow; nil: nobody looks.
+	Dropped func(packets ...firewall.Packet) (list []firewall.Dropped, unsure int)
+	// SecurityPort is the UDP port of vnets with security.
+	SecurityPort uint16
 	// CheckKey tells why there is no key for a vnet with security: an error that is dataplane.ErrNoKey if there is none, or
 	// what is wrong with it. nil: there are no keys at all.
 	CheckKey func(id vnet.ID) error
