@@ -177,6 +177,26 @@ func (a *app) printDrops(drops []traffic.Drop, all bool) {
 	}
 }
 
+// shortID is the form of a vnet's id that tables, messages and the log have: "97" where only the last field is not zero.
+func shortID(text string) string {
+	if id, err := vnet.ParseID(text); err == nil {
+		return id.Short()
+	}
+	return text
+}
+
+// shortWidth is the width of the widest id in what fastPath prints.
+func shortWidth(f sxp.Value) int {
+	width := len("Vnet")
+	for _, p := range f.Children("port") {
+		width = max(width, len(shortID(p.ChildValue("vnet", ""))))
+	}
+	for _, v := range f.Children("vnet") {
+		width = max(width, len(shortID(v.ChildValue("id", ""))))
+	}
+	return width
+}
+
 // fastPath prints what the kernel carries past user space, and what it does not.
 func (a *app) fastPath(f sxp.Value) {
 	fmt.Fprintf(a.stdout, "\nFast path in the kernel: %s (fastpath = %q)\n", f.ChildValue("state", "off"), f.ChildValue("mode", ""))
@@ -194,22 +214,23 @@ func (a *app) fastPath(f sxp.Value) {
 		fmt.Fprintf(a.stdout, "  %s, %s, %s: sends: %s; receives: %s\n", u.ChildValue("family", ""), u.ChildValue("device", ""),
 			way, u.ChildValue("send", ""), u.ChildValue("receive", ""))
 	}
+	width := shortWidth(f)
 	for i, p := range f.Children("port") {
 		if i == 0 {
-			fmt.Fprintf(a.stdout, "\n%-39s  %-15s %-7s %s\n", "Vnet", "Domain's device", "Way", "Why the bridge")
+			fmt.Fprintf(a.stdout, "\n%-*s  %-15s %-7s %s\n", width, "Vnet", "Domain's device", "Way", "Why the bridge")
 		}
-		fmt.Fprintln(a.stdout, strings.TrimRight(fmt.Sprintf("%-39s  %-15s %-7s %s", p.ChildValue("vnet", ""), p.ChildValue("device", ""),
+		fmt.Fprintln(a.stdout, strings.TrimRight(fmt.Sprintf("%-*s  %-15s %-7s %s", width, shortID(p.ChildValue("vnet", "")), p.ChildValue("device", ""),
 			p.ChildValue("way", ""), p.ChildValue("why", "")), " "))
 	}
 	for i, v := range f.Children("vnet") {
 		if i == 0 {
-			fmt.Fprintf(a.stdout, "\n%12s  %12s  %-39s  %s\n", "Sent", "Received", "Vnet, by the kernel", "Carrier")
+			fmt.Fprintf(a.stdout, "\n%12s  %12s  %-*s  %s\n", "Sent", "Received", max(width, len("Vnet, by the kernel")), "Vnet, by the kernel", "Carrier")
 		}
 		carrier := v.ChildValue("carrier", "")
 		if hook := v.ChildValue("hook", ""); hook != "" {
 			carrier += " (" + hook + ")"
 		}
-		fmt.Fprintf(a.stdout, "%12s  %12s  %-39s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), v.ChildValue("id", ""), carrier)
+		fmt.Fprintf(a.stdout, "%12s  %12s  %-*s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), max(width, len("Vnet, by the kernel")), shortID(v.ChildValue("id", "")), carrier)
 	}
 	for i, l := range f.Children("left") {
 		if i == 0 {

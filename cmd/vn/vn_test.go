@@ -159,21 +159,20 @@ func TestFastPath(t *testing.T) {
 	form, err := sxp.Parse([]byte(`(fastpath (mode auto) (state on)
  (underlay (family ipv4) (device eth0) (way tcx) (why "it segments UDP tunnels") (hook tcx) (send kernel) (receive kernel))
  (underlay (family ipv6) (device eth1) (way xdp) (why "") (hook clsact) (send "a rule") (receive kernel))
- (port (vnet 97) (device vif1.0) (way peer) (why ""))
+ (port (vnet 0000:0000:0000:0000:0000:0000:0000:0097) (device vif1.0) (way peer) (why ""))
  (vnet (id 97) (carrier kernel) (hook tcx) (tx 3) (rx 4)) (vnet (id 98) (carrier "security conf") (tx 0) (rx 0)))`), sxp.C)
 	require.NoError(t, err)
 	var out bytes.Buffer
 	a := newApp(&out, io.Discard)
 	a.fastPath(form[0])
 	require.NoError(t, a.stdout.Flush())
-	id := func(s string) string { return fmt.Sprintf("%-39s", s) }
 	require.Equal(t, "\nFast path in the kernel: on (fastpath = \"auto\")\n"+
 		"  ipv4, eth0, tcx (it segments UDP tunnels): sends: kernel; receives: kernel\n"+
 		"  ipv6, eth1, xdp before clsact: sends: a rule; receives: kernel\n"+
-		"\n"+id("Vnet")+"  Domain's device Way     Why the bridge\n"+id("97")+"  vif1.0          peer\n"+
-		"\n        Sent      Received  "+id("Vnet, by the kernel")+"  Carrier\n"+
-		"           3             4  "+id("97")+"  kernel (tcx)\n"+
-		"           0             0  "+id("98")+"  security conf\n", out.String())
+		"\n"+"Vnet  Domain's device Way     Why the bridge\n97    vif1.0          peer\n"+
+		"\n        Sent      Received  Vnet, by the kernel  Carrier\n"+
+		"           3             4  97                   kernel (tcx)\n"+
+		"           0             0  98                   security conf\n", out.String())
 }
 
 func TestStats(t *testing.T) {
@@ -244,20 +243,29 @@ func TestStats(t *testing.T) {
 	require.Empty(t, again.Hosts)
 }
 
-// TestStillOld: a rotation may not remove a key that a host still sends with.
+// TestStillOld: a rotation may not remove a key that a host still sends with, and waits for none that says it does not.
 func TestStillOld(t *testing.T) {
-	forms, err := sxp.Parse([]byte(`
-(keys (vnet 0000:0000:0000:0000:0000:0000:0000:0097) (key (kid aa) (use open)) (key (kid bb) (use send))
- (sender (addr 192.0.2.1) (kid aa) (packets 9)) (sender (addr 192.0.2.1) (kid bb) (packets 1))
- (sender (addr 192.0.2.2) (kid aa) (packets 9)) (sender (addr 192.0.2.2) (kid bb) (packets 0))
- (sender (addr 192.0.2.3) (kid aa) (packets 9)) (sender (addr 192.0.2.4) (kid bb) (packets 0)))
-(keys (vnet 0000:0000:0000:0000:0000:0000:0000:0098) (key (kid cc) (use send)) (sender (addr 192.0.2.5) (kid dd) (packets 1)))
-`), sxp.C)
-	require.NoError(t, err)
-	id, err := vnet.ParseID("97")
-	require.NoError(t, err)
-	require.Equal(t, []string{"192.0.2.2", "192.0.2.3"}, stillOld(forms, &id))
-	require.Equal(t, []string{"192.0.2.2", "192.0.2.3", "192.0.2.5"}, stillOld(forms, nil))
+	heard := func(kid string, packets bool) keyHeard { return keyHeard{kid, packets, "7"} }
+	h := keyHolder{sends: "bb", own: "bb", hosts: []keyHost{
+		{addr: "192.0.2.1", heard: []keyHeard{heard("aa", true), heard("bb", true)}},
+		{addr: "192.0.2.2", heard: []keyHeard{heard("aa", true), heard("bb", false)}},
+		{addr: "192.0.2.3", heard: []keyHeard{heard("aa", true)}},
+		{addr: "192.0.2.4", heard: []keyHeard{heard("bb", false)}},
+		// As in a vnet in which nobody talks.
+		{addr: "192.0.2.5", keys: []string{"bb", "aa"}, heard: []keyHeard{heard("aa", false), heard("bb", false)}},
+		{addr: "192.0.2.6", keys: []string{"aa", "bb"}, heard: []keyHeard{heard("bb", true)}},
+		{addr: "192.0.2.7", keys: []string{"bb", "aa"}},
+	}}
+	want := []string{
+		"192.0.2.2 does not answer, and was heard with aa 7 s ago (it is forgotten after 120 s)",
+		"192.0.2.3 does not answer, and was heard with aa 7 s ago (it is forgotten after 120 s)",
+		"192.0.2.6 sends with aa",
+	}
+	require.Equal(t, want, stillOld([]keyHolder{h}))
+	// This host's own old key would be gone before it seals with the new one.
+	require.Equal(t, []string{"this host sends with aa"}, stillOld([]keyHolder{{sends: "bb", own: "aa", hosts: []keyHost{{addr: "192.0.2.7", keys: []string{"bb"}}}}}))
+	require.Empty(t, stillOld([]keyHolder{{sends: "bb", own: "aa"}}), "nobody is there")
+	require.Empty(t, stillOld(nil))
 }
 
 // A rotation says which hosts have which key, and does not send with one that a host says it lacks.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/paths"
+	"github.com/xenvnet/xend/internal/plural"
 	"github.com/xenvnet/xend/internal/version"
 	"github.com/xenvnet/xend/xendcompat/client"
 )
@@ -130,17 +131,13 @@ func (a *app) misused(text string, usage func()) error {
 
 // countText says how many arguments a command takes.
 func countText(c *cli.Command) string {
-	plural := "s"
-	if c.Min == 1 {
-		plural = ""
-	}
 	switch {
 	case c.Max < 0:
-		return fmt.Sprintf("'xm %s' requires at least %d argument%s.", c.Name, c.Min, plural)
+		return fmt.Sprintf("'xm %s' requires at least %s.", c.Name, plural.Of(c.Min, "argument"))
 	case c.Max != c.Min:
 		return fmt.Sprintf("'xm %s' requires between %d and %d arguments.", c.Name, c.Min, c.Max)
 	}
-	return fmt.Sprintf("'xm %s' requires %d argument%s.", c.Name, c.Min, plural)
+	return fmt.Sprintf("'xm %s' requires %s.", c.Name, plural.Of(c.Min, "argument"))
 }
 
 // errorText is what stands behind "Error: ". A user without rights can't tell a daemon that does

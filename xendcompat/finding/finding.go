@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/xenvnet/xend/internal/plural"
 )
 
 // Level says how bad a finding is.
@@ -167,7 +169,7 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 		}
 		fmt.Fprintln(w, "All is well.")
 	default:
-		fmt.Fprintf(w, "%s, %s\n", count(fails, "failure"), count(warns, "warning"))
+		fmt.Fprintf(w, "%s, %s\n", plural.Of(fails, "failure"), plural.Of(warns, "warning"))
 	}
 }
 
@@ -206,13 +208,6 @@ func size(n int) string {
 		return "-"
 	}
 	return fmt.Sprint(n)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // clean takes out what a terminal would obey: other hosts choose some of the texts.

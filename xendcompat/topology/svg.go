@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/xenvnet/xend/internal/plural"
 )
 
 // maxDrawn bounds the hosts that SVG draws, so that a page stays readable; the rest is counted below the picture.
@@ -214,7 +216,7 @@ func (h Host) svgLines() []svgLine {
 			out = append(out, svgLine{p.label(), "note", 34, true})
 		}
 		if len(v.Ports) == 0 && h.State != Self {
-			out = append(out, svgLine{count(v.MACs, "MAC"), "note", 34, false})
+			out = append(out, svgLine{plural.Of(v.MACs, "MAC"), "note", 34, false})
 		}
 	}
 	return out

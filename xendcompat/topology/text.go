@@ -5,6 +5,8 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+
+	"github.com/xenvnet/xend/internal/plural"
 )
 
 // maxListed bounds the ports that Text lists of a vnet.
@@ -87,7 +89,7 @@ func write(b *strings.Builder, indent string, items []item) {
 }
 
 func (v Vnet) item() item {
-	x := item{text: v.title() + ": " + count(v.MACs, "MAC")}
+	x := item{text: v.title() + ": " + plural.Of(v.MACs, "MAC")}
 	if !v.Up {
 		x.text += ", DOWN"
 		if v.Problem != "" {
@@ -141,14 +143,7 @@ func (t Topology) linkItem(l Link, find map[netip.Addr]int, vnets int) item {
 			x.below = append(x.below, item{text: fmt.Sprintf("and %d more vnets", len(h.Vnets)-i)})
 			break
 		}
-		x.below = append(x.below, item{text: v.title() + ": " + count(v.MACs, "MAC")})
+		x.below = append(x.below, item{text: v.title() + ": " + plural.Of(v.MACs, "MAC")})
 	}
 	return x
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
