@@ -50,6 +50,22 @@ func makeInstall(t *testing.T, target, dest, prefix string) string {
 	return run(t, "make", "--no-print-directory", "-o", "build", target, "DESTDIR="+dest, "PREFIX="+prefix)
 }
 
+// The upgrade is tested from the release before this one, and not from an older one.
+func TestLastRelease(t *testing.T) {
+	b, err := os.ReadFile("last-release")
+	require.NoError(t, err)
+	last := regexp.MustCompile(`(?m)^([0-9.]+) ([0-9a-f]{40})$`).FindStringSubmatch(string(b))
+	require.NotNil(t, last)
+	changes, err := os.ReadFile("../CHANGELOG.md")
+	require.NoError(t, err)
+	versions := regexp.MustCompile(`(?m)^## ([0-9.]+)$`).FindAllStringSubmatch(string(changes), -1)
+	require.Greater(t, len(versions), 1)
+	require.Equal(t, versions[1][1], last[1], "packaging/last-release is not the release before %s", versions[0][1])
+	if out, err := exec.Command("git", "show", last[2]+":CHANGELOG.md").Output(); err == nil { // a clone may lack it
+		require.Equal(t, last[1], regexp.MustCompile(`(?m)^## ([0-9.]+)$`).FindStringSubmatch(string(out))[1])
+	}
+}
+
 func TestInstall(t *testing.T) {
 	dest := t.TempDir()
 	makeInstall(t, "install", dest, "/usr")
