@@ -66,10 +66,7 @@ func (m *Maker) gather(s *Survey, f Finding) error {
 		return err
 	}
 	var undo []func() error
-	for _, l := range s.links {
-		if l.Master != f.Aside.Index {
-			continue
-		}
+	for _, l := range s.links.Ports(f.Aside.Index) {
 		var settings hostnet.PortSettings
 		if i := slices.IndexFunc(known, func(p hostnet.BridgePort) bool { return p.Index == l.Index }); i >= 0 {
 			settings = known[i].PortSettings

@@ -17,7 +17,7 @@ func (m *Maker) Remove(spec Spec) error {
 	f := s.Find(spec)
 	var list []hostnet.Link
 	for _, name := range append([]string{spec.Vnetif}, OwnNames(spec.ID)...) {
-		l := s.byName[name]
+		l := s.links.ByName(name)
 		if l.Kind == "veth" && (ours(l, spec.ID) || ours(s.partner(l), spec.ID)) {
 			list = append(list, l)
 		}

@@ -17,11 +17,9 @@ import (
 // Releases up to 0.1 put only the partner into the group. Their pairs are known by it; their bridges, by the alias
 // and the vnif on them.
 
-// Survey is what there was of devices at one moment.
+// Survey is what there was of devices at one moment, and what events have told since.
 type Survey struct {
-	links   []hostnet.Link
-	byName  map[string]hostnet.Link
-	byIndex map[int]hostnet.Link
+	links *hostnet.LinkTable
 }
 
 // Look lists all devices of a namespace: one look answers for any number of vnets.
@@ -80,27 +78,21 @@ func LookFor(h *hostnet.Host, s Spec) (*Survey, error) {
 }
 
 // NewSurvey is a survey of devices that are listed already.
-func NewSurvey(links []hostnet.Link) *Survey {
-	s := &Survey{
-		links:  links,
-		byName: make(map[string]hostnet.Link, len(links)), byIndex: make(map[int]hostnet.Link, len(links)),
-	}
-	for _, l := range links {
-		s.byName[l.Name], s.byIndex[l.Index] = l, l
-	}
-	return s
-}
+func NewSurvey(links []hostnet.Link) *Survey { return &Survey{hostnet.NewLinkTable(links)} }
+
+// Apply takes over what an event tells, and returns the device as it was before; the zero Link if it was not there.
+func (s *Survey) Apply(ev hostnet.LinkEvent) (before hostnet.Link) { return s.links.Apply(ev) }
 
 // Link returns the device of that name, if the survey has it.
 func (s *Survey) Link(name string) (hostnet.Link, bool) {
-	l, ok := s.byName[name]
-	return l, ok
+	l := s.links.ByName(name)
+	return l, l.Index != 0
 }
 
 // ByMaster lists the devices that are on something, by the index of what they are on.
 func (s *Survey) ByMaster() map[int][]hostnet.Link {
 	out := map[int][]hostnet.Link{}
-	for _, l := range s.links {
+	for _, l := range s.links.All() {
 		if l.Master != 0 {
 			out[l.Master] = append(out[l.Master], l)
 		}
@@ -209,14 +201,14 @@ func (s *Survey) partner(l hostnet.Link) hostnet.Link {
 	if l.Kind != "veth" || l.Partner == 0 {
 		return hostnet.Link{}
 	}
-	return s.byIndex[l.Partner]
+	return s.links.ByIndex(l.Partner)
 }
 
 // pair finds the pair by its names and its marks. Two ends are one pair if one is the other's partner. What is
 // ours but has no other end here is of no use, and made anew.
 func (f *finder) pair() {
 	id := f.spec.ID
-	vnif, partner := f.byName[f.spec.Vnetif], f.byName[PartnerName(id)]
+	vnif, partner := f.links.ByName(f.spec.Vnetif), f.links.ByName(PartnerName(id))
 	if partner.Index == 0 {
 		// Renamed, by udev for example, or never made.
 		partner = f.partner(vnif)
@@ -243,7 +235,7 @@ func (f *finder) pair() {
 		}
 	}
 	f.mac = vnif.MAC
-	switch temporary := f.byName[newVnifName(id)]; {
+	switch temporary := f.links.ByName(newVnifName(id)); {
 	case temporary.Index == 0:
 	case temporary.Kind == "veth" && ours(temporary, id):
 		f.broken = append(f.broken, temporary)
@@ -259,7 +251,7 @@ func (f *finder) bridge() {
 		return
 	}
 	id := f.spec.ID
-	b, temporary := f.byName[f.spec.Bridge], f.byName[newBridgeName(id)]
+	b, temporary := f.links.ByName(f.spec.Bridge), f.links.ByName(newBridgeName(id))
 	if b.Index == 0 {
 		switch {
 		case temporary.Index == 0:
@@ -276,11 +268,8 @@ func (f *finder) bridge() {
 		f.inTheWay(RoleBridge, b, "a bridge")
 		return
 	}
-	for _, l := range f.links {
-		if l.Master != b.Index || f.Conflict != nil {
-			continue
-		}
-		if other, ok := parseAlias(l.Alias); ok && other != id {
+	for _, l := range f.links.Ports(b.Index) {
+		if other, ok := parseAlias(l.Alias); ok && other != id && f.Conflict == nil {
 			f.Conflict = &Conflict{RoleBridge, &ConflictError{Device: b, By: other}}
 		}
 	}
@@ -299,9 +288,7 @@ func (f *finder) bridge() {
 // whole tells a bridge that was set aside, or that somebody uses, from one that was never finished: that is not up.
 func (s *Survey) whole(bridge hostnet.Link) bool { return bridge.Up() || s.hasPorts(bridge) }
 
-func (s *Survey) hasPorts(bridge hostnet.Link) bool {
-	return slices.ContainsFunc(s.links, func(l hostnet.Link) bool { return l.Master == bridge.Index })
-}
+func (s *Survey) hasPorts(bridge hostnet.Link) bool { return len(s.links.Ports(bridge.Index)) > 0 }
 
 func (f *finder) missing() string {
 	id, vnif := f.spec.ID, f.Vnif
@@ -324,7 +311,7 @@ func (f *finder) missing() string {
 	case vnif.Master == 0:
 		return vnif.Name + " left its bridge " + f.spec.Bridge
 	case vnif.Master != f.Bridge.Index:
-		return vnif.Name + " is on " + f.byIndex[vnif.Master].Name + " instead of " + f.spec.Bridge
+		return vnif.Name + " is on " + f.links.ByIndex(vnif.Master).Name + " instead of " + f.spec.Bridge
 	case f.Aside.Index != 0:
 		return f.Aside.Name + " is left of a change, beside " + f.spec.Bridge
 	}
@@ -359,7 +346,7 @@ func (s *Survey) Leftovers(wanted []Spec) []Leftover {
 		}
 	}
 	left := map[int]vnet.ID{}
-	for _, l := range s.links {
+	for _, l := range s.links.All() {
 		id, ok := Owner(l)
 		if !ok {
 			id, ok = Owner(s.partner(l)) // somebody took the mark of this end away
@@ -374,11 +361,11 @@ func (s *Survey) Leftovers(wanted []Spec) []Leftover {
 		left[l.Index] = id
 	}
 	found := map[vnet.ID]*Leftover{}
-	for _, l := range s.links {
+	for _, l := range s.links.All() {
 		id, ok := left[l.Index]
-		if !ok || l.Kind == "bridge" && slices.ContainsFunc(s.links, func(p hostnet.Link) bool {
+		if !ok || l.Kind == "bridge" && slices.ContainsFunc(s.links.Ports(l.Index), func(p hostnet.Link) bool {
 			_, goes := left[p.Index]
-			return p.Master == l.Index && !goes
+			return !goes
 		}) {
 			continue
 		}
@@ -397,15 +384,9 @@ func (s *Survey) Leftovers(wanted []Spec) []Leftover {
 
 // Ports are the devices on a bridge, in the order of their indices.
 func (s *Survey) Ports(bridge string) []hostnet.Link {
-	b, ok := s.byName[bridge]
+	b, ok := s.Link(bridge)
 	if !ok {
 		return nil
 	}
-	var ports []hostnet.Link
-	for _, l := range s.links {
-		if l.Master == b.Index {
-			ports = append(ports, l)
-		}
-	}
-	return ports
+	return s.links.Ports(b.Index)
 }

@@ -23,6 +23,8 @@ const (
 	firstDelay = time.Second
 	maxDelay   = time.Minute
 	calm       = time.Minute
+	// listEvery is how often all devices are listed, whatever events have told.
+	listEvery = time.Minute
 )
 
 // String names the task.
@@ -41,7 +43,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reconciler: %w", err)
 	}
-	r := &reconciler{Service: s, pauses: map[vnet.ID]pause{}}
+	r := &reconciler{Service: s, pauses: map[vnet.ID]pause{}, touched: newTouched()}
 	if err := r.start(ctx); err != nil {
 		return err
 	}
@@ -55,11 +57,38 @@ func (s *Service) Reconciled() (restored, failed uint64) {
 	return s.restored.Load(), s.unrestored.Load()
 }
 
-// reconciler is the state of one Run.
+// reconciler is the state of one Run. It lists the devices once, and goes by what events tell of them from then on: each makes it
+// look at the vnets that it may concern, however many others there are.
 type reconciler struct {
 	*Service
-	look   time.Time // when to look at the devices; zero: nothing to look for
-	pauses map[vnet.ID]pause
+	look    time.Time // when to look at the devices; zero: nothing to look for
+	pauses  map[vnet.ID]pause
+	seen    *port.Survey // nil: they are to be listed
+	listed  time.Time
+	touched touched
+}
+
+// touched are the names and the owners of devices that have changed.
+type touched struct {
+	names map[string]bool
+	ids   map[vnet.ID]bool
+}
+
+func newTouched() touched { return touched{map[string]bool{}, map[vnet.ID]bool{}} }
+
+func (t touched) add(l hostnet.Link) {
+	t.names[l.Name] = true
+	if id, ours := port.Owner(l); ours {
+		t.ids[id] = true
+	}
+}
+
+// concerns tells whether one of the devices may be one of a vnet's.
+func (t touched) concerns(c vnet.Config) bool {
+	if t.ids[c.ID] || t.names[c.Vnetif] || c.Bridge != "" && t.names[c.Bridge] {
+		return true
+	}
+	return slices.ContainsFunc(port.OwnNames(c.ID), func(name string) bool { return t.names[name] })
 }
 
 // pause is for how long a vnet that was restored is left alone.
@@ -149,7 +178,7 @@ func (r *reconciler) loop(ctx context.Context, events <-chan hostnet.Event) {
 			if !ok {
 				return
 			}
-			if concerns(ev) {
+			if r.event(ev) {
 				r.lookAt(time.Now().Add(settle))
 			}
 		case <-timer.C:
@@ -171,13 +200,23 @@ func (r *reconciler) lookAt(t time.Time) {
 	}
 }
 
-// concerns tells whether an event may be about a vnet's device.
-func concerns(ev hostnet.Event) bool {
+// event takes over what an event tells, and tells whether it may be about a vnet's device.
+func (r *reconciler) event(ev hostnet.Event) bool {
 	switch ev := ev.(type) {
 	case hostnet.ResyncEvent:
+		r.seen = nil
 		return true
 	case hostnet.LinkEvent:
-		return ev.Link.Kind == "veth" || ev.Link.Kind == "bridge"
+		var before hostnet.Link
+		if r.seen != nil {
+			before = r.seen.Apply(ev)
+		}
+		if ev.Link.Kind != "veth" && ev.Link.Kind != "bridge" {
+			return false
+		}
+		r.touched.add(before)
+		r.touched.add(ev.Link)
+		return true
 	}
 	return false
 }
@@ -195,6 +234,33 @@ func (r *reconciler) pause(id vnet.ID, now time.Time) time.Duration {
 	return p.delay
 }
 
+// list lists all devices if that is due, and tells whether it did.
+func (r *reconciler) list(now time.Time) (bool, error) {
+	if r.seen != nil && now.Before(r.listed.Add(listEvery)) {
+		return false, nil
+	}
+	seen, err := r.o.Devices.Look()
+	if err != nil {
+		return false, err
+	}
+	r.seen, r.listed = seen, now
+	return true, nil
+}
+
+// missing says what is not there of a vnet. What events have told may be old, a vnet that was just created among it: before anything
+// is missing the kernel is asked.
+func (r *reconciler) missing(c vnet.Config) (string, error) {
+	spec := r.spec(c)
+	if r.seen.Find(spec).Missing == "" {
+		return "", nil
+	}
+	now, err := r.o.Devices.LookFor(spec)
+	if err != nil {
+		return "", err
+	}
+	return now.Find(spec).Missing, nil
+}
+
 // restore makes good what is not as it should be.
 func (r *reconciler) restore(ctx context.Context) {
 	end, err := r.begin(ctx)
@@ -203,15 +269,28 @@ func (r *reconciler) restore(ctx context.Context) {
 	}
 	defer end()
 	now := time.Now()
-	survey, err := r.o.Devices.Look()
+	all, err := r.list(now)
 	if err != nil {
 		r.log.Error("can't look at the devices of vnets", "error", err)
 		r.lookAt(now.Add(firstDelay))
 		return
 	}
+	r.lookAt(r.listed.Add(listEvery))
 	maps.DeleteFunc(r.pauses, func(_ vnet.ID, p pause) bool { return now.After(p.until().Add(calm)) })
+	concerned := r.touched
+	r.touched = newTouched()
 	for _, v := range r.all() {
-		missing := survey.Find(r.spec(v.Config)).Missing
+		_, paused := r.pauses[v.ID]
+		if !all && !paused && !concerned.concerns(v.Config) {
+			continue
+		}
+		missing, err := r.missing(v.Config)
+		if err != nil {
+			r.log.Error("can't look at the devices of vnets", "error", err)
+			r.seen = nil
+			r.lookAt(now.Add(firstDelay))
+			return
+		}
 		if missing == "" {
 			continue
 		}
@@ -222,7 +301,7 @@ func (r *reconciler) restore(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		err := r.bringUp(v.Config)
+		err = r.bringUp(v.Config)
 		delay := r.pause(v.ID, now)
 		if err != nil {
 			r.unrestored.Add(1)

@@ -31,7 +31,13 @@ func (d *Devices) add(l hostnet.Link) hostnet.Link {
 	}
 	d.last++
 	l.Index = d.last
+	return d.put(l)
+}
+
+// put has a device be so, and tells of it.
+func (d *Devices) put(l hostnet.Link) hostnet.Link {
 	d.links[l.Index] = l
+	d.tell(hostnet.LinkEvent{Link: l})
 	return l
 }
 
@@ -50,7 +56,7 @@ func (d *Devices) delete(l hostnet.Link) {
 			d.tell(hostnet.LinkEvent{Link: other, Gone: true})
 		} else if other.Master == l.Index {
 			other.Master = 0
-			d.links[index] = other
+			d.put(other)
 		}
 	}
 }
@@ -133,8 +139,7 @@ func (d *Devices) change(index int, f func(*hostnet.Link)) error {
 		return &hostnet.OpError{Op: "change", Err: syscall.ENODEV}
 	}
 	f(&l)
-	d.links[index] = l
-	d.tell(hostnet.LinkEvent{Link: l})
+	d.put(l)
 	return nil
 }
 
@@ -143,7 +148,8 @@ func (d *Devices) tell(ev hostnet.Event) {
 	for _, c := range d.events {
 		select {
 		case c <- ev:
-		default: // a resync is not needed: readers look at everything
+		default:
+			panic("nobody reads the events of devices")
 		}
 	}
 }
@@ -208,12 +214,12 @@ func (d *Devices) Ensure(s port.Spec) (port.Devices, error) {
 			b = d.add(mark(s.Bridge, hostnet.Link{Kind: "bridge"}))
 		} else if b.Group == port.Group {
 			b = mark(s.Bridge, b)
-			d.links[b.Index] = b
+			d.put(b)
 		}
 		vnif.Master = b.Index
 	}
-	d.links[vnif.Index], d.links[partner.Index] = vnif, partner
-	d.tell(hostnet.LinkEvent{Link: vnif})
+	d.put(vnif)
+	d.put(partner)
 	return port.Devices{
 		VnifIndex: vnif.Index, PartnerIndex: partner.Index, BridgeIndex: vnif.Master, VnifName: vnif.Name, PartnerName: partner.Name,
 		Bridge: s.Bridge, MTU: s.MTU, Created: created, Aside: f.Aside.Index != 0,
@@ -230,7 +236,7 @@ func (d *Devices) SetAside(s port.Spec) error {
 	b := d.survey().Find(s).Bridge
 	if id, ok := port.Owner(b); ok && id == s.ID && b.Name == s.Bridge {
 		b.Name = port.OwnNames(s.ID)[2]
-		d.links[b.Index] = b
+		d.put(b)
 	}
 	return nil
 }
@@ -246,10 +252,10 @@ func (d *Devices) Gather(s port.Spec) error {
 	if f.Aside.Index == 0 {
 		return nil
 	}
-	for index, l := range d.links {
+	for _, l := range d.links {
 		if l.Master == f.Aside.Index {
 			l.Master = f.Bridge.Index
-			d.links[index] = l
+			d.put(l)
 		}
 	}
 	d.delete(f.Aside)
@@ -298,7 +304,7 @@ func (d *Devices) remove(list []hostnet.Link) {
 
 // Watch tells of changes until ctx ends.
 func (d *Devices) Watch(ctx context.Context) (<-chan hostnet.Event, error) {
-	c := make(chan hostnet.Event, 64)
+	c := make(chan hostnet.Event, 4096)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.events = append(d.events, c)
