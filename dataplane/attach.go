@@ -280,6 +280,9 @@ func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
 		}
 	}
 	defer e.mu.Unlock()
+	if _, ours := port.Owner(ev.Link); ours {
+		return false // of a vnet that is being made, or deleted: an underlay is none of them
+	}
 	if ev.Gone {
 		return true
 	}

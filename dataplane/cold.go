@@ -295,6 +295,8 @@ func (e *Engine) networkEvent(ev hostnet.Event) bool {
 	switch ev := ev.(type) {
 	case hostnet.LinkEvent:
 		return e.linkEvent(ev)
+	case hostnet.PortEvent:
+		return false // that a port came or went is told of the device, too
 	case hostnet.ResyncEvent:
 		e.resync()
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,12 +31,33 @@ type Guards struct {
 	dirty     chan struct{}
 	ready     chan struct{}
 
+	// pending guards the events that were not looked at yet; whole: some are not even known, or what was set is to be asked for.
+	pending sync.Mutex
+	events  []hostnet.Event
+	whole   bool
+
+	// What follows is run's own: the devices and addresses as they were listed once and events have told since, the underlays at the
+	// last look, and the devices that could not be guarded then.
+	seen      *hostnet.LinkTable
+	addresses map[int]map[address]struct{}
+	led       map[int]struct{}
+	again     map[int]struct{}
+
 	mu sync.Mutex
 	// applied are the guards as they were last set; without one for devices that have none.
 	applied map[int]*hostnet.Guard
 	// quiet are the ports of bridges of ours that were made quiet.
 	quiet map[int]bool
 }
+
+// address is one of a device.
+type address struct {
+	prefix netip.Prefix
+	remote netip.Addr
+}
+
+// maxEvents bounds what is remembered event by event.
+const maxEvents = 1 << 14
 
 // natPort is the UDP port of ESP behind NAT; RFC 3948.
 const natPort = 4500
@@ -86,9 +110,24 @@ func (g *Guards) look() {
 // event makes the guards be looked at where an event may concern them.
 func (g *Guards) event(ev hostnet.Event) {
 	switch ev.(type) {
-	case hostnet.LinkEvent, hostnet.AddressEvent, hostnet.ResyncEvent:
+	case hostnet.LinkEvent, hostnet.AddressEvent:
+		g.pending.Lock()
+		if g.events = append(g.events, ev); len(g.events) > maxEvents {
+			g.events, g.whole = nil, true
+		}
+		g.pending.Unlock()
 		g.look()
+	case hostnet.ResyncEvent:
+		g.lookAtAll()
 	}
+}
+
+// lookAtAll makes devices and addresses be listed soon.
+func (g *Guards) lookAtAll() {
+	g.pending.Lock()
+	g.events, g.whole = nil, true
+	g.pending.Unlock()
+	g.look()
 }
 
 // run keeps the guards right until ctx ends.
@@ -129,90 +168,207 @@ func (g *Guards) forget() {
 	clear(g.applied)
 	clear(g.quiet)
 	g.mu.Unlock()
-	g.look()
+	g.lookAtAll()
 }
 
-// apply makes the guards be as they should.
+// apply makes the guards be as they should, of the devices that changed and of those that depend on them.
 func (g *Guards) apply() error {
+	changed, err := g.changed()
+	if err != nil {
+		g.pending.Lock()
+		g.whole = true // at the next event
+		g.pending.Unlock()
+		return err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	links, err := g.host.Links()
-	if err != nil {
-		return err
-	}
-	addresses, err := g.host.Addresses(0)
-	if err != nil {
-		return err
-	}
-	g.names.set(links)
-	want := guardsOf(links, addresses, g.underlays(), g.ports)
-	there := make(map[int]bool, len(links))
+	concerned, below := g.concerned(changed)
+	want := guardsOf(below, g.addresses, g.led, g.ports)
+	g.again = map[int]struct{}{}
 	var errs []error
-	for _, l := range links {
-		there[l.Index] = true
-		guard := want[l.Index]
-		before, known := g.applied[l.Index]
-		if _, ours := port.Owner(l); !known && !ours && guard == nil || known && reflect.DeepEqual(before, guard) {
-			continue
-		}
-		if guard != nil {
-			err = g.host.SetGuard(l.Index, *guard)
-		} else {
-			err = g.host.RemoveGuard(l.Index)
-		}
-		if err != nil {
-			if !errors.Is(err, hostnet.ErrNotFound) { // gone meanwhile
-				errs = append(errs, err)
-			}
-			continue
-		}
-		g.applied[l.Index] = guard
-	}
-	for index := range g.applied {
-		if !there[index] {
+	for index := range concerned {
+		l := g.seen.ByIndex(index)
+		if l.Index == 0 {
 			delete(g.applied, index)
-		}
-	}
-	return errors.Join(append(errs, g.quietPorts(links))...)
-}
-
-// quietPorts keeps the host off the ports of bridges that xend made: frames that bridges do not forward, to the groups
-// 01:80:c2:00:00:00 to …0f, are received by the port itself, with whatever packet is in them.
-func (g *Guards) quietPorts(links []hostnet.Link) error {
-	bridges := map[int]bool{}
-	for _, l := range links {
-		if _, ours := port.Owner(l); ours && l.Kind == "bridge" {
-			bridges[l.Index] = true
-		}
-	}
-	ports := map[int]bool{}
-	var errs []error
-	for _, l := range links {
-		if !bridges[l.Master] {
+			delete(g.quiet, index)
 			continue
 		}
-		if !g.quiet[l.Index] {
-			err := errors.Join(g.host.DisableIPv6(l.Index), g.host.SetIPv4(l.Index, hostnet.ARPIgnore, 1),
-				g.host.SetIPv4(l.Index, hostnet.DropUnicastInMulticast, 1))
-			if err != nil {
-				if !errors.Is(err, hostnet.ErrNotFound) { // gone meanwhile
-					errs = append(errs, err)
-				}
-				continue
-			}
+		if err := errors.Join(g.guard(l, want[index]), g.keepQuiet(l)); err != nil {
+			errs = append(errs, err)
+			g.again[index] = struct{}{}
 		}
-		ports[l.Index] = true
 	}
-	g.quiet = ports
 	return errors.Join(errs...)
 }
 
-// guardsOf says which devices are to be guarded, and how.
-func guardsOf(links []hostnet.Link, addresses []hostnet.Address, underlays map[int]struct{}, ports []uint16) map[int]*hostnet.Guard {
-	addressed := map[int]bool{}
-	for _, a := range addresses {
-		addressed[a.Index] = true
+// changed are the devices that are not as they were at the last look, also those that went.
+func (g *Guards) changed() (map[int]struct{}, error) {
+	g.pending.Lock()
+	events, whole := g.events, g.whole
+	g.events, g.whole = nil, false
+	g.pending.Unlock()
+	changed := g.again
+	if changed == nil {
+		changed = map[int]struct{}{}
 	}
+	if whole || g.seen == nil {
+		links, err := g.host.Links()
+		if err != nil {
+			return nil, err
+		}
+		addresses, err := g.host.Addresses(0)
+		if err != nil {
+			return nil, err
+		}
+		g.names.set(links)
+		g.seen, g.addresses = hostnet.NewLinkTable(links), addressesOf(addresses)
+		for _, l := range links {
+			changed[l.Index] = struct{}{}
+		}
+		g.mu.Lock()
+		for index := range g.applied {
+			changed[index] = struct{}{}
+		}
+		g.mu.Unlock()
+	}
+	for _, ev := range events {
+		switch ev := ev.(type) {
+		case hostnet.LinkEvent:
+			before := g.seen.Apply(ev)
+			g.names.put(ev.Link.Index, ev.Link.Name, ev.Gone)
+			changed[ev.Link.Index], changed[before.Master] = struct{}{}, struct{}{}
+			if ev.Gone {
+				delete(g.addresses, ev.Link.Index)
+			}
+		case hostnet.AddressEvent:
+			index, a := ev.Address.Index, address{ev.Address.Prefix, ev.Address.Remote}
+			changed[index] = struct{}{}
+			switch {
+			case ev.Gone:
+				if delete(g.addresses[index], a); len(g.addresses[index]) == 0 {
+					delete(g.addresses, index)
+				}
+			case g.addresses[index] == nil:
+				g.addresses[index] = map[address]struct{}{a: {}}
+			default:
+				g.addresses[index][a] = struct{}{}
+			}
+		}
+	}
+	if led := g.underlays(); !maps.Equal(led, g.led) {
+		g.led = led
+		for _, l := range g.seen.All() {
+			changed[l.Index] = struct{}{}
+		}
+	}
+	return changed, nil
+}
+
+func addressesOf(list []hostnet.Address) map[int]map[address]struct{} {
+	out := map[int]map[address]struct{}{}
+	for _, a := range list {
+		if out[a.Index] == nil {
+			out[a.Index] = map[address]struct{}{}
+		}
+		out[a.Index][address{a.Prefix, a.Remote}] = struct{}{}
+	}
+	return out
+}
+
+// concerned are the devices whose guards may have to be others because some changed: what is stacked on those, the bridges that these
+// are on, and so on, with the ports of bridges; and below is all that this depends on.
+func (g *Guards) concerned(changed map[int]struct{}) (concerned map[int]struct{}, below []hostnet.Link) {
+	concerned = map[int]struct{}{}
+	spread(changed, concerned, func(index int) []int {
+		return append(indices(g.seen.Above(index)), g.seen.ByIndex(index).Master)
+	})
+	for index := range maps.Clone(concerned) {
+		for _, p := range g.seen.Ports(index) { // a bridge of ours has quiet ports
+			concerned[p.Index] = struct{}{}
+		}
+	}
+	all := map[int]struct{}{}
+	spread(concerned, all, func(index int) []int {
+		list := indices(g.seen.Ports(index))
+		if l := g.seen.ByIndex(index); l.Stacked() {
+			list = append(list, l.Partner)
+		}
+		return list
+	})
+	for _, index := range slices.Sorted(maps.Keys(all)) {
+		if l := g.seen.ByIndex(index); l.Index != 0 {
+			below = append(below, l)
+		}
+	}
+	return concerned, below
+}
+
+// spread adds devices to a set, and all that next leads to from them.
+func spread(from, set map[int]struct{}, next func(index int) []int) {
+	list := slices.Collect(maps.Keys(from))
+	for len(list) > 0 {
+		index := list[len(list)-1]
+		list = list[:len(list)-1]
+		if _, known := set[index]; known || index == 0 {
+			continue
+		}
+		set[index] = struct{}{}
+		list = append(list, next(index)...)
+	}
+}
+
+func indices(list []hostnet.Link) (out []int) {
+	for _, l := range list {
+		out = append(out, l.Index)
+	}
+	return out
+}
+
+// guard makes a device have a guard; nil: none. mu is held.
+func (g *Guards) guard(l hostnet.Link, want *hostnet.Guard) error {
+	before, known := g.applied[l.Index]
+	if _, ours := port.Owner(l); !known && !ours && want == nil || known && reflect.DeepEqual(before, want) {
+		return nil
+	}
+	var err error
+	if want != nil {
+		err = g.host.SetGuard(l.Index, *want)
+	} else {
+		err = g.host.RemoveGuard(l.Index)
+	}
+	switch {
+	case err == nil:
+		g.applied[l.Index] = want
+	case errors.Is(err, hostnet.ErrNotFound): // gone meanwhile
+		return nil
+	}
+	return err
+}
+
+// keepQuiet keeps the host off a port of a bridge that xend made: frames that bridges do not forward, to the groups
+// 01:80:c2:00:00:00 to …0f, are received by the port itself, with whatever packet is in them. mu is held.
+func (g *Guards) keepQuiet(l hostnet.Link) error {
+	b := g.seen.ByIndex(l.Master)
+	if _, ours := port.Owner(b); !ours || b.Kind != "bridge" {
+		delete(g.quiet, l.Index)
+		return nil
+	}
+	if g.quiet[l.Index] {
+		return nil
+	}
+	err := errors.Join(g.host.DisableIPv6(l.Index), g.host.SetIPv4(l.Index, hostnet.ARPIgnore, 1),
+		g.host.SetIPv4(l.Index, hostnet.DropUnicastInMulticast, 1))
+	switch {
+	case err == nil:
+		g.quiet[l.Index] = true
+	case errors.Is(err, hostnet.ErrNotFound): // gone meanwhile
+		return nil
+	}
+	return err
+}
+
+// guardsOf says which devices are to be guarded, and how.
+func guardsOf(links []hostnet.Link, addresses map[int]map[address]struct{}, underlays map[int]struct{}, ports []uint16) map[int]*hostnet.Guard {
 	onVnet := map[int]bool{} // gets what comes from a vnet
 	for _, l := range links {
 		if id, ours := port.Owner(l); ours && (l.Kind == "bridge" || l.Kind == "veth" && l.Name != port.PartnerName(id)) {
@@ -240,7 +396,7 @@ func guardsOf(links []hostnet.Link, addresses []hostnet.Address, underlays map[i
 		switch {
 		case !onVnet[l.Index] || underlay:
 		case l.Master != 0: // a port: the host gets what it receives by its bridge
-		case !addressed[l.Index]:
+		case len(addresses[l.Index]) == 0:
 			want[l.Index] = &hostnet.Guard{Closed: true}
 		default:
 			want[l.Index] = &hostnet.Guard{Ports: ports, Protocols: guardedProtocols}

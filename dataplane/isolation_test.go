@@ -498,7 +498,7 @@ func TestGuardsOf(t *testing.T) {
 		for _, i := range addressed {
 			list = append(list, hostnet.Address{Index: i})
 		}
-		return guardsOf(links, list, map[int]struct{}{1: {}, 12: {}}, ports)
+		return guardsOf(links, addressesOf(list), map[int]struct{}{1: {}, 12: {}}, ports)
 	}
 	require.Equal(t, map[int]*hostnet.Guard{2: closed, 7: closed}, guards(1, 6))
 	require.Equal(t, map[int]*hostnet.Guard{2: open, 7: closed}, guards(1, 2))

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/underlay"
@@ -365,7 +364,8 @@ func (e *Engine) strangers(workers []*worker) []Stranger {
 
 // deviceNames are the names of devices as they last were.
 type deviceNames struct {
-	known atomic.Pointer[map[int]string]
+	mu    sync.Mutex
+	known map[int]string
 }
 
 func (d *deviceNames) set(links []hostnet.Link) {
@@ -373,12 +373,27 @@ func (d *deviceNames) set(links []hostnet.Link) {
 	for _, l := range links {
 		names[l.Index] = l.Name
 	}
-	d.known.Store(&names)
+	d.mu.Lock()
+	d.known = names
+	d.mu.Unlock()
+}
+
+// put takes over how a device is called now. set was called before.
+func (d *deviceNames) put(index int, name string, gone bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if gone {
+		delete(d.known, index)
+	} else {
+		d.known[index] = name
+	}
 }
 
 func (d *deviceNames) name(index int) string {
-	if known := d.known.Load(); known != nil && (*known)[index] != "" {
-		return (*known)[index]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if name := d.known[index]; name != "" {
+		return name
 	}
 	return fmt.Sprint("device ", index)
 }

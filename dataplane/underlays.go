@@ -169,12 +169,13 @@ func (e *Engine) adoptLocked(o *outlook, tunings []tuning) (retired []*underlay.
 	for _, f := range e.underlays {
 		e.tellDownLocked(f)
 	}
-	if o.reach != nil {
-		changed = e.takeFromLocked(o.reach) || changed
+	if o.reach != nil && e.takeFromLocked(o.reach) {
+		changed = true
 	}
 	if changed || len(retired) > 0 {
 		e.publishLocked()
 		e.renumberLocked()
+		e.guards.look() // which devices are underlays may be among it
 	}
 	e.mirror.lookAtNetwork()
 	return retired

@@ -74,12 +74,12 @@ func LookAt(h *hostnet.Host, index int) (Device, error) {
 		d.Master = m.Kind
 	}
 	if features["rx-vlan-hw-parse"] {
-		all, err := h.Links()
+		vlans, err := h.VLANs()
 		if err != nil {
 			return Device{}, err
 		}
-		for _, o := range all {
-			d.VLANs = d.VLANs || o.Kind == "vlan" && (o.Partner == index || l.Master != 0 && o.Partner == l.Master)
+		for _, o := range vlans {
+			d.VLANs = d.VLANs || o.Partner == index || l.Master != 0 && o.Partner == l.Master
 		}
 	}
 	id, err := h.XDPProgram(index)

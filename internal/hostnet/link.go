@@ -3,8 +3,11 @@ package hostnet
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 
@@ -129,6 +132,30 @@ var noStatistics = numberAttribute(unix.IFLA_EXT_MASK, 1<<3)
 // Links lists all devices.
 func (h *Host) Links() ([]Link, error) {
 	return h.links("list devices", "", nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics)
+}
+
+// VLANs lists the VLAN devices, of which there may be few among many devices.
+func (h *Host) VLANs() ([]Link, error) {
+	err := h.Do(func() error {
+		if _, err := os.Stat("/proc/thread-self/net"); err != nil {
+			return nil // it can't tell
+		}
+		_, err := os.Stat("/proc/thread-self/net/vlan")
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // the kernel has no VLANs, or not yet, and would not know what to filter by
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("vlan"))
+	all, err := h.links("list VLAN devices", "", nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics, info)
+	list := all[:0]
+	for _, l := range all { // a kernel that ignores the filter sends all
+		if l.Kind == "vlan" {
+			list = append(list, l)
+		}
+	}
+	return list, err
 }
 
 func (h *Host) links(op, object string, parts ...nl.NetlinkRequestData) ([]Link, error) {

@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func TestEnsureBridge(t *testing.T) {
@@ -253,4 +256,23 @@ func bridgeSetting(t *testing.T, h *Host, bridge, setting string) string {
 	require.True(t, found, "%s", out)
 	value, _, _ := strings.Cut(after, " ")
 	return value
+}
+
+func TestVLANs(t *testing.T) {
+	h := newHost(t)
+	b, err := h.CreateBridge(Bridge{Name: "one"})
+	require.NoError(t, err)
+	list, err := h.VLANs()
+	require.NoError(t, err)
+	require.Empty(t, list)
+	err = h.handle.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "one.5", ParentIndex: b.Index}, VlanId: 5})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return // this kernel has none
+	}
+	require.NoError(t, err)
+	list, err = h.VLANs()
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Equal(t, "one.5", list[0].Name)
+	require.Equal(t, b.Index, list[0].Partner)
 }
