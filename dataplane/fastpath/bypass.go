@@ -36,6 +36,10 @@ const (
 	bypassTTL = time.Second
 	// bypassLook is how often policies are looked for; netlink tells of most of them sooner.
 	bypassLook = 400 * time.Millisecond
+	// bypassRounds is in how many looks each bridge is looked at anew, whatever was told of it: ten seconds.
+	bypassRounds = 25
+	// maxBypassEvents bounds what is read of events in one look.
+	maxBypassEvents = 1 << 16
 	// minAgeing is the shortest time after which a bridge that is passed by may forget a MAC, in hundredths of a second:
 	// frames of each MAC go by the bridge once a minute (BRIDGE_EVERY of tables.h).
 	minAgeing = 18000
@@ -164,6 +168,10 @@ type BypassedPort struct {
 //
 //	look ── no policy ──> vif_in at the vif, its MACs in vifs, bypass_until = now + 1 s
 //	     └─ policy ─────> out of vifs, filter away
+//
+// What is known of a bridge stays while nothing is told of it, so that a look costs little however many vnets there are: a look
+// begins with reading all that the kernel has told up to then, and asks only for what it does not tell (programs at TCX, the host's
+// firewall). A few bridges are looked at anew in each, all of them within ten seconds.
 type Bypass struct {
 	tables *Tables
 	host   *hostnet.Host
@@ -181,6 +189,7 @@ type Bypass struct {
 	links map[int]bpflink.Link // of TCX, by port
 	// swept: filters that an earlier run left are away.
 	swept bool
+	known memory
 }
 
 // NewBypass makes one for the vnets that the tables carry. host is used by it alone.
@@ -188,7 +197,7 @@ func NewBypass(p *Tables, host *hostnet.Host) *Bypass {
 	p.forgetVifs()
 	b := &Bypass{
 		tables: p, host: host, kick: make(chan struct{}, 1),
-		vnets: map[vnet.ID]BypassVnet{}, ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}, links: map[int]bpflink.Link{},
+		vnets: map[vnet.ID]BypassVnet{}, ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}, links: map[int]bpflink.Link{}, known: newMemory(),
 	}
 	if info, err := p.bpf.VifIn.Info(); err == nil {
 		b.own, _ = info.ID()
@@ -224,13 +233,27 @@ func (b *Bypass) Ports() []BypassedPort {
 // Run works until ctx ends; then all frames go by their bridges.
 func (b *Bypass) Run(ctx context.Context) error {
 	defer b.stop()
-	links, err := b.host.Watch(ctx)
+	links, err := b.host.FeedOfLinks()
 	if err != nil {
 		return err
 	}
-	fdb, err := b.host.WatchFDB(ctx)
+	defer links.Close()
+	fdb, err := b.host.FeedOfFDB()
 	if err != nil {
 		return err
+	}
+	defer fdb.Close()
+	told := make(chan struct{})
+	for _, f := range []*hostnet.Feed{links, fdb} {
+		go func() {
+			for f.Wait() == nil {
+				select {
+				case told <- struct{}{}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
 	}
 	_, _ = b.host.BridgeFirewall(false) // the first time takes long
 	timer := time.NewTimer(0)
@@ -239,21 +262,12 @@ func (b *Bypass) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, open := <-links:
-			if !open {
-				return nil
-			}
-		case _, open := <-fdb:
-			if !open {
-				return nil
-			}
+		case <-told:
 		case <-b.kick:
 		case <-timer.C:
 		}
-		drain(links)
-		drain(fdb)
 		start := time.Now()
-		if err := b.look(); err != nil && ctx.Err() == nil {
+		if err := b.look(links, fdb); err != nil && ctx.Err() == nil {
 			b.withdraw()
 		}
 		// Domains decide how much there is to be told of: at most a tenth of the time is spent looking.
@@ -266,116 +280,120 @@ func (b *Bypass) Run(ctx context.Context) error {
 	}
 }
 
-func drain(events <-chan hostnet.Event) {
-	for {
-		select {
-		case _, open := <-events:
-			if !open {
-				return
-			}
-		default:
-			return
-		}
-	}
-}
-
 // look chooses a way for each port, and lets the kernel know.
-func (b *Bypass) look() error {
+func (b *Bypass) look(links, fdb *hostnet.Feed) error {
 	b.mu.Lock()
 	vnets := maps.Clone(b.vnets)
-	was := b.ports
+	idle := len(vnets) == 0 && len(b.ports) == 0
 	b.mu.Unlock()
-	now := Now()
-	if len(vnets) == 0 && len(was) == 0 {
-		return nil
-	}
-	bridges, err := b.host.Bridges()
-	if err != nil {
+	now := Now() // what happened before this is told, or seen, below
+	if err := b.known.follow(links, fdb); err != nil {
 		return err
 	}
-	firewall := map[bool]string{} // by whether a bridge hands frames to it by itself
-	l := look{ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}}
-	for _, id := range slices.SortedFunc(maps.Keys(vnets), func(x, y vnet.ID) int { return slices.Compare(x[:], y[:]) }) {
-		s := BridgeState{BridgeTraits: bridges[vnets[id].Bridge]}
-		reason, asked := firewall[s.CallsFirewall]
-		if !asked {
-			if reason, err = b.host.BridgeFirewall(s.CallsFirewall); err != nil {
-				return err
-			}
-			firewall[s.CallsFirewall] = reason
+	if idle {
+		return nil
+	}
+	b.known.want(vnets, b.tables.slot)
+	if err := b.poll(); err != nil {
+		return err
+	}
+	for _, id := range b.known.due() {
+		k, err := b.ask(vnets[id])
+		if err != nil { // it is going away, or was replaced
+			k = &knownVnet{BypassVnet: vnets[id]}
 		}
-		s.Firewall = reason
-		// What is going away, or was replaced, the next look will find.
-		if slot, ok := b.tables.slot(id); ok && s.Index != 0 {
-			_ = b.lookAt(&l, id, slot, s, vnets[id].Vnif)
+		b.known.learn(id, k)
+		if err != nil {
+			b.known.touch(k.Bridge) // the next look will find what there is then
+		}
+	}
+	firewall := map[bool]string{} // by whether a bridge hands frames to it by itself
+	for _, k := range b.known.vnets {
+		if _, asked := firewall[k.bridge.CallsFirewall]; asked {
+			continue
+		}
+		reason, err := b.host.BridgeFirewall(k.bridge.CallsFirewall)
+		if err != nil {
+			return err
+		}
+		firewall[k.bridge.CallsFirewall] = reason
+	}
+	l := b.known.choose(firewall)
+	if !b.swept {
+		for index, p := range l.ports {
+			if p.Way == WayBridge && l.vifs[index] {
+				_ = b.host.DetachClassifier(bypassClassifier(index))
+			}
 		}
 	}
 	b.swept = b.swept || len(vnets) > 0
 	return b.apply(l, now)
 }
 
-// look is what one look found.
-type look struct {
-	ports    map[int]BypassedPort
-	macs     map[bpfMacKey]bpfVif
-	bypassed int
-}
-
-// lookAt chooses for the ports of one bridge.
-func (b *Bypass) lookAt(l *look, id vnet.ID, slot uint32, s BridgeState, vnif int) error {
-	for _, p := range s.Ports {
-		if p.Index == vnif {
-			programs, err := b.host.DevicePrograms(vnif)
-			if err != nil {
-				return err
-			}
-			s.Vnif, s.VnifPrograms = p, others(programs, b.own)
+// poll looks for changes of which the kernel tells nobody: of programs at TCX, and at netkit devices.
+func (b *Bypass) poll() error {
+	devices, netkit := b.known.polled()
+	programs, err := b.host.TCXOf(devices)
+	var unsupported *hostnet.UnsupportedError
+	if err != nil && !errors.As(err, &unsupported) {
+		return err
+	}
+	for index, ids := range programs {
+		b.known.compare(index, slices.DeleteFunc(ids, func(id ebpf.ProgramID) bool { return id == b.own }))
+	}
+	for index, before := range netkit {
+		if decides, err := b.host.NetkitDecides(index); err != nil || decides != before {
+			b.known.touch(index)
 		}
 	}
-	var fdb []hostnet.FDBEntry
-	for _, p := range s.Ports {
-		if p.Index == vnif {
+	return nil
+}
+
+// ask reads all that is to be known of a vnet's bridge.
+func (b *Bypass) ask(v BypassVnet) (*knownVnet, error) {
+	traits, err := b.host.BridgeOf(v.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	k := &knownVnet{BypassVnet: v, bridge: BridgeState{BridgeTraits: traits}, programs: map[int][]ebpf.ProgramID{}}
+	filters := func(index int) ([]hostnet.DeviceProgram, error) {
+		list, err := b.host.DevicePrograms(index)
+		k.programs[index] = nil
+		for _, p := range list {
+			if p.Kind == "tcx" && p.ID != b.own {
+				k.programs[index] = append(k.programs[index], p.ID)
+			}
+		}
+		return others(list, b.own), err
+	}
+	for _, p := range traits.Ports {
+		if p.Index == v.Vnif {
+			k.bridge.Vnif = p
 			continue
 		}
 		state := PortState{PortTraits: p}
-		way, why := ChooseWay(s, state)
-		if way != WayBridge && l.bypassed == maxBypassed {
-			way, why = WayBridge, fmt.Sprintf("%d others pass their bridges by, and no more can be watched", maxBypassed)
-		}
-		if way != WayBridge { // only now is it worth while to ask for the rest
-			programs, err := b.host.DevicePrograms(p.Index)
-			if err == nil {
-				state.Programs = others(programs, b.own)
+		if isVif(p.Link) {
+			if state.Programs, err = filters(p.Index); err == nil {
 				state.Qdisc, err = b.host.RootQdisc(p.Index)
 			}
 			if err == nil && p.Kind == "netkit" {
 				state.Decides, err = b.host.NetkitDecides(p.Index)
 			}
-			if err == nil && fdb == nil {
-				fdb, err = b.host.FDB(s.Index)
-			}
 			if err != nil {
-				return err
+				return nil, err
 			}
-			way, why = ChooseWay(s, state)
+			k.vifs++
 		}
-		l.ports[p.Index] = BypassedPort{Vnet: id, Name: p.Name, Index: p.Index, Way: way, Reason: why}
-		if way == WayBridge {
-			if !b.swept && isVif(p.Link) {
-				_ = b.host.DetachClassifier(bypassClassifier(p.Index))
-			}
-			continue
-		}
-		l.bypassed++
-		room := maxVifMACs
-		for _, e := range fdb {
-			if e.Port == p.Index && !e.Local && e.VLAN == 0 && room > 0 {
-				l.macs[bpfMacKey{Slot: slot, Mac: e.MAC}] = bpfVif{Ifindex: uint32(p.Index), Way: uint16(way), Mtu: uint16(min(p.MTU, 65535))}
-				room--
-			}
-		}
+		k.ports = append(k.ports, state)
 	}
-	return nil
+	if k.vifs == 0 { // nobody to let pass
+		return k, nil
+	}
+	if k.bridge.VnifPrograms, err = filters(v.Vnif); err != nil {
+		return nil, err
+	}
+	k.fdb, err = b.host.FDB(v.Bridge)
+	return k, err
 }
 
 // apply makes the kernel do what was chosen. What is taken back comes first.

@@ -291,6 +291,20 @@ func (e *endpoint) listen(t *testing.T, device string) func() int {
 	}
 }
 
+// capture has a device receive all frames, as a program does that captures on it, until the returned function is called.
+func (e *endpoint) capture(t *testing.T, device string) func() {
+	t.Helper()
+	l, err := e.Net.LinkByName(device)
+	require.NoError(t, err)
+	var c *packet.Conn
+	require.NoError(t, e.Do(func() (err error) {
+		c, err = packet.Listen(&net.Interface{Index: l.Index, Name: device}, packet.Raw, unix.ETH_P_ALL, nil)
+		return err
+	}))
+	require.NoError(t, c.SetPromiscuous(true))
+	return func() { require.NoError(t, c.Close()) }
+}
+
 // knownVif waits until the kernel may pass the bridge by for the domain's MAC.
 func (e *endpoint) knownVif(t *testing.T) {
 	t.Helper()
@@ -392,10 +406,19 @@ func TestBypassEnds(t *testing.T) {
 			"nft delete table ip guard && sysctl -q -w net.bridge.bridge-nf-call-iptables=0", "br_netfilter"},
 		{"mirroring", "tc qdisc show dev vif1.0 | grep -q clsact || tc qdisc add dev vif1.0 clsact; tc filter add dev vif1.0 egress matchall action mirred egress mirror dev lo",
 			"tc filter del dev vif1.0 egress", "port vif1.0 has a filter of others at TC (matchall)"},
+		{"capture on the port", "", "capture", "somebody captures on port vif1.0"},
 		{"filter", "", "vif1.0", "port vif1.0 has a filter of others at TC (bpf)"},
 		{"filter at the vnif", "", "vnif97", "port vnif97 has a filter of others at TC (bpf)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.end == "capture" {
+				chosen(t, b, WayPeer, "")
+				stop := one.capture(t, "vif1.0")
+				one.ends(t, b, c.why)
+				stop()
+				chosen(t, b, WayPeer, "")
+				return
+			}
 			if c.begin == "" { // kernels differ in what other filters they have
 				l, err := one.Net.LinkByName(c.end)
 				require.NoError(t, err)

@@ -48,30 +48,31 @@ var special = map[uint16]string{
 	unix.IFLA_BRPORT_ISOLATED: "isolated", unix.IFLA_BRPORT_LOCKED: "locked", unix.IFLA_BRPORT_BACKUP_PORT: "backup_port",
 }
 
-// Bridges reads the traits of all bridges, by index.
-func (h *Host) Bridges() (map[int]BridgeTraits, error) {
-	msgs, err := h.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics)
+// BridgeOf reads the traits of a bridge and its ports. ErrNotFound if there is no bridge of that index.
+func (h *Host) BridgeOf(index int) (BridgeTraits, error) {
+	msg, err := h.get(unix.RTM_GETLINK, ifinfo(index), noStatistics)
 	if err != nil {
-		return nil, wrap("list devices", "", err)
+		return BridgeTraits{}, wrap("find", number10(index), err)
 	}
-	bridges, ports := map[int]BridgeTraits{}, map[int][]PortTraits{}
+	l, err := parseLink(msg)
+	if err == nil && l.Kind != "bridge" {
+		err = unix.ENODEV
+	}
+	if err != nil {
+		return BridgeTraits{}, wrap("find", number10(index), err)
+	}
+	t := bridgeTraits(l, msg)
+	msgs, err := h.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics,
+		numberAttribute(unix.IFLA_MASTER, uint32(index)))
+	if err != nil {
+		return BridgeTraits{}, wrap("list ports of", number10(index), err)
+	}
 	for _, b := range msgs {
-		l, err := parseLink(b)
-		if err != nil {
-			continue
-		}
-		if l.Kind == "bridge" {
-			bridges[l.Index] = bridgeTraits(l, b)
-		}
-		if l.Master != 0 {
-			ports[l.Master] = append(ports[l.Master], portTraits(l, b))
+		if l, err := parseLink(b); err == nil && l.Master == index { // a kernel that ignores the filter sends all
+			t.Ports = append(t.Ports, portTraits(l, b))
 		}
 	}
-	for index, t := range bridges {
-		t.Ports = ports[index]
-		bridges[index] = t
-	}
-	return bridges, nil
+	return t, nil
 }
 
 func bridgeTraits(l Link, b []byte) BridgeTraits {

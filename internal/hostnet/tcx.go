@@ -37,17 +37,41 @@ func (h *Host) TCX(index int, egress bool) ([]TCXProgram, error) {
 
 // TCXPrograms is TCX without the names, which take most of the time.
 func (h *Host) TCXPrograms(index int, egress bool) (ids []ebpf.ProgramID, err error) {
-	err = h.Do(func() error {
-		q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: tcxHook(egress)})
-		if err != nil {
-			return err
-		}
-		for _, p := range q.Programs {
-			ids = append(ids, p.ID)
+	err = h.Do(func() (err error) {
+		ids, err = tcxPrograms(index, egress)
+		return err
+	})
+	return ids, h.wrapDevice("list TCX programs of", index, tcxUnsupported(err))
+}
+
+func tcxPrograms(index int, egress bool) (ids []ebpf.ProgramID, err error) {
+	q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: tcxHook(egress)})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range q.Programs {
+		ids = append(ids, p.ID)
+	}
+	return ids, nil
+}
+
+// TCXOf lists the programs at the TCX hooks of many devices, without their names: those at ingress, and behind them those at egress.
+// Devices that are gone have none. UnsupportedError before Linux 6.6.
+func (h *Host) TCXOf(devices []int) (map[int][]ebpf.ProgramID, error) {
+	all := make(map[int][]ebpf.ProgramID, len(devices))
+	err := h.Do(func() error {
+		for _, index := range devices {
+			for _, egress := range []bool{false, true} {
+				ids, err := tcxPrograms(index, egress)
+				if err != nil && !errors.Is(err, unix.ENODEV) {
+					return err
+				}
+				all[index] = append(all[index], ids...)
+			}
 		}
 		return nil
 	})
-	return ids, h.wrapDevice("list TCX programs of", index, tcxUnsupported(err))
+	return all, wrap("list TCX programs", "", tcxUnsupported(err))
 }
 
 // tcxUnsupported tells a kernel without TCX from other failures.
