@@ -48,7 +48,7 @@ func whole(frame []byte) (l layout, hl int, ok bool) {
 		return l, 0, false
 	}
 	flags := frame[l.l4+tcpFlags]
-	return l, hl, flags&^(tcpPSH|tcpECE|tcpFIN) == tcpACK && l.partial(frame)
+	return l, hl, flags&^(tcpPSH|tcpECE|tcpCWR|tcpFIN) == tcpACK && l.partial(frame)
 }
 
 // AddWhole takes a frame that is Whole, to be cut into frames of at most limit bytes by whoever needs them so. It is
@@ -69,6 +69,9 @@ func (c *Coalescer) AddWhole(frame []byte, limit int) bool {
 	}
 	if l.v6 {
 		h.GSOType = wire.GSOTCPv6
+	}
+	if frame[l.l4+tcpFlags]&tcpCWR != 0 {
+		h.GSOType |= wire.GSOECN
 	}
 	c.frames[i].Hdr = h
 	return true

@@ -56,7 +56,7 @@ func TestWhole(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 3))
 	for range 100 {
 		p := tcpPacket(r, 20_000)
-		p.flags = tcpACK
+		p.flags = tcpACK | uint8(r.Uint32())&(tcpPSH|tcpFIN|tcpCWR|tcpECE)
 		frame := p.build(true)
 		require.True(t, Whole(frame))
 		var c Coalescer
@@ -64,6 +64,7 @@ func TestWhole(t *testing.T) {
 		got := c.Flush()
 		require.Len(t, got, 1)
 		require.Equal(t, frame, got[0].Bufs[0])
+		require.Equal(t, p.flags&tcpCWR != 0, got[0].Hdr.GSOType&wire.GSOECN != 0, "CWR on the first segment only")
 		// It is cut into what its sender would have sent.
 		h := got[0].Hdr
 		var s Segmenter
