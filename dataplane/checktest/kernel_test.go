@@ -110,10 +110,13 @@ func (w *world) settle(t *testing.T, s *setting, rec [2]*record, way, least int)
 }
 
 // transferSize is several times what TCP sends at first.
-const transferSize = 3 << 20
+const transferSize = 1 << 20
 
 // traffic lets the guests' kernels talk, and compares.
 func (w *world) traffic(t *testing.T, s *setting, rec [2]*record) {
+	guests := *s
+	guests.elsewhere, guests.again = s.elsewhere || w.uncut(), true
+	s = &guests
 	w.wire.during("guests, " + s.name)
 	w.wire.takeSplit() // of others
 	ctx := soon(t)

@@ -369,6 +369,52 @@ func sameStream(in, out [][]byte) error {
 	return nil
 }
 
+// sameBytes compares frames of one TCP flow of which some were sent again, and cut elsewhere then: by what each byte of the
+// stream is, and by how much was sent in all.
+func sameBytes(in, out [][]byte) error {
+	stream := map[uint32]byte{}
+	weight, again := 0, false
+	for _, f := range in {
+		if !isTCP(f) || unfinished(f) != nil {
+			return errors.New("a segment that is broken went in")
+		}
+		seq, data := payload(f)
+		for i, b := range data {
+			_, known := stream[seq+uint32(i)]
+			again = again || known
+			stream[seq+uint32(i)] = b
+		}
+		weight += len(data)
+	}
+	if !again {
+		return errors.New("nothing was sent again")
+	}
+	came := map[uint32]struct{}{}
+	for _, f := range out {
+		if err := unfinished(f); err != nil || !isTCP(f) {
+			return fmt.Errorf("came out as no segment: %w", err)
+		}
+		seq, data := payload(f)
+		for i, b := range data {
+			if want, ok := stream[seq+uint32(i)]; !ok || want != b {
+				return fmt.Errorf("byte %d came out as %02x, not as %02x", seq+uint32(i), b, want)
+			}
+			came[seq+uint32(i)] = struct{}{}
+		}
+		weight -= len(data)
+	}
+	if weight != 0 || len(came) != len(stream) {
+		return fmt.Errorf("%d bytes of %d came out, and %d more went in", len(came), len(stream), weight)
+	}
+	return nil
+}
+
+// payload is that of a TCP segment, and its sequence number.
+func payload(f []byte) (seq uint32, data []byte) {
+	l, _ := look(f)
+	return binary.BigEndian.Uint32(f[l.l4+4:]), f[l.l4+int(f[l.l4+12]>>4)*4 : l.end]
+}
+
 // runs joins the segments of each run, without regard to lengths, ids and checksums in the headers.
 func runs(frames [][]byte) (out [][]byte) {
 	var head []byte // of the run, with the sequence of what may follow

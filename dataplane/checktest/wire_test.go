@@ -50,10 +50,18 @@ func newWireCheck(s *setup, id vnet.ID) *wireCheck {
 func (c *wireCheck) frame(f []byte, h wire.VnetHdr, _ bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h.GSOType != wire.GSONone {
+	var list [][]byte
+	var err error
+	switch l, errLook := look(f); {
+	case h.GSOType == wire.GSONone:
+		list, err = pieces(f, h, 0)
+	case errLook == nil && l.proto == protoUDP && h.GSOType != wire.GSOUDPL4:
+		c.count["super-frames in a tunnel"]++
+		list, err = tunnelPieces(f, h, l)
+	default:
 		c.count["trains"]++
+		list, err = pieces(f, h, 0)
 	}
-	list, err := pieces(f, h, 0)
 	if err != nil {
 		c.fail(f, "train: %v", err)
 		return
@@ -63,6 +71,35 @@ func (c *wireCheck) frame(f []byte, h wire.VnetHdr, _ bool) {
 			c.fail(p, "%v", err)
 		}
 	}
+}
+
+// tunnelPieces are the packets that a card makes of one with a super-frame in it, which it cuts with all that is in front.
+func tunnelPieces(f []byte, h wire.VnetHdr, l layout) (out [][]byte, err error) {
+	front := l.l4 + 8 + 22
+	if len(f) <= front+14 || l.fragment || l.end != len(f) || int(h.CsumStart) <= front ||
+		int(binary.BigEndian.Uint16(f[l.l4+4:])) != l.end-l.l4 || !bytes.Equal(f[l.l4+6:l.l4+8], []byte{0, 0}) {
+		return nil, fmt.Errorf("tunnel's super-frame of %d bytes with %+v", len(f), h)
+	}
+	if !l.v6 && sum16(f[l.l3:l.l4]) != 0xffff {
+		return nil, errors.New("tunnel's super-frame with a wrong IPv4 header checksum")
+	}
+	h.CsumStart -= uint16(front)
+	inner, err := pieces(f[front:], h, 0)
+	for n, p := range inner {
+		p = append(bytes.Clone(f[:front]), p...)
+		ip := p[l.l3:l.l4]
+		if l.v6 {
+			binary.BigEndian.PutUint16(ip[4:], uint16(len(p)-l.l4))
+		} else {
+			binary.BigEndian.PutUint16(ip[2:], uint16(len(p)-l.l3))
+			binary.BigEndian.PutUint16(ip[4:], binary.BigEndian.Uint16(ip[4:])+uint16(n))
+			ip[10], ip[11] = 0, 0
+			binary.BigEndian.PutUint16(ip[10:], ^sum16(ip))
+		}
+		binary.BigEndian.PutUint16(p[l.l4+4:], uint16(len(p)-l.l4))
+		out = append(out, p)
+	}
+	return out, err
 }
 
 func (c *wireCheck) fail(f []byte, format string, args ...any) {
@@ -167,7 +204,7 @@ func (c *wireCheck) fragment(f []byte, l layout) error {
 
 // whole checks a whole outer packet.
 func (c *wireCheck) whole(f []byte, l layout, fragmented bool) error {
-	unsummed := c.setup.fast != [2]bool{} && l.proto == protoUDP // RFC 6935
+	unsummed := c.setup.fast() && l.proto == protoUDP // RFC 6935
 	if err := unfinished(f); err != nil && !(unsummed && errors.Is(err, errUnsummed)) {
 		return fmt.Errorf("outer packet: %w", err)
 	}
