@@ -217,6 +217,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
 	}
+	rules, err := e.host.WatchRules(ctx)
+	if err != nil {
+		rules = nil // no nftables; what there is besides is looked at now and then
+	}
 	learned, err := e.learner.open(ctx)
 	if err != nil {
 		return fmt.Errorf("data plane: %w", err)
@@ -245,7 +249,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	group.Go(func() error { return e.watchCopies(ctx) })
 	group.Go(func() error { return e.guards.run(ctx) })
 	group.Go(func() error { return e.learner.run(ctx, learned) })
-	group.Go(func() error { return e.mirror.run(ctx, tc) })
+	group.Go(func() error { return e.mirror.run(ctx, tc, rules) })
 	close(e.ready)
 	<-ctx.Done()
 	for _, w := range e.workers {

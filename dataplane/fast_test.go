@@ -518,23 +518,26 @@ func (h *testHost) nft(rules string) {
 	}))
 }
 
-// startFast starts an engine whose programs are looked at often, and whose kernel believes that a host is heard for a moment.
-func startFast(t testing.TB, h *lab.Host, cfg Config, heard time.Duration) *testHost {
+// startFast starts an engine that looks at its programs and the firewall now and then, and whose kernel believes that a host
+// is heard for a moment.
+func startFast(t testing.TB, h *lab.Host, cfg Config, heard, look time.Duration) *testHost {
 	t.Helper()
 	return startEngineWith(t, h, cfg, func(e *Engine) {
-		e.programs.verifyEvery = 100 * time.Millisecond
+		e.programs.verifyEvery = look
 		e.programs.base.HostTTL, e.programs.base.Renew = heard, heard/3
 	})
 }
 
 // TestFirewallAppears: a rule that drops what arrives for the port from one host, or what is sent to it, is heeded though the
-// kernel's programs run before it, by whatever way packets go.
+// kernel's programs run before it, by whatever way packets go. Of rules of nftables the engine is told; those of
+// iptables-legacy it has to look for.
 func TestFirewallAppears(t *testing.T) {
 	for name, c := range map[string]struct {
 		plain, v6 bool
 		bypass    Bypass
+		legacy    bool
 	}{
-		"TC": {bypass: BypassOff}, "TC over IPv6": {bypass: BypassOff, v6: true}, "past the bridge": {bypass: BypassAuto},
+		"TC": {bypass: BypassOff}, "iptables-legacy": {bypass: BypassOff, legacy: true}, "TC over IPv6": {bypass: BypassOff, v6: true}, "past the bridge": {bypass: BypassAuto},
 		"XDP": {bypass: BypassOff, plain: true}, "XDP over IPv6, past the bridge": {bypass: BypassAuto, plain: true, v6: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -551,7 +554,11 @@ func TestFirewallAppears(t *testing.T) {
 				for _, name := range []string{"iptables", "ip6tables"} { // else rules keep frames from passing the bridge by
 					_ = h.Net.SetSysctl("0", "net", "bridge", "bridge-nf-call-"+name)
 				}
-				return startFast(t, h, cfg, time.Second)
+				look := time.Hour
+				if c.legacy {
+					look = 100 * time.Millisecond
+				}
+				return startFast(t, h, cfg, time.Second, look)
 			})
 			one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 			family, ip, iptables, other := 0, "ip", "iptables-nft", hosts[1].Addr()
@@ -597,11 +604,12 @@ func TestFirewallAppears(t *testing.T) {
 					return err == nil && now.Stripped > before.Stripped
 				})
 			}
-			for _, rule := range []struct {
+			type appears struct {
 				name       string
 				begin, end []string
 				out        bool
-			}{
+			}
+			rules := []appears{
 				{"nft, input", []string{"nft add table inet x", "nft add chain inet x c { type filter hook input priority 0 ; }",
 					"nft add rule inet x c udp dport 1798 " + ip + " saddr " + other.String() + " drop"}, []string{"nft delete table inet x"}, false},
 				{"nft, output", []string{"nft add table inet x", "nft add chain inet x c { type filter hook output priority 0 ; }",
@@ -610,7 +618,12 @@ func TestFirewallAppears(t *testing.T) {
 					[]string{iptables + " -F INPUT"}, false},
 				{"iptables, output", []string{iptables + " -A OUTPUT -p udp --dport 1798 -d " + other.String() + " -j DROP"},
 					[]string{iptables + " -F OUTPUT"}, true},
-			} {
+			}
+			if c.legacy {
+				rules = []appears{{"iptables-legacy, output", []string{"iptables-legacy -A OUTPUT -p udp --dport 1798 -j DROP"},
+					[]string{"iptables-legacy -F OUTPUT"}, true}}
+			}
+			for _, rule := range rules {
 				t.Logf("%s", rule.name)
 				carried()
 				passes(rule.out)

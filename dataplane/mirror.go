@@ -722,8 +722,8 @@ func (m *mirror) vnetsNow() []vnet.ID {
 	return slices.Collect(maps.Keys(m.vnets))
 }
 
-// run keeps the kernel's tables right until ctx ends. tc tells of changes of traffic control.
-func (m *mirror) run(ctx context.Context, tc <-chan hostnet.Event) error {
+// run keeps the kernel's tables right until ctx ends. tc tells of changes of traffic control, rules of those of the firewall.
+func (m *mirror) run(ctx context.Context, tc <-chan hostnet.Event, rules <-chan struct{}) error {
 	defer m.stop()
 	defer m.engine.programs.shortcuts.release()
 	tick := time.NewTicker(hearEvery)
@@ -768,6 +768,12 @@ func (m *mirror) run(ctx context.Context, tc <-chan hostnet.Event) error {
 		case <-ctx.Done():
 			return nil
 		case <-m.wake:
+		case _, ok := <-rules: // once a second at most
+			if !ok {
+				rules = nil
+				continue
+			}
+			m.lookAtNetwork()
 		case ev := <-tc:
 			switch ev := ev.(type) {
 			case hostnet.TCEvent:

@@ -129,17 +129,18 @@ func (h *Host) AwaitRunning(ctx context.Context, index int) error {
 }
 
 type watcher struct {
-	host   *Host
-	buffer int      // of the socket, in bytes
-	groups []uint32 // RTNLGRP_
-	filter []unix.SockFilter
-	file   *os.File // the subscription
-	events chan Event
+	host     *Host
+	buffer   int      // of the socket, in bytes
+	protocol int      // NETLINK_, by default NETLINK_ROUTE
+	groups   []uint32 // RTNLGRP_ or NFNLGRP_
+	filter   []unix.SockFilter
+	file     *os.File // the subscription
+	events   chan Event
 }
 
 func (w *watcher) open() error {
 	return w.host.Do(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, w.protocol)
 		if err != nil {
 			return os.NewSyscallError("socket", err)
 		}
