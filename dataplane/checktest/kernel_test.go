@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -79,7 +78,7 @@ func (w *world) settle(t *testing.T, s *setting, rec [2]*record, way, least int)
 		var sent []expected
 		var list []caught
 		sum := 0
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		for {
 			for _, x := range w.expect(t, from.takeLeft(), s.early) {
