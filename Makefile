@@ -76,6 +76,7 @@ uninstall: ## remove what install put there; vnets and configuration stay
 
 recipes: need-root build ## run the recipes of docs/recipes, with all that they need
 	@scripts/need ip:iproute2 ping:iputils-ping nft:nftables ifup:ifupdown /lib/systemd/systemd-networkd:systemd \
+		udevadm:udev /lib/systemd/system/dbus.service:dbus \
 		systemd-nspawn:systemd-container lxc-execute:lxc /usr/lib/cni/bridge:containernetworking-plugins \
 		/bin/busybox:busybox-static sysctl:procps qemu-system-x86_64:qemu-system-x86 cpio:cpio \
 		/etc/libvirt/qemu.conf:libvirt-daemon-system libvirtd:libvirt-daemon virsh:libvirt-clients \

@@ -30,6 +30,9 @@ type machine struct {
 	// plain says that xend's paths are those of a machine of its own, without a prefix.
 	plain bool
 	tools string // a directory in front of PATH
+	// booted is what a host's first process ends with, and init that process; nil and "" for a host without one.
+	booted *exec.Cmd
+	init   string
 }
 
 // isolate makes the directories a host's own. What is written there is gone with the host.
@@ -41,7 +44,8 @@ const isolate = `set -e
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/netns
 umount -R -l /sys
-mount -t sysfs -o ro sysfs /sys
+mount -t sysfs sysfs /sys
+mount -o remount,bind,ro /sys
 [ ! -d /sys/fs/cgroup ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup || true
 awk '$2 ~ "^/dev/" { print $2 }' /proc/mounts | xargs -r umount -l
 for d in etc var root dev; do
@@ -64,19 +68,25 @@ func newMachine(t *testing.T, s *lab.Switch, name string) *machine {
 	h, err := s.Host(name)
 	require.NoError(t, err)
 	m := &machine{Host: h, t: t}
-	cmd := h.Command(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c", isolate)
+	_, m.mount = m.first("unshare", "--mount", "--propagation", "private", "sh", "-c", isolate)
+	return m
+}
+
+// first starts a command that runs as long as the host, and that first prints a process id.
+func (m *machine) first(name string, args ...string) (*exec.Cmd, string) {
+	m.t.Helper()
+	cmd := m.Command(m.t.Context(), name, args...)
 	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
+	require.NoError(m.t, err)
 	var said strings.Builder
 	cmd.Stderr = &said
-	require.NoError(t, h.Start(cmd))
-	t.Cleanup(func() { _ = cmd.Wait() })
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	require.NoError(m.t, m.Start(cmd))
+	m.t.Cleanup(func() { _ = cmd.Wait() })
+	m.t.Cleanup(func() { _ = cmd.Process.Kill() })
 	b := make([]byte, 32)
 	n, err := out.Read(b)
-	require.NoError(t, err, "%s", &said)
-	m.mount = strings.TrimSpace(string(b[:n]))
-	return m
+	require.NoError(m.t, err, "%s", &said)
+	return cmd, strings.TrimSpace(string(b[:n]))
 }
 
 // run runs a command as root of the host would.
@@ -85,7 +95,11 @@ func (m *machine) run(command string) (string, error) {
 	defer cancel()
 	bin, err := filepath.Abs("../../bin")
 	require.NoError(m.t, err)
-	cmd := m.Command(ctx, "nsenter", "--mount=/proc/"+m.mount+"/ns/mnt", "--wd="+m.Dir, "sh", "-c", command)
+	enter := []string{"--mount=/proc/" + m.mount + "/ns/mnt"}
+	if m.init != "" {
+		enter = []string{"--target=" + m.init, "--mount", "--pid", "--cgroup", "--uts", "--ipc"}
+	}
+	cmd := m.Command(ctx, "nsenter", append(enter, "--wd="+m.Dir, "sh", "-c", command)...)
 	if m.tools != "" {
 		bin = m.tools + ":" + bin
 	}
@@ -116,11 +130,11 @@ var needs = map[string]string{
 // of them.
 var programs = map[string][]string{
 	"cni.md":           {"/usr/lib/cni/bridge"},
-	"ifupdown.md":      {"/sbin/ifup"},
+	"ifupdown.md":      {"/sbin/ifup", "/lib/systemd/systemd", "/bin/udevadm"},
 	"libvirt.md":       {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
 	"lxc.md":           {"/usr/bin/lxc-execute", "/bin/busybox"},
 	"macvlan.md":       {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
-	"networkd.md":      {"/lib/systemd/systemd-networkd"},
+	"networkd.md":      {"/lib/systemd/systemd-networkd", "/bin/udevadm"},
 	"nspawn.md":        {"/usr/bin/systemd-nspawn", "/bin/busybox"},
 	"../monitoring.md": {"/usr/bin/curl", "/usr/bin/openssl"},
 	"../protocol.md":   {"/usr/bin/curl"},
@@ -160,14 +174,18 @@ func TestRecipes(t *testing.T) {
 		}
 		t.Run(strings.TrimSuffix(page, ".md"), func(t *testing.T) {
 			suits(t, page)
-			if slices.Contains(programs[page], "$KERNEL") {
-				t.Parallel() // an emulated machine keeps one core busy
+			if boots[page] || slices.Contains(programs[page], "$KERNEL") {
+				t.Parallel() // these mostly wait; an emulated machine keeps one core busy
 			}
 			s, err := lab.New(t).Switch("lan", 0)
 			require.NoError(t, err)
 			hosts := map[string]*machine{}
 			for _, name := range []string{"A", "B"} {
 				m := newMachine(t, s, name)
+				if boots[page] {
+					m.plain = true
+					m.boot()
+				}
 				for _, command := range []string{"xend start", "echo '(vnet (id 97))' >vnet97.sxp && xm vnet-create vnet97.sxp"} {
 					out, err := m.run(command)
 					require.NoError(t, err, out)
@@ -179,6 +197,10 @@ func TestRecipes(t *testing.T) {
 				for _, name := range strings.Split(s.Prompt, "") { // AB: on both
 					m := hosts[name]
 					require.NotNil(t, m, "%s:%d: there is no host %q", page, s.Line, name)
+					if boots[page] && s.Command == "reboot" {
+						m.reboot()
+						continue
+					}
 					out, err := m.run(s.Command)
 					require.NoError(t, err, "%s:%d: %s\n%s", page, s.Line, s.Command, out)
 					require.Regexp(t, transcript.Pattern(s.Output), out, "%s:%d: %s", page, s.Line, s.Command)
