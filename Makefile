@@ -80,7 +80,7 @@ recipes: need-root build ## run the recipes of docs/recipes, with all that they 
 		systemd-nspawn:systemd-container lxc-execute:lxc /usr/lib/cni/bridge:containernetworking-plugins \
 		/bin/busybox:busybox-static sysctl:procps qemu-system-x86_64:qemu-system-x86 cpio:cpio \
 		/etc/libvirt/qemu.conf:libvirt-daemon-system libvirtd:libvirt-daemon virsh:libvirt-clients \
-		podman:podman /usr/lib/podman/netavark:netavark curl:curl openssl:openssl
+		podman:podman /usr/lib/podman/netavark:netavark curl:curl openssl:openssl tcpdump:tcpdump tshark:tshark
 	XEND_RECIPES=all KERNEL=$$(scripts/debian-kernel) $(GO) test $(TESTFLAGS) -count=1 ./docs/recipes
 
 deb: build ## a Debian package in build/

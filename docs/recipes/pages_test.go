@@ -43,6 +43,7 @@ to=${3#root@} && tar -C "$(dirname "$2")" -cpf - "$(basename "$2")" |
 
 // What the pages of the manual show is so: their console blocks are run, in order, on two hosts.
 func TestPages(t *testing.T) {
+	t.Parallel() // with TestOnTheWire
 	pages, err := filepath.Glob("../*.md")
 	require.NoError(t, err)
 	ran := map[string]bool{}

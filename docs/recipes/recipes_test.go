@@ -129,16 +129,17 @@ var needs = map[string]string{
 // programs are what recipes need besides what all tests do. make recipes installs them, and has none skipped for want
 // of them.
 var programs = map[string][]string{
-	"cni.md":           {"/usr/lib/cni/bridge"},
-	"ifupdown.md":      {"/sbin/ifup", "/lib/systemd/systemd", "/bin/udevadm"},
-	"libvirt.md":       {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
-	"lxc.md":           {"/usr/bin/lxc-execute", "/bin/busybox"},
-	"macvlan.md":       {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
-	"networkd.md":      {"/lib/systemd/systemd-networkd", "/bin/udevadm"},
-	"nspawn.md":        {"/usr/bin/systemd-nspawn", "/bin/busybox"},
-	"../monitoring.md": {"/usr/bin/curl", "/usr/bin/openssl"},
-	"../protocol.md":   {"/usr/bin/curl"},
-	"qemu.md":          {"/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
+	"cni.md":                {"/usr/lib/cni/bridge"},
+	"ifupdown.md":           {"/sbin/ifup", "/lib/systemd/systemd", "/bin/udevadm"},
+	"libvirt.md":            {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
+	"lxc.md":                {"/usr/bin/lxc-execute", "/bin/busybox"},
+	"macvlan.md":            {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
+	"networkd.md":           {"/lib/systemd/systemd-networkd", "/bin/udevadm"},
+	"nspawn.md":             {"/usr/bin/systemd-nspawn", "/bin/busybox"},
+	"../monitoring.md":      {"/usr/bin/curl", "/usr/bin/openssl"},
+	"../protocol.md":        {"/usr/bin/curl"},
+	"qemu.md":               {"/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
+	"../troubleshooting.md": {"/usr/bin/tcpdump", "/usr/bin/tshark"},
 }
 
 // suits skips a recipe that can't be tried here.
