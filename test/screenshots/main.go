@@ -62,7 +62,7 @@ func run(ctx context.Context, dir, only string) error {
 		{"status-well", scenes["well"], "/xend/", 1280, 1900, false},
 		{"status-ill-dark", scenes["ill"], "/xend/", 1280, 2360, true},
 		{"status-ill-phone", scenes["ill"], "/xend/", 412, 2200, false},
-		{"status-vnet-dark", scenes["well"], "/xend/vnet/98", 1280, 1500, true},
+		{"status-vnet-dark", scenes["well"], "/xend/vnet/98#change-help", 1280, 1980, true}, // with the form to change it open
 	} {
 		if err := take(ctx, s, filepath.Join(dir, s.name+".png")); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
