@@ -70,6 +70,7 @@ bench: need-root build ## our tunnel against kernel VXLAN and the overlays that 
 
 install: build ## install below DESTDIR and PREFIX (default /usr); overwrites no file of Xen's own
 	@scripts/install-tree "$(DESTDIR)" "$(PREFIX)"
+	@[ -n "$(DESTDIR)" ] || echo "xend is installed and not started. Start it now and at every boot: systemctl daemon-reload && systemctl enable --now xend (without systemd: xend start). Then: the tour in $(PREFIX)/share/doc/xend/README.md"
 
 uninstall: ## remove what install put there; vnets and configuration stay
 	@scripts/install-tree --remove "$(DESTDIR)" "$(PREFIX)"

@@ -38,6 +38,22 @@ func files(t *testing.T, dir string) []string {
 	return all
 }
 
+// Who has installed it is told what to do next; who makes a package of it is not.
+func TestInstallSaysWhatIsNext(t *testing.T) {
+	for dest, said := range map[string]bool{"": true, "/tree": false} {
+		line := regexp.MustCompile(`(?m)^.*not started\..*$`).FindString(run(t, "make", "-n", "--no-print-directory", "-o", "build", "install", "DESTDIR="+dest, "PREFIX=/opt/x"))
+		cmd := exec.Command("sh", "-c", line+"; true")
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		if !said {
+			require.Empty(t, out)
+			continue
+		}
+		require.Contains(t, string(out), "systemctl daemon-reload && systemctl enable --now xend (without systemd: xend start)")
+		require.Contains(t, string(out), "/opt/x/share/doc/xend/README.md")
+	}
+}
+
 // makeInstall runs a target of the Makefile with the programs that are built already.
 func makeInstall(t *testing.T, target, dest, prefix string) string {
 	t.Helper()

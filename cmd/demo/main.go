@@ -48,6 +48,7 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println("\nDone; the hosts, their daemons and their networks are gone again.")
+	fmt.Println("Next: two such hosts for commands of your own, docs/labs.md, Two empty hosts; and the tour in README.md.")
 }
 
 const vnet97 = "(vnet (id 97) (bridge vnet97) (vnetif vnif97) (security none))\n"
