@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"go/version"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,54 @@ func TestEmptyHosts(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.Regexp(t, `(?m)^192\.0\.2\.2 +xend .* yes .*\b97\b`, string(out))
 	require.NoFileExists(t, dir)
+}
+
+// Commands of installation.md that no test runs as they stand there, and what is tried instead.
+var notRun = map[string]string{
+	"make deb": "make test-install", "make rpm": "make test-dist", "ls build/dist": "make test-dist", "make build": "make test",
+	"make install": "packaging's TestInstall; the machine of the tests is not ours to install into",
+	"curl -fL https://go.dev/dl/go1.26.8.linux-amd64.tar.gz | tar -C /usr/local -xz": "TestGoIsNewEnough", "export PATH=/usr/local/go/bin:$PATH": "TestGoIsNewEnough",
+	"apt-get install xen-system-amd64": "make test-xen, whose hosts have it",
+}
+
+// What installation.md tells to type is run by make test-install and make test-dist, word by word.
+func TestInstallationIsRun(t *testing.T) {
+	page, err := os.ReadFile("installation.md")
+	require.NoError(t, err)
+	var scripts strings.Builder
+	for _, name := range []string{"plain", "unit", "upgrade"} {
+		b, err := os.ReadFile("../scripts/test-install-" + name)
+		require.NoError(t, err)
+		scripts.Write(b)
+	}
+	dist, err := os.ReadFile("../scripts/test-dist")
+	require.NoError(t, err)
+	require.Contains(t, string(dist), "sed -n '/^tar -xzf/,/^```/p' docs/installation.md")
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+		for command := range strings.Lines(regexp.MustCompile(`(?m) +#.*$`).ReplaceAllString(block[1], "")) {
+			command = strings.TrimSpace(command)
+			if strings.HasPrefix(block[1], "tar -xzf") || notRun[command] != "" {
+				continue
+			}
+			require.Contains(t, scripts.String(), "doc '"+command+"'", "nobody runs it; if it can't be, notRun says why")
+		}
+	}
+	for command := range notRun {
+		require.Contains(t, string(page), command)
+	}
+}
+
+// The Go that installation.md fetches builds this.
+func TestGoIsNewEnough(t *testing.T) {
+	page, err := os.ReadFile("installation.md")
+	require.NoError(t, err)
+	mod, err := os.ReadFile("../go.mod")
+	require.NoError(t, err)
+	fetched := regexp.MustCompile(`dl/(go[0-9.]+)\.linux`).FindSubmatch(page)
+	require.NotNil(t, fetched)
+	needed := regexp.MustCompile(`(?m)^go ([0-9.]+)$`).FindSubmatch(mod)
+	require.NotNil(t, needed)
+	require.GreaterOrEqual(t, version.Compare(string(fetched[1]), "go"+string(needed[1])), 0)
 }
 
 // The book has every page, each once.
