@@ -520,7 +520,7 @@ func (j *judge) vnets() {
 		for _, id := range h.Answer.Vnets {
 			elsewhere[id]++
 			if level, ok := secured[id]; ok {
-				j.add("level-mismatch", finding.Fail, h.Addr.String(), "on both: xm vnet-list -l "+id.Short(), "has vnet %s without security, and this host has it with %s: neither takes what the other sends", id.Short(), level)
+				j.add("level-mismatch", finding.Fail, h.Addr.String(), sameLevel("both", id.Short()), "has vnet %s without security, and this host has it with %s: neither takes what the other sends", id.Short(), level)
 			}
 		}
 		if len(h.Answer.Vnets) == h.Answer.VnetCount {
@@ -544,7 +544,7 @@ func (j *judge) vnets() {
 		name := "vnet " + id.Short()
 		host, other := j.counterpart(complete, mine, elsewhere)
 		if host == nil {
-			j.add("one-sided", finding.Warn, name, "there: xm vnet-list; xm vnet-create", "is on none of the %d hosts that answered", len(complete))
+			j.add("one-sided", finding.Warn, name, "there: xm vnet-list; xm vnet-create", "is on none of the hosts that answered (%d)", len(complete))
 			continue
 		}
 		j.add("wrong-id", finding.Warn, name, "there: xm vnet-list -l "+other.Short()+"; here: xm vnet-list -l "+id.Short(),

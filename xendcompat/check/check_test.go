@@ -163,7 +163,7 @@ func TestJudge(t *testing.T) {
 			return well(inquired(same), silent(func(h *dataplane.Inquired) { h.Answered = 3 * time.Minute }))
 		}},
 		{"clock", "its clock is 1m0s behind", func() *input { return well(inquired(func(h *dataplane.Inquired) { h.Clock = -time.Minute })) }},
-		{"one-sided", "is on none of the 1 hosts", func() *input {
+		{"one-sided", "is on none of the hosts that answered (1)", func() *input {
 			return well(inquired(func(h *dataplane.Inquired) { h.Answer.Vnets, h.Answer.VnetCount = nil, 0 }))
 		}},
 		{"wrong-id", "alone has vnet 79: one vnet under two ids?", func() *input {

@@ -21,7 +21,7 @@ func (j *judge) secured() {
 		of := "vnet " + k.ID.Short()
 		foreign := k.Refused[esp.KeyUnknown] + k.Refused[esp.KeyMAC]
 		if n := k.Refused[esp.KeyLevel]; n > 0 {
-			j.add("level-mismatch", finding.Fail, of, "on all hosts: xm vnet-list -l "+k.ID.Short(), "other hosts have it at another security level than %s (%d key messages)", k.Level, n)
+			j.add("level-mismatch", finding.Fail, of, sameLevel("all hosts", k.ID.Short()), "other hosts have it at another security level than %s (%d key messages)", k.Level, n)
 		}
 		members := j.members[k.ID]
 		switch {
@@ -38,11 +38,16 @@ func (j *judge) secured() {
 			j.add("key-mismatch", finding.Warn, of, "vn key-status on all hosts; copy the key's file from one to the others, mode 0600",
 				"no host answers inside of its ESP (%s), and %d key messages came under keys that this host does not have", k.Level, j.drops(dataplane.DropKeyUnknown))
 		case len(members) == 0 && j.inquiry != nil && j.answered() > 0:
-			j.add("one-sided", finding.Warn, of, "there: xm vnet-list -l "+k.ID.Short()+"; vn key-status", "no host answers inside of its ESP (%s)", k.Level)
+			j.add("one-sided", finding.Warn, of, "on the other hosts: xm vnet-list -l "+k.ID.Short()+"; vn key-status", "no host answers inside of its ESP (%s)", k.Level)
 		case len(members) > 0:
 			j.add("key-mismatch", finding.OK, of, "", "%d hosts answer inside of its ESP (%s)", len(members), k.Level)
 		}
 	}
+}
+
+// sameLevel is the cure where hosts have a vnet at different levels.
+func sameLevel(where, id string) string {
+	return "on " + where + ": xm vnet-list -l " + id + "; where it is wrong: xm vnet-delete " + id + ", and xm vnet-create with the same (security ...)"
 }
 
 func (j *judge) drops(r dataplane.Reason) uint64 {
@@ -75,7 +80,7 @@ func (j *judge) told() {
 			continue
 		}
 		seen[key] = true
-		j.add("level-mismatch", finding.Fail, e.Attr("host"), "on both: xm vnet-list -l "+short(e.Attr("vnet")), "has vnet %s at another security level: nothing of it is taken", short(e.Attr("vnet")))
+		j.add("level-mismatch", finding.Fail, e.Attr("host"), sameLevel("both", short(e.Attr("vnet"))), "has vnet %s at another security level: nothing of it is taken", short(e.Attr("vnet")))
 	}
 	for _, s := range j.status.Strangers {
 		if s.Packets < strangersAllowed {

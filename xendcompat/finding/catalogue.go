@@ -15,7 +15,7 @@ var Catalogue = []Kind{
 	{"xend-down", "No daemon answers on this host", "`xend start`; `vn events` and the log say why it ended"},
 	{"config-mistake", "The configuration has a mistake: the next start would fail", "the text names file and key; `xend reload` when it is mended"},
 	{"no-underlay", "This host has no device or address by which it reaches others", "`ip -br addr`, `ip route`; name the device in vnet.toml (`device`)"},
-	{"vnet-down", "A vnet's devices are missing, down or on the wrong bridge", "`ip link set DEVICE up`; `grep 'vnet=ID ' /var/log/xen/xend.log`"},
+	{"vnet-down", "A vnet's devices are missing, down or on the wrong bridge", "`ip link set DEVICE up`; `vn events -g vnet=ID`"},
 	{"group-not-joined", "The kernel has no membership of the group on the underlay device", "`ip maddr show dev DEVICE`; `xend restart` joins again"},
 	{"port-filtered", "A firewall of this host drops what vnets need: UDP 1798, UDP 4500, IP protocol 97 or 50", "the text has the command; the machine's own rules (/etc/nftables.conf) need it, too, or it is gone after a reboot"},
 	{"bridge-filtered", "br_netfilter hands what a vnet's bridge forwards to a firewall that drops it", "the text has the command; or `accept_bridges = true`"},

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -151,8 +152,11 @@ func (f *findings) health() Health {
 		} else if !c.Up && !f.off {
 			reason = c.Problem
 		}
+		cure := "vn events -g vnet=" + v.IDText
 		if reason == "" && f.surveyErr == nil {
-			reason = misplaced(f.survey.Find(port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif}))
+			var mend string
+			reason, mend = misplaced(f.survey.Find(port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif}))
+			cure = cmp.Or(mend, cure)
 		}
 		switch v.Lifetime {
 		case Persistent:
@@ -166,7 +170,7 @@ func (f *findings) health() Health {
 			h.Default++
 		}
 		if reason != "" {
-			down = append(down, Trouble{"vnet-down", Degraded, "vnet " + v.IDText, "down: " + reason, "grep 'vnet=" + v.IDText + " ' in the log"})
+			down = append(down, Trouble{"vnet-down", Degraded, "vnet " + v.IDText, "down: " + reason, cure})
 		}
 	}
 	if len(down) > 0 && len(down) == len(f.wanted) {
@@ -176,20 +180,20 @@ func (f *findings) health() Health {
 	}
 	h.Troubles = append(h.Troubles, down...)
 	for _, name := range f.corrupt {
-		add("file-set-aside", Degraded, "file "+name, "it is in the state directory; the log says why", "cannot be read and was set aside")
+		add("file-set-aside", Degraded, "file "+name, "vn events says why; in the state directory, mend it and rename it to NAME.sxp, or delete it; then: xend restart", "cannot be read and was set aside")
 	}
 	for _, b := range f.blocked {
 		add("bridge-filtered", Degraded, "bridge "+b.Bridge, b.Advice(), "%s", b)
 	}
 	for _, r := range f.snapshot.Replicate {
 		if r.Problem != "" {
-			add("host-unresolved", Degraded, "replica "+r.Name, "", "gets nothing: %s", r.Problem)
+			add("host-unresolved", Degraded, "replica "+r.Name, "getent hosts "+r.Name, "gets nothing: %s", r.Problem)
 		}
 	}
 	for _, e := range f.damped {
 		if e.Damped > 0 {
-			add("doubled-mac", Degraded, "MAC "+e.MAC.String(), "look for a second domain with this MAC, or a loop",
-				"moves to and fro in vnet %s; it stays behind %s for %s", e.Vnet, e.Addr, e.Damped.Round(time.Second))
+			add("doubled-mac", Degraded, "MAC "+e.MAC.String(), "vn trace "+e.MAC.String()+": a second domain with this MAC, or a loop",
+				"moves to and fro in vnet %s; it stays behind %s for %s", e.Vnet.Short(), e.Addr, e.Damped.Round(time.Second))
 		}
 	}
 	slices.SortStableFunc(h.Troubles, func(a, b Trouble) int { return int(b.Severity - a.Severity) })
@@ -206,7 +210,7 @@ func (f *findings) underlays(add func(name string, s Severity, of, cure, format 
 			problems = append(problems, u.Problem)
 		}
 		if u.Silent {
-			add("dead-group", Degraded, "group "+u.Group.String(), "IGMP snooping without a querier? docs/troubleshooting.md, Hosts don't see each other",
+			add("dead-group", Degraded, "group "+u.Group.String(), "bridge mdb show, the switch: IGMP snooping without a querier? else replicate = [...] in vnet.toml",
 				"nothing comes from it by %s although other hosts are there: broadcasts and new MACs do not arrive", u.Device)
 		}
 	}
@@ -214,23 +218,23 @@ func (f *findings) underlays(add func(name string, s Severity, of, cure, format 
 		add("vnet-down", Degraded, "devices", "", "they can't be listed: %v", f.surveyErr)
 	}
 	if len(problems) > 0 && !up {
-		add("no-underlay", Broken, "underlay", "vn varp", "vnets are cut off from other hosts: %s", strings.Join(problems, "; "))
+		add("no-underlay", Broken, "underlay", "vn varp; ip -br addr; ip route", "vnets are cut off from other hosts: %s", strings.Join(problems, "; "))
 	}
 }
 
-// misplaced says what is wrong with a vnet's devices as the kernel has them.
-func misplaced(f port.Finding) string {
+// misplaced says what is wrong with a vnet's devices as the kernel has them, and what mends it if nobody will by himself.
+func misplaced(f port.Finding) (reason, cure string) {
 	switch {
 	case f.Conflict != nil:
-		return f.Conflict.Error()
+		return f.Conflict.Error(), ""
 	case f.Missing != "":
-		return f.Missing
+		return f.Missing, ""
 	case !f.Vnif.Up():
-		return fmt.Sprintf("interface %s is down", f.Vnif.Name)
+		return fmt.Sprintf("interface %s is down", f.Vnif.Name), "ip link set " + f.Vnif.Name + " up"
 	case f.Bridge.Index != 0 && !f.Bridge.Up():
-		return fmt.Sprintf("bridge %s is down", f.Bridge.Name)
+		return fmt.Sprintf("bridge %s is down", f.Bridge.Name), "ip link set " + f.Bridge.Name + " up"
 	}
-	return ""
+	return "", ""
 }
 
 // needed are the packets that must pass this host's firewall.

@@ -413,10 +413,10 @@ func Ill() *Scene {
 	s.State.Underlays[0].Silent, s.State.Underlays[0].Heard = true, 11*time.Minute
 	s.There[0].Damped = 22 * time.Second
 	s.Sick = service.Health{Troubles: []service.Trouble{
-		{Severity: service.Broken, Of: "vnet 1a0", Text: "down: bridge vnet1a0 is gone", Cure: "grep 'vnet=1a0 ' in the log"},
-		{Severity: service.Degraded, Of: "group 224.10.0.1", Text: "nothing comes from it by eth0 although other hosts are there: broadcasts and new MACs do not arrive", Cure: "IGMP snooping without a querier? docs/troubleshooting.md, Hosts don't see each other"},
+		{Severity: service.Broken, Of: "vnet 1a0", Text: "down: bridge vnet1a0 is gone", Cure: "vn events -g vnet=1a0"},
+		{Severity: service.Degraded, Of: "group 224.10.0.1", Text: "nothing comes from it by eth0 although other hosts are there: broadcasts and new MACs do not arrive", Cure: "bridge mdb show, the switch: IGMP snooping without a querier? else replicate = [...] in vnet.toml"},
 		{Severity: service.Degraded, Of: "bridge vnet98", Text: "IPv4 packets on the bridge vnet98 are dropped by iptables FORWARD (policy DROP)", Cure: "[scripts] accept_bridges = true in vnet.toml, or: iptables -I FORWARD -i vnet98 -o vnet98 -j ACCEPT"},
-		{Severity: service.Degraded, Of: "MAC 00:16:3e:97:03:e8", Text: "moves to and fro in vnet 97; it stays behind 192.0.2.2 for 22s", Cure: "look for a second domain with this MAC, or a loop"},
+		{Severity: service.Degraded, Of: "MAC 00:16:3e:97:03:e8", Text: "moves to and fro in vnet 97; it stays behind 192.0.2.2 for 22s", Cure: "vn trace 00:16:3e:97:03:e8: a second domain with this MAC, or a loop"},
 	}}
 	s.State.Hosts[2].Group = 14 * time.Minute
 	for i := range s.State.Paths {
