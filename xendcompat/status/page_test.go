@@ -110,7 +110,7 @@ func TestFront(t *testing.T) {
 	last := -1
 	for _, text := range []string{
 		`<span class="pill bad">broken</span>`,
-		"<b>vnet 1a0</b>: down: bridge vnet1a0 is gone</p><p class=\"cure\"><code>grep &#39;vnet=1a0 &#39; in the log</code>",
+		"<b>vnet 1a0</b>: down: bridge vnet1a0 is gone</p><p class=\"cure\"><code>vn events -g vnet=1a0</code>",
 		"<b>group 224.10.0.1</b>: nothing comes from it",
 		"<b>bridge vnet98</b>",
 		">Underlay</h2>", "silent, although other hosts are there",
