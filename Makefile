@@ -82,7 +82,7 @@ recipes: need-root build ## run the recipes of docs/recipes, with all that they 
 		/bin/busybox:busybox-static sysctl:procps qemu-system-x86_64:qemu-system-x86 cpio:cpio \
 		/etc/libvirt/qemu.conf:libvirt-daemon-system libvirtd:libvirt-daemon virsh:libvirt-clients \
 		podman:podman /usr/lib/podman/netavark:netavark curl:curl openssl:openssl tcpdump:tcpdump tshark:tshark
-	XEND_RECIPES=all KERNEL=$$(scripts/debian-kernel) $(GO) test $(TESTFLAGS) -count=1 ./docs/recipes
+	XEND_RECIPES=all KERNEL=$$(scripts/debian-kernel) DOCKER=$$(scripts/debian-docker) $(GO) test $(TESTFLAGS) -count=1 ./docs/recipes
 
 deb: build ## a Debian package in build/
 	@scripts/need dpkg-deb:dpkg gzip:gzip

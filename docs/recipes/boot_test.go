@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -40,8 +39,8 @@ cp %[1]s/packaging/network/*.link %[1]s/packaging/network/*.network /etc/systemd
 // boot starts the first process, in namespaces of its own but for the network's, and prints its process id outside. It can
 // write only to what is the host's own, and change settings of the network only.
 const boot = `set -e
-mkdir /sys/fs/cgroup/recipe.$$
-echo $$ >/sys/fs/cgroup/recipe.$$/cgroup.procs
+mkdir -p /sys/fs/cgroup/$GROUP
+echo $$ >/sys/fs/cgroup/$GROUP/cgroup.procs
 exec unshare --mount --pid --cgroup --uts --ipc --fork --kill-child sh -ec '
 read -r pid rest </proc/self/stat
 mount --bind . .
@@ -72,14 +71,7 @@ func (m *machine) boot() {
 		out, err := m.run(fmt.Sprintf(install, top, m.Name))
 		require.NoError(m.t, err, out)
 	}
-	m.booted, m.init = m.first("nsenter", "--mount=/proc/"+m.mount+"/ns/mnt", "--wd="+m.Dir, "sh", "-c", boot)
-	groups, err := os.OpenRoot("/proc/" + m.mount + "/root/sys/fs/cgroup")
-	require.NoError(m.t, err)
-	group := fmt.Sprintf("recipe.%d", m.booted.Process.Pid)
-	m.t.Cleanup(func() {
-		defer groups.Close()
-		assert.Eventually(m.t, func() bool { return removeGroups(groups, group) }, patience, 10*time.Millisecond, "control group %s is in use", group)
-	})
+	m.booted, m.init = m.first("nsenter", "--mount=/proc/"+m.mount+"/ns/mnt", "--wd="+m.Dir, "env", "GROUP="+m.group, "sh", "-c", boot)
 	out, err := m.run(`until s=$(systemctl is-system-running --wait 2>/dev/null) || [ "$s" = degraded ]; do sleep 0.1; done
 		[ "$s" = running ] || { systemctl --no-pager --full status $(systemctl --failed --plain --no-legend | cut -d' ' -f1); cat boot.log; exit 1; }`)
 	require.NoError(m.t, err, out)

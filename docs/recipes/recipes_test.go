@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/internal/lab"
@@ -30,6 +31,8 @@ type machine struct {
 	// plain says that xend's paths are those of a machine of its own, without a prefix.
 	plain bool
 	tools string // a directory in front of PATH
+	// group is the control group of what runs in one.
+	group string
 	// booted is what a host's first process ends with, and init that process; nil and "" for a host without one.
 	booted *exec.Cmd
 	init   string
@@ -59,6 +62,8 @@ mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mkdir -p /etc/containers
 printf '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n' >/etc/containers/storage.conf
+mkdir -p /etc/docker
+printf '{"storage-driver": "vfs", "bridge": "none", "iptables": false, "ip6tables": false, "cgroup-parent": "recipe.%s"}' $$ >/etc/docker/daemon.json
 printf '[containers]\ncgroups = "disabled"\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n' >/etc/containers/containers.conf
 echo $$
 exec sleep infinity`
@@ -69,6 +74,16 @@ func newMachine(t *testing.T, s *lab.Switch, name string) *machine {
 	require.NoError(t, err)
 	m := &machine{Host: h, t: t}
 	_, m.mount = m.first("unshare", "--mount", "--propagation", "private", "sh", "-c", isolate)
+	m.group = "recipe." + m.mount
+	groups, err := os.OpenRoot("/proc/" + m.mount + "/root/sys/fs/cgroup")
+	if err != nil {
+		return m // a kernel without any
+	}
+	t.Cleanup(func() {
+		defer groups.Close()
+		_ = groups.WriteFile(m.group+"/cgroup.kill", []byte("1"), 0)
+		assert.Eventually(t, func() bool { return removeGroups(groups, m.group) }, patience, 10*time.Millisecond, "control group %s is in use", m.group)
+	})
 	return m
 }
 
@@ -103,6 +118,9 @@ func (m *machine) run(command string) (string, error) {
 	if m.tools != "" {
 		bin = m.tools + ":" + bin
 	}
+	if docker := os.Getenv("DOCKER"); docker != "" {
+		bin += ":" + docker + "/usr/bin:" + docker + "/usr/sbin"
+	}
 	cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C", "HOME=/root")
 	if m.plain {
 		cmd.Env = slices.DeleteFunc(cmd.Env, func(e string) bool { return strings.HasPrefix(e, "XEND_PREFIX=") })
@@ -133,7 +151,7 @@ var programs = map[string][]string{
 	"ifupdown.md":           {"/sbin/ifup", "/lib/systemd/systemd", "/bin/udevadm"},
 	"libvirt.md":            {"/usr/sbin/libvirtd", "/usr/sbin/virtlogd", "/usr/bin/virsh", "/usr/bin/qemu-system-x86_64", "/bin/busybox", "/usr/bin/cpio", "$KERNEL"},
 	"lxc.md":                {"/usr/bin/lxc-execute", "/bin/busybox"},
-	"macvlan.md":            {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox"},
+	"macvlan.md":            {"/usr/bin/podman", "/usr/lib/podman/netavark", "/bin/busybox", "$DOCKER/usr/sbin/dockerd"},
 	"networkd.md":           {"/lib/systemd/systemd-networkd", "/bin/udevadm"},
 	"nspawn.md":             {"/usr/bin/systemd-nspawn", "/bin/busybox"},
 	"../monitoring.md":      {"/usr/bin/curl", "/usr/bin/openssl"},
