@@ -57,6 +57,8 @@ type Options struct {
 	Domains *domain.Manager
 	// Names finds the names of an address; nil: the resolver's.
 	Names func(ctx context.Context, addr string) ([]string, error)
+	// Lately reports whether something was dropped for a reason in about the last minute, by how much has been; nil: it was.
+	Lately func(r dataplane.Reason, count uint64) bool
 	// StateDir is the state directory.
 	StateDir string
 }
@@ -393,8 +395,12 @@ func (j *judge) silent(h *dataplane.Inquired) {
 	case h.VARP.Answered:
 		j.add("host-silent", finding.OK, of, "", "answers VARP requests by unicast, and no probe: an original host, or an older xend")
 	case last >= 0 && last < time.Minute && answers && (j.facts.pings[h.Addr] || last <= j.inquiry.Took): // it is not down
-		j.add("blocked-unicast", finding.Fail, of, fmt.Sprintf("there: nft list ruleset | grep -n %d; iptables-save | grep -n %[1]d", j.port()),
-			"sends (heard %s ago), and does not answer %s; %s: likely a firewall there or on the way drops UDP %d to it", last.Round(time.Second), unanswered, ping, j.port())
+		ended := ""
+		if last > j.inquiry.Took {
+			ended = "xend has ended there just now, or "
+		}
+		j.add("blocked-unicast", finding.Fail, of, fmt.Sprintf("there: xend status; vn check, which names the rule; on an original host iptables-save | grep -n %d", j.port()),
+			"sends (heard %s ago), and does not answer %s; %s: likely %sa firewall there or on the way drops UDP %d to it", last.Round(time.Second), unanswered, ping, ended, j.port())
 	case j.answersSealed(h.Addr):
 		j.add("host-silent", finding.Skip, of, "", "answers inside of the ESP of vnets with security, and not by UDP %d, which vnets without security need", j.port())
 	case last >= 0 && last < time.Minute && !answers:

@@ -213,10 +213,17 @@ func TestJudge(t *testing.T) {
 			in.status.Vnets = append(in.status.Vnets, dataplane.Vnet{ID: id98, Security: vnet.Auth})
 			return in
 		}},
-		{"key-mismatch", "7 key messages came under keys", func() *input {
+		{"key-mismatch", "key messages come under keys that this host does not have (7 so far)", func() *input {
 			in := well(inquired(same))
 			in.status.Keys = []esp.Status{{ID: id98, Level: vnet.Auth}}
 			in.status.Drops = []dataplane.Drop{{Reason: dataplane.DropKeyUnknown, Count: 7}}
+			return in
+		}},
+		{"one-sided", "no host answers inside of its ESP", func() *input { // the keys are the same by now
+			in := well(inquired(same))
+			in.status.Keys = []esp.Status{{ID: id98, Level: vnet.Auth}}
+			in.status.Drops = []dataplane.Drop{{Reason: dataplane.DropKeyUnknown, Count: 7}}
+			in.o.Lately = func(r dataplane.Reason, count uint64) bool { return r != dataplane.DropKeyUnknown || count != 7 }
 			return in
 		}},
 		{"one-sided", "no host answers inside of its ESP", func() *input {

@@ -34,11 +34,11 @@ func (j *judge) secured() {
 				"other hosts protect it with a key that this one does not have (%d key messages)", foreign)
 		case j.notAsked[k.ID] != "":
 			j.add("key-mismatch", finding.Skip, of, "", "not asked: %s", j.notAsked[k.ID])
-		case len(members) == 0 && j.drops(dataplane.DropKeyUnknown) > 0:
+		case len(members) == 0 && j.lately(dataplane.DropKeyUnknown):
 			j.add("key-mismatch", finding.Warn, of, "vn key-status on all hosts; copy the key's file from one to the others, mode 0600",
-				"no host answers inside of its ESP (%s), and %d key messages came under keys that this host does not have", k.Level, j.drops(dataplane.DropKeyUnknown))
+				"no host answers inside of its ESP (%s), and key messages come under keys that this host does not have (%d so far)", k.Level, j.drops(dataplane.DropKeyUnknown))
 		case len(members) == 0 && j.inquiry != nil && j.answered() > 0:
-			j.add("one-sided", finding.Warn, of, "on the other hosts: xm vnet-list -l "+k.ID.Short()+"; vn key-status", "no host answers inside of its ESP (%s)", k.Level)
+			j.add("one-sided", finding.Warn, of, "on the other hosts: xm vnet-list -l "+k.ID.Short()+"; vn key-status; vn check: a firewall that drops UDP 4500 or IP protocol 50?", "no host answers inside of its ESP (%s)", k.Level)
 		case len(members) > 0:
 			j.add("key-mismatch", finding.OK, of, "", "%d hosts answer inside of its ESP (%s)", len(members), k.Level)
 		}
@@ -48,6 +48,12 @@ func (j *judge) secured() {
 // sameLevel is the cure where hosts have a vnet at different levels.
 func sameLevel(where, id string) string {
 	return "on " + where + ": xm vnet-list -l " + id + "; where it is wrong: xm vnet-delete " + id + ", and xm vnet-create with the same (security ...)"
+}
+
+// lately reports whether something was dropped for a reason a moment ago: what was once, may have been mended since.
+func (j *judge) lately(r dataplane.Reason) bool {
+	n := j.drops(r)
+	return n > 0 && (j.o.Lately == nil || j.o.Lately(r, n))
 }
 
 func (j *judge) drops(r dataplane.Reason) uint64 {

@@ -217,6 +217,7 @@ func (d *Daemon) build() error {
 	d.querier = check.NewQuerier(host, d.log)
 	options := check.Options{
 		Service: d.svc, Host: host, Domains: d.domains, Querier: d.querier, StateDir: d.cfg.StateDir,
+		Lately: d.status.DroppedLately,
 	}
 	if d.engine != nil {
 		options.Engine = d.engine

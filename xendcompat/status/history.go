@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,6 +115,23 @@ func (h *history) dropped(r dataplane.Reason) []float32 {
 		return c.points(h.at)
 	}
 	return nil
+}
+
+// DroppedLately reports whether something was dropped for a reason in about the last minute; count is how much has been by now.
+func (s *Status) DroppedLately(r dataplane.Reason, count uint64) bool {
+	return s.history.lately(r, count)
+}
+
+func (h *history) lately(r dataplane.Reason, count uint64) bool {
+	const minute = int(time.Minute / sampleEvery)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.drops[r]
+	if c == nil || h.at-c.from <= minute || count > c.last {
+		return count > 0
+	}
+	points := c.points(h.at)
+	return slices.ContainsFunc(points[len(points)-minute:], func(rate float32) bool { return rate > 0 })
 }
 
 // Sample notes what is counted now, for the curves of the pages.

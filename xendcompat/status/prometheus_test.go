@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,23 @@ import (
 func TestRules(t *testing.T) {
 	promtool(t, nil, "check", "rules", rulesFile)
 	promtool(t, nil, "test", "rules", filepath.Join(filepath.Dir(rulesFile), "xend.rules.test.yml"))
+}
+
+// TestManualsConfiguration: what monitoring.md has Prometheus do is a configuration of it.
+func TestManualsConfiguration(t *testing.T) {
+	page, err := os.ReadFile("../../docs/monitoring.md")
+	require.NoError(t, err)
+	block := regexp.MustCompile(`(?m)^    scrape_configs:\n(    .*\n)+`).FindString(string(page))
+	require.Contains(t, block, "job_name: xend\n")
+	rules, err := filepath.Abs(rulesFile)
+	require.NoError(t, err)
+	for named, file := range map[string]string{
+		"/etc/prometheus/xend.token": write(t, "token", "secret"), "/etc/prometheus/xend-ca.pem": write(t, "ca.pem", ""), "/usr/share/xend/prometheus/xend.rules.yml": rules,
+	} {
+		require.Contains(t, block, named)
+		block = strings.ReplaceAll(block, named, file)
+	}
+	promtool(t, nil, "check", "config", write(t, "prometheus.yml", strings.ReplaceAll(block, "\n    ", "\n")[4:]))
 }
 
 // TestDashboard: Prometheus understands every query of the dashboard.
