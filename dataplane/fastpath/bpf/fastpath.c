@@ -62,8 +62,8 @@ static __always_inline int make_room(struct __sk_buff *skb, __u32 size, __u64 fl
 	return bpf_skb_adjust_room(skb, size, BPF_ADJ_ROOM_MAC, flags);
 }
 
-// retype has the kernel take an encapsulated frame of ARP for the IP packet that it is now, or no neighbour would be
-// looked up for it. It looks at the type of a frame only when the last VLAN tag before it goes, so two come and go.
+// retype has the kernel take a packet for what its Ethernet header says: an encapsulated frame of ARP for IP, or no neighbour
+// would be looked up for it. It looks at the type of a frame only when the last VLAN tag before it goes, so two come and go.
 static __always_inline int retype(struct __sk_buff *skb)
 {
 	return bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) || bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) ||
@@ -270,10 +270,14 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct mac_key *
 		from->bridged = now;
 		return bpf_redirect(vnif, BPF_F_INGRESS);
 	}
+	int ip = proto == bpf_htons(ETH_P_IP) || proto == bpf_htons(ETH_P_IPV6);
+	// Before Linux 6.3 a packet of the other family is still taken for what was outside, and would be lost where it must be cut.
+	if (ip && skb->protocol != proto && retype(skb))
+		return IN(LEFT_ERROR);
 	if (vif->way == VIF_EGRESS)
 		return bpf_redirect(vif->ifindex, 0);
 	// What goes straight to the domain's end keeps what the kernel thinks of it; a pair makes that anew.
-	if (skb->protocol != proto || (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6)))
+	if (!ip || skb->protocol != proto)
 		return bpf_redirect(vif->ifindex, 0);
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
@@ -465,7 +469,7 @@ int underlay_in(struct __sk_buff *skb)
 	if (family == 1 && h.in.h_proto != bpf_htons(ETH_P_IPV6))
 		flags |= DECAP_L3_IPV4;
 	// The outer Ethernet header stays, and becomes the inner one. Before Linux 6.3 the kernel refuses the flags for other
-	// families; it needs them for peers only, and those get such frames by what the vif sends then.
+	// families; deliver cares for such frames.
 	if (bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, flags) &&
 	    (flags == BPF_F_ADJ_ROOM_FIXED_GSO || bpf_skb_adjust_room(skb, -(int)start, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)))
 		return IN(LEFT_ROOM);
