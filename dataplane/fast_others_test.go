@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/internal/bpftest"
 	"github.com/xenvnet/xend/internal/lab"
 )
 
@@ -53,7 +54,7 @@ func TestAnotherXDPLater(t *testing.T) {
 	b := hosts[1]
 	card := deviceOf(t, b.Host, "eth0").Index
 	ours := b.xdp()
-	prog, count := counting(t, ebpf.XDP, 2) // XDP_PASS
+	prog, count := bpftest.Counter(t, ebpf.XDP, bpftest.XDPPass)
 	require.NoError(t, b.Net.AttachXDP(card, prog, ours))
 	theirs := b.xdp()
 	require.NotEqual(t, ours, theirs)

@@ -16,12 +16,12 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/bpftest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
@@ -676,11 +676,7 @@ func TestOthersFilters(t *testing.T) {
 	}
 	uplink, err := hosts[0].Uplink().Link()
 	require.NoError(t, err)
-	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-	})
-	require.NoError(t, err)
-	defer other.Close()
+	other := bpftest.New(t, ebpf.ProgramSpec{Type: ebpf.SchedCLS}, bpftest.Next)
 	place := hostnet.Classifier{Index: uplink.Index, Priority: 5, Name: "other"}
 	card := hook{index: uplink.Index}
 	// Before ours: it sees all that arrives.
@@ -728,7 +724,7 @@ func TestOthersAtVnif(t *testing.T) {
 	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost { return startWatching(t, h) })
 	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
 	awaitFast(t, one, two, hosts...)
-	other, _ := counting(t, ebpf.SchedCLS, -1)
+	other, _ := bpftest.Counter(t, ebpf.SchedCLS, bpftest.Next)
 	for _, h := range hosts { // of which the second is a kernel without TCX
 		vnif := h.hooks()[0]
 		kind := hookClsact

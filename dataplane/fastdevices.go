@@ -270,24 +270,12 @@ func (k *programs) open(v *view) bool {
 	}
 	k.loaded, k.times, k.attached = programs, times, attached
 	for i, p := range programs {
-		k.ids[i] = programID(p)
+		k.ids[i] = hostnet.ProgramID(p)
 	}
 	k.set, k.looked, k.placed = [2]fastpath.Underlay{}, [2]lookedAt{}, map[hook]string{}
 	clear(k.routes)
 	k.mirror.start(t)
 	return true
-}
-
-func programID(p *ebpf.Program) ebpf.ProgramID {
-	if p == nil {
-		return 0
-	}
-	info, err := p.Info()
-	if err != nil {
-		return 0
-	}
-	id, _ := info.ID()
-	return id
 }
 
 // close takes the programs away: user space carries all.

@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/bpftest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
@@ -580,7 +580,7 @@ func TestAttackDuringFaults(t *testing.T) {
 				}
 			}
 			up := x.Uplink()
-			other, _ := counting(t, ebpf.SchedCLS, -1)
+			other, _ := bpftest.Counter(t, ebpf.SchedCLS, bpftest.Next)
 			carries()
 			for _, f := range []struct {
 				name string
@@ -668,33 +668,6 @@ func TestAttackDuringFaults(t *testing.T) {
 	}
 }
 
-// counting is a program of somebody else's that counts packets and leaves them alone.
-func counting(t testing.TB, kind ebpf.ProgramType, verdict int32) (prog *ebpf.Program, count func() uint64) {
-	t.Helper()
-	total, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = total.Close() })
-	prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: kind, License: "Apache-2.0", Instructions: asm.Instructions{
-		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
-		asm.LoadMapPtr(asm.R1, total.FD()),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -4),
-		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "end"),
-		asm.Mov.Imm(asm.R1, 1),
-		asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
-		asm.Mov.Imm(asm.R0, verdict).WithSymbol("end"),
-		asm.Return(),
-	}})
-	require.NoError(t, err)
-	t.Cleanup(func() { prog.Close() })
-	return prog, func() uint64 {
-		var n uint64
-		require.NoError(t, total.Lookup(uint32(0), &n))
-		return n
-	}
-}
-
 // TestOthersCount: programs of others on the underlay's card, at XDP, at TCX and at clsact, there before ours or attached later, go on to see
 // every packet of a flow that the kernel may carry; and XDP that is there already leaves us TC.
 func TestOthersCount(t *testing.T) {
@@ -707,11 +680,11 @@ func TestOthersCount(t *testing.T) {
 		}
 		card, err := h.Uplink().Link()
 		require.NoError(t, err)
-		xdp, count := counting(t, ebpf.XDP, 2) // XDP_PASS
+		xdp, count := bpftest.Counter(t, ebpf.XDP, bpftest.XDPPass)
 		counters["XDP"] = count
 		require.NoError(t, h.Net.AttachXDP(card.Index, xdp, 0))
 		tcx := func(name string) {
-			prog, count := counting(t, ebpf.SchedCLS, -1) // TCX_NEXT
+			prog, count := bpftest.Counter(t, ebpf.SchedCLS, bpftest.Next)
 			l, err := h.Net.AttachTCX(card.Index, prog)
 			var unsupported *hostnet.UnsupportedError
 			if errors.As(err, &unsupported) {
@@ -722,7 +695,7 @@ func TestOthersCount(t *testing.T) {
 			counters[name] = count
 		}
 		cls := func(name string, priority uint16) {
-			prog, count := counting(t, ebpf.SchedCLS, -1) // TC_ACT_UNSPEC
+			prog, count := bpftest.Counter(t, ebpf.SchedCLS, bpftest.Next)
 			require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: card.Index, Priority: priority, Name: "other"}, prog))
 			counters[name] = count
 		}

@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/bpftest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/sxp"
@@ -195,11 +195,7 @@ func (w *world) newSide(t *testing.T, sw *lab.Switch, c vnet.Config, i int) *sid
 	if w.atClsact(h.Name) {
 		dev, err := h.Uplink().Link()
 		require.NoError(t, err)
-		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
-		})
-		require.NoError(t, err)
-		defer prog.Close() // the filter keeps it
+		prog := bpftest.New(t, ebpf.ProgramSpec{Type: ebpf.SchedCLS}, bpftest.Next)
 		require.NoError(t, h.Net.AttachClassifier(hostnet.Classifier{Index: dev.Index, Priority: 5, Name: "other"}, prog))
 	}
 	x := &side{host: h, card: h.Uplink().Device, inbox: newInbox()}

@@ -199,9 +199,7 @@ func NewBypass(p *Tables, host *hostnet.Host) *Bypass {
 		tables: p, host: host, kick: make(chan struct{}, 1),
 		vnets: map[vnet.ID]BypassVnet{}, ports: map[int]BypassedPort{}, macs: map[bpfMacKey]bpfVif{}, links: map[int]bpflink.Link{}, known: newMemory(),
 	}
-	if info, err := p.bpf.VifIn.Info(); err == nil {
-		b.own, _ = info.ID()
-	}
+	b.own = hostnet.ProgramID(p.bpf.VifIn)
 	return b
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	bpflink "github.com/cilium/ebpf/link"
 	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/assert"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/bpftest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 	"github.com/xenvnet/xend/vnet"
@@ -253,23 +253,7 @@ func (e *endpoint) sent(t *testing.T) uint64 {
 // it asks for no more than the device would take anyway; a program counts, so that none is missed for want of room.
 func (e *endpoint) listen(t *testing.T, device string) func() int {
 	t.Helper()
-	total, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = total.Close() })
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SocketFilter, License: "Apache-2.0", Instructions: asm.Instructions{
-		asm.LoadMem(asm.R6, asm.R1, 0, asm.Word), // the length
-		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
-		asm.LoadMapPtr(asm.R1, total.FD()),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -4),
-		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "end"),
-		asm.StoreXAdd(asm.R0, asm.R6, asm.DWord),
-		asm.Mov.Imm(asm.R0, 0).WithSymbol("end"), // nothing is kept
-		asm.Return(),
-	}})
-	require.NoError(t, err)
-	defer prog.Close()
+	prog, count := bpftest.ByteCounter(t)
 	l, err := e.Net.LinkByName(device)
 	require.NoError(t, err)
 	var c *packet.Conn
@@ -285,9 +269,7 @@ func (e *endpoint) listen(t *testing.T, device string) func() int {
 	require.NoError(t, err)
 	return func() int {
 		require.NoError(t, c.Close())
-		var n uint64
-		require.NoError(t, total.Lookup(uint32(0), &n))
-		return int(n)
+		return int(count())
 	}
 }
 
@@ -461,12 +443,7 @@ func TestNetkitDecides(t *testing.T) {
 	two.knownVif(t)
 	vif, err := two.Net.LinkByName("vif1.0")
 	require.NoError(t, err)
-	drop, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: ebpf.AttachNetkitPrimary, License: "Apache-2.0", Instructions: asm.Instructions{
-		asm.Mov.Imm(asm.R0, shot),
-		asm.Return(),
-	}})
-	require.NoError(t, err)
-	defer drop.Close()
+	drop := bpftest.New(t, ebpf.ProgramSpec{Type: ebpf.SchedCLS, AttachType: ebpf.AttachNetkitPrimary}, bpftest.Shot)
 	pings, err := one.domain.StartPing(to, lab.PingOptions{Interval: 5 * time.Millisecond})
 	require.NoError(t, err)
 	defer pings.Close()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/dataplane/wire/wiretest"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -615,11 +616,7 @@ func TestAdopt(t *testing.T) {
 	require.EqualValues(t, redirect, run(t, old.Out(), out, 0).action)
 	var ids []ebpf.ProgramID
 	for _, prog := range []*ebpf.Program{old.Out(), old.In()} {
-		info, err := prog.Info()
-		require.NoError(t, err)
-		id, ok := info.ID()
-		require.True(t, ok)
-		ids = append(ids, id)
+		ids = append(ids, hostnet.ProgramID(prog))
 	}
 	p, err := Load(Times{}, ids...)
 	require.NoError(t, err)
@@ -654,11 +651,7 @@ func TestAdopt(t *testing.T) {
 
 // mixed is one program of ids and one of others.
 func mixed(t *testing.T, ids []ebpf.ProgramID) []ebpf.ProgramID {
-	other := load(t, Times{})
-	info, err := other.In().Info()
-	require.NoError(t, err)
-	id, _ := info.ID()
-	return []ebpf.ProgramID{ids[0], id}
+	return []ebpf.ProgramID{ids[0], hostnet.ProgramID(load(t, Times{}).In())}
 }
 
 // TestOfAnother: what is sent to another station, and what is longer than the vnif takes, is left.

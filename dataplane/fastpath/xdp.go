@@ -173,12 +173,7 @@ type Attached struct {
 // until Detach: XDP comes last and goes first. The program stays when the process ends. One of ours that an earlier process
 // has left there (d.Own) is replaced without a gap.
 func (s *Stripper) Attach(h *hostnet.Host, d Device) (*Attached, error) {
-	info, err := s.prog.Info()
-	if err != nil {
-		return nil, fmt.Errorf("kernel fast path: %w", err)
-	}
-	a := &Attached{s: s, device: d, h: h}
-	a.id, _ = info.ID()
+	a := &Attached{s: s, device: d, h: h, id: hostnet.ProgramID(s.prog)}
 	if err := a.first(); err != nil {
 		return nil, err
 	}
@@ -251,11 +246,7 @@ func (a *Attached) first() error {
 	if err != nil {
 		return err
 	}
-	info, err := a.s.tables.In().Info()
-	if err != nil {
-		return fmt.Errorf("kernel fast path: %w", err)
-	}
-	if id, _ := info.ID(); id != first {
+	if id := hostnet.ProgramID(a.s.tables.In()); id == 0 || id != first {
 		return fmt.Errorf("%s: %w", a.device.Name, ErrNotFirst)
 	}
 	return nil

@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/bpftest"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 )
@@ -365,11 +365,7 @@ func TestAttachXDP(t *testing.T) {
 			}
 		})
 		t.Run("another XDP program", func(t *testing.T) {
-			other, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-				Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
-			})
-			require.NoError(t, err)
-			t.Cleanup(func() { other.Close() })
+			other := bpftest.New(t, ebpf.ProgramSpec{Type: ebpf.XDP}, bpftest.XDPPass)
 			require.NoError(t, two.Net.AttachXDP(two.card.Index, other, 0))
 			now, err := LookAt(two.Net, two.card.Index)
 			require.NoError(t, err)

@@ -82,6 +82,19 @@ func tcxUnsupported(err error) error {
 	return err
 }
 
+// ProgramID is the kernel's number of an eBPF program; 0 if there is none.
+func ProgramID(p *ebpf.Program) ebpf.ProgramID {
+	if p == nil {
+		return 0
+	}
+	info, err := p.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return id
+}
+
 // ProgramName is what an eBPF program was loaded with as its name; "" if it has none or is gone.
 func ProgramName(id ebpf.ProgramID) string {
 	p, err := ebpf.NewProgramFromID(id)

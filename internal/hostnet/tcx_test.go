@@ -10,23 +10,16 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/internal/bpftest"
 )
 
 // passer is a program that leaves every packet to what comes next.
 func passer(t *testing.T, name string, kind ebpf.ProgramType, verdict int32) (*ebpf.Program, ebpf.ProgramID) {
 	t.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: name, Type: kind, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
-	})
-	require.NoError(t, err)
-	t.Cleanup(func() { p.Close() })
-	info, err := p.Info()
-	require.NoError(t, err)
-	id, ok := info.ID()
-	require.True(t, ok)
-	return p, id
+	p := bpftest.New(t, ebpf.ProgramSpec{Name: name, Type: kind}, verdict)
+	return p, ProgramID(p)
 }
 
 func ids(list []TCXProgram) (out []ebpf.ProgramID) {
