@@ -100,3 +100,8 @@ func TestGenerated(t *testing.T) {
 	clitest.Generated(t, "../../completions/_vn", table.Zsh("cmd/vn", lists))
 	clitest.Generated(t, "../../completions/vn.fish", table.Fish("cmd/vn", lists))
 }
+
+func TestMentions(t *testing.T) {
+	var out bytes.Buffer
+	clitest.Mentions(t, newApp(&out, &out).table)
+}

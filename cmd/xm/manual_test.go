@@ -91,3 +91,8 @@ func TestGenerated(t *testing.T) {
 	clitest.Generated(t, "../../completions/_xm", table.Zsh("cmd/xm", lists))
 	clitest.Generated(t, "../../completions/xm.fish", table.Fish("cmd/xm", lists))
 }
+
+func TestMentions(t *testing.T) {
+	var out bytes.Buffer
+	clitest.Mentions(t, newApp(&out, &out).table)
+}
