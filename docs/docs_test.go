@@ -148,6 +148,36 @@ func TestInstallationIsRun(t *testing.T) {
 	}
 }
 
+// Targets of make and options of the benchmark that pages name exist.
+func TestTargets(t *testing.T) {
+	makefile, err := os.ReadFile("../Makefile")
+	require.NoError(t, err)
+	bench, err := os.ReadFile("../cmd/bench/main.go")
+	require.NoError(t, err)
+	pages, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	recipes, err := filepath.Glob("recipes/*.md")
+	require.NoError(t, err)
+	targets, flags := 0, 0
+	for _, page := range append(append(pages, recipes...), "../README.md", "../CONTRIBUTING.md") {
+		b, err := os.ReadFile(page)
+		require.NoError(t, err)
+		code := regexp.MustCompile("(?s)```[a-z]*\n.*?```|`[^`\n]+`").FindAllString(string(b), -1)
+		for _, m := range regexp.MustCompile("(?m)(?:`|^|; |&& |# )make ([a-z-]+)(?:`| *$| [^a-z])").FindAllStringSubmatch(strings.Join(code, "\n"), -1) { // and no message that begins so
+			targets++
+			require.Regexp(t, `(?m)^`+m[1]+`:`, string(makefile), "%s: there is no make %s", page, m[1])
+		}
+		for _, m := range regexp.MustCompile(`BENCHFLAGS='([^']*)'`).FindAllStringSubmatch(string(b), -1) {
+			for _, f := range regexp.MustCompile(`(?:^| )-([a-z]+)`).FindAllStringSubmatch(m[1], -1) {
+				flags++
+				require.Regexp(t, `flag\.\w+\((&[\w.]+, )?"`+f[1]+`"`, string(bench), "%s: make bench has no -%s", page, f[1])
+			}
+		}
+	}
+	require.Greater(t, targets, 20)
+	require.Greater(t, flags, 5)
+}
+
 // The Go that installation.md fetches builds this.
 func TestGoIsNewEnough(t *testing.T) {
 	page, err := os.ReadFile("installation.md")
