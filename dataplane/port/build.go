@@ -123,11 +123,7 @@ func (w *work) keepIdentity() error {
 	if !w.bridgeOurs || w.newBridge {
 		return nil
 	}
-	ports, err := w.host.Ports(w.bridge.Index)
-	if err != nil {
-		return err
-	}
-	chosen := slices.ContainsFunc(ports, func(p hostnet.Link) bool { return bytes.Equal(p.MAC, w.bridge.MAC) })
+	chosen := slices.ContainsFunc(w.ports, func(p hostnet.Link) bool { return bytes.Equal(p.MAC, w.bridge.MAC) })
 	if !chosen {
 		return nil
 	}

@@ -108,6 +108,7 @@ type work struct {
 	after func(step string) error
 
 	vnif, partner, bridge hostnet.Link
+	ports                 []hostnet.Link   // of the bridge, as they were found
 	bridgeOurs            bool             // xend made the bridge
 	created               bool             // the pair
 	newBridge             bool             // the bridge was made now
@@ -161,7 +162,7 @@ func (w *work) survey() error {
 		return f.Conflict
 	}
 	w.vnif, w.partner, w.bridge, w.bridgeOurs, w.mac = f.Vnif, f.Partner, f.Bridge, f.bridgeOurs, f.mac
-	w.aside = f.Aside.Index != 0
+	w.aside, w.ports = f.Aside.Index != 0, s.links.Ports(f.Bridge.Index)
 	if w.broken = f.broken; f.unfinished.Index != 0 {
 		w.broken = append(w.broken, f.unfinished)
 	}

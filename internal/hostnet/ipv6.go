@@ -38,7 +38,11 @@ func (h *Host) DisableIPv6(index int) error {
 	if err != nil {
 		return err
 	}
-	err = h.SetSysctl("1", "net", "ipv6", "conf", l.Name, "disable_ipv6")
+	setting := []string{"net", "ipv6", "conf", l.Name, "disable_ipv6"}
+	if now, errRead := h.Sysctl(setting...); errRead == nil && now == "1" {
+		return nil // writing waits for whoever changes devices, and does so in a loop (restart_syscall)
+	}
+	err = h.SetSysctl("1", setting...)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil // without the setting the kernel has no IPv6
 	}

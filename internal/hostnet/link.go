@@ -202,7 +202,8 @@ func (h *Host) LinkByIndex(index int) (Link, error) {
 
 // Ports lists the ports of a bridge or the slaves of a bond, in order of their indices.
 func (h *Host) Ports(master int) ([]Link, error) {
-	list, err := h.links("list ports of", number10(master), nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics,
+	// With statistics: to leave them out the kernel goes over all devices once more (rtnl_calcit), and few are listed.
+	list, err := h.links("list ports of", number10(master), nl.NewIfInfomsg(unix.AF_UNSPEC),
 		numberAttribute(unix.IFLA_MASTER, uint32(master)))
 	ports := list[:0]
 	for _, l := range list { // a kernel that ignores the filter sends all
