@@ -3,6 +3,7 @@ package dataplane
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -35,6 +36,7 @@ type kernelHost interface {
 	DetachClassifier(hostnet.Classifier) error
 	TCX(index int, egress bool) ([]hostnet.TCXProgram, error)
 	TCXPrograms(index int, egress bool) ([]ebpf.ProgramID, error)
+	TCXStates(devices []int) (map[int][2]hostnet.TCXState, error)
 	AttachTCXProgram(index int, egress bool, prog *ebpf.Program, replaced ebpf.ProgramID) error
 	DetachTCXProgram(index int, egress bool, id ebpf.ProgramID) error
 	XDPPrograms() (map[int]ebpf.ProgramID, error)
@@ -65,10 +67,14 @@ type programs struct {
 	attached map[hook]struct{} // also what an earlier run left
 	searched bool              // for that, while the kernel's path is off
 	placed   map[hook]string   // the programs of this run, and the kinds of their hooks
-	times    fastpath.Times
-	set      [2]fastpath.Underlay
-	looked   [2]lookedAt
-	routes   map[netip.Addr]bool
+	// states are those of hooks at TCX when our program was found in its place, and turn the vnets whose vnif's hook is still to be
+	// looked at in this round, whatever was told of it.
+	states map[hook]hostnet.TCXState
+	turn   []vnet.ID
+	times  fastpath.Times
+	set    [2]fastpath.Underlay
+	looked [2]lookedAt
+	routes map[netip.Addr]bool
 
 	mu sync.Mutex
 	// failed is why there are no tables; it is tried again after a reload.
@@ -91,9 +97,12 @@ type lookedAt struct {
 // verifyEvery is programs.verifyEvery in earnest.
 const verifyEvery = 10 * time.Second
 
+// verifyAtOnce is at how many vnifs it is looked in one go: of more each has its turn within verifyRounds.
+const verifyAtOnce, verifyRounds = 64, 6
+
 func newPrograms(e *Engine, h *hostnet.Host) *programs {
 	k := &programs{
-		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{}, hooks: map[vnet.ID]string{},
+		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, states: map[hook]hostnet.TCXState{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{}, hooks: map[vnet.ID]string{},
 		load: loadFastPath, base: fastpath.DefaultTimes(), verifyEvery: verifyEvery,
 	}
 	if h != nil {
@@ -498,6 +507,7 @@ func (k *programs) bridgeBelow(l hostnet.Link) string {
 func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool, touched map[int]struct{}) {
 	e := k.engine
 	reasons, hooks := make(map[vnet.ID]string, len(v.vnets)), make(map[vnet.ID]string, len(v.vnets))
+	due := k.due(v, verify)
 	for id, n := range v.vnets {
 		if n.secured() {
 			reasons[id] = "security " + n.config.Security.String()
@@ -505,7 +515,10 @@ func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool, tou
 		}
 		h := hook{index: n.devices.VnifIndex, egress: true}
 		_, again := touched[h.index]
-		why := k.attach(h, verify || again)
+		if !again {
+			_, again = due[id]
+		}
+		why := k.attach(h, again)
 		if why == "" {
 			wanted[h] = struct{}{}
 			if err := k.mirror.addVnet(id, h.index, n.devices.MTU); err != nil {
@@ -545,6 +558,23 @@ func (k *programs) syncVnets(v *view, wanted map[hook]struct{}, verify bool, tou
 		}
 		level("user space carries a vnet", "vnet", id.Short(), "reason", why)
 	}
+}
+
+// due are the vnets whose turn it is to be looked at.
+func (k *programs) due(v *view, verify bool) map[vnet.ID]struct{} {
+	due := map[vnet.ID]struct{}{}
+	if !verify {
+		return due
+	}
+	if len(k.turn) == 0 {
+		k.turn = slices.Collect(maps.Keys(v.vnets))
+	}
+	n := min(len(k.turn), max(verifyAtOnce, (len(v.vnets)+verifyRounds-1)/verifyRounds))
+	for _, id := range k.turn[:n] {
+		due[id] = struct{}{}
+	}
+	k.turn = k.turn[n:]
+	return due
 }
 
 // reaches reports whether packets to a host leave by the underlay's device, from its address. It is for the mirror's

@@ -211,6 +211,7 @@ func (k *programs) detach(h hook) {
 	}
 	delete(k.attached, h)
 	delete(k.placed, h)
+	delete(k.states, h)
 }
 
 // find looks for programs of an earlier run. A card where only XDP is has them at its ingress, too.
@@ -254,13 +255,27 @@ func (k *programs) find() (map[hook]struct{}, []ebpf.ProgramID, error) {
 // disturbed tells of devices where somebody has come to one of our hooks at TCX or XDP, or has taken ours away. It is asked
 // often: other than at clsact the kernel tells nobody of changes.
 func (k *programs) disturbed(devices map[int]struct{}) {
+	var list []int
+	for h, kind := range k.placed {
+		if kind == hookTCX {
+			list = append(list, h.index)
+		}
+	}
+	now, errNow := k.host.TCXStates(list)
 	for h, kind := range k.placed {
 		if kind != hookTCX {
 			continue
 		}
+		at := now[h.index][h.side()]
+		if before, ok := k.states[h]; ok && errNow == nil && before == at {
+			continue
+		}
+		delete(k.states, h)
 		ids, err := k.host.TCXPrograms(h.index, h.egress)
 		if err == nil && (len(ids) == 0 || ids[len(ids)-1] != k.ids[h.side()]) {
 			devices[h.index] = struct{}{}
+		} else if err == nil && errNow == nil {
+			k.states[h] = at
 		}
 	}
 	if k.shortcuts != nil {

@@ -36,8 +36,8 @@ const (
 	bypassTTL = time.Second
 	// bypassLook is how often policies are looked for; netlink tells of most of them sooner.
 	bypassLook = 400 * time.Millisecond
-	// bypassRounds is in how many looks each bridge is looked at anew, whatever was told of it: ten seconds.
-	bypassRounds = 25
+	// relistLooks is how many looks there are between two lists of all devices, whatever was told of them: a minute.
+	relistLooks = 150
 	// maxBypassEvents bounds what is read of events in one look.
 	maxBypassEvents = 1 << 16
 	// minAgeing is the shortest time after which a bridge that is passed by may forget a MAC, in hundredths of a second:
@@ -171,7 +171,7 @@ type BypassedPort struct {
 //
 // What is known of a bridge stays while nothing is told of it, so that a look costs little however many vnets there are: a look
 // begins with reading all that the kernel has told up to then, and asks only for what it does not tell (programs at TCX, the host's
-// firewall). A few bridges are looked at anew in each, all of them within ten seconds.
+// firewall). One bridge is looked at anew in each, whatever was told of it.
 type Bypass struct {
 	tables *Tables
 	host   *hostnet.Host
@@ -295,7 +295,15 @@ func (b *Bypass) look(links, fdb *hostnet.Feed) error {
 	if err := b.poll(); err != nil {
 		return err
 	}
-	for _, id := range b.known.due() {
+	due := b.known.due()
+	if len(due) > 0 && b.known.links == nil {
+		list, err := b.host.Links()
+		if err != nil {
+			return err
+		}
+		b.known.links = hostnet.NewLinkTable(list)
+	}
+	for _, id := range due {
 		k, err := b.ask(vnets[id])
 		if err != nil { // it is going away, or was replaced
 			k = &knownVnet{BypassVnet: vnets[id]}
@@ -330,14 +338,13 @@ func (b *Bypass) look(links, fdb *hostnet.Feed) error {
 
 // poll looks for changes of which the kernel tells nobody: of programs at TCX, and at netkit devices.
 func (b *Bypass) poll() error {
-	devices, netkit := b.known.polled()
-	programs, err := b.host.TCXOf(devices)
-	var unsupported *hostnet.UnsupportedError
-	if err != nil && !errors.As(err, &unsupported) {
+	devices, netkit := b.known.toPoll()
+	states, err := b.tcx(devices)
+	if err != nil {
 		return err
 	}
-	for index, ids := range programs {
-		b.known.compare(index, slices.DeleteFunc(ids, func(id ebpf.ProgramID) bool { return id == b.own }))
+	for index, now := range states {
+		b.known.compare(index, now)
 	}
 	for index, before := range netkit {
 		if decides, err := b.host.NetkitDecides(index); err != nil || decides != before {
@@ -347,21 +354,36 @@ func (b *Bypass) poll() error {
 	return nil
 }
 
+// tcx asks for what is at TCX of devices; before Linux 6.6 there is nothing.
+func (b *Bypass) tcx(devices []int) (map[int][2]hostnet.TCXState, error) {
+	states, err := b.host.TCXStates(devices)
+	var unsupported *hostnet.UnsupportedError
+	if errors.As(err, &unsupported) {
+		return nil, nil
+	}
+	return states, err
+}
+
 // ask reads all that is to be known of a vnet's bridge.
 func (b *Bypass) ask(v BypassVnet) (*knownVnet, error) {
-	traits, err := b.host.BridgeOf(v.Bridge)
+	traits, err := b.host.BridgeOf(v.Bridge, b.known.links.Ports(v.Bridge))
 	if err != nil {
 		return nil, err
 	}
-	k := &knownVnet{BypassVnet: v, bridge: BridgeState{BridgeTraits: traits}, programs: map[int][]ebpf.ProgramID{}}
+	k := &knownVnet{BypassVnet: v, bridge: BridgeState{BridgeTraits: traits}}
+	devices := []int{v.Vnif}
+	for _, p := range traits.Ports {
+		if p.Index != v.Vnif && isVif(p.Link) {
+			devices = append(devices, p.Index)
+		}
+	}
+	if len(devices) > 1 { // else there is nobody to let pass
+		if k.tcx, err = b.tcx(devices); err != nil { // before what it tells of changes of
+			return nil, err
+		}
+	}
 	filters := func(index int) ([]hostnet.DeviceProgram, error) {
 		list, err := b.host.DevicePrograms(index)
-		k.programs[index] = nil
-		for _, p := range list {
-			if p.Kind == "tcx" && p.ID != b.own {
-				k.programs[index] = append(k.programs[index], p.ID)
-			}
-		}
 		return others(list, b.own), err
 	}
 	for _, p := range traits.Ports {
@@ -380,11 +402,10 @@ func (b *Bypass) ask(v BypassVnet) (*knownVnet, error) {
 			if err != nil {
 				return nil, err
 			}
-			k.vifs++
 		}
 		k.ports = append(k.ports, state)
 	}
-	if k.vifs == 0 { // nobody to let pass
+	if len(devices) == 1 {
 		return k, nil
 	}
 	if k.bridge.VnifPrograms, err = filters(v.Vnif); err != nil {

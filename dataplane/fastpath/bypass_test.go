@@ -425,8 +425,11 @@ func TestBypassEnds(t *testing.T) {
 			command(t, c.end)
 			chosen(t, b, WayPeer, "")
 			one.knownVif(t)
-			transfer(t, one, two, to, 1<<20)
-			transfer(t, one, two, to, 1<<20)
+			for range 20 { // a machine that is so slow that it looks too late takes to the bridge for a while
+				if transfer(t, one, two, to, 1<<20); one.sent(t) > before {
+					break
+				}
+			}
 			assert.Greater(t, one.sent(t), before, "and lets it pass again")
 		})
 	}

@@ -5,8 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
@@ -14,6 +12,9 @@ import (
 // memory is what a Bypass knows of the bridges of vnets, and which of them are to be looked at anew: those of which an event told,
 // those that are not as they were, and each when its turn has come.
 type memory struct {
+	// links are all devices; nil: they are to be listed. looks counts those since they were.
+	links *hostnet.LinkTable
+	looks int
 	vnets map[vnet.ID]*knownVnet
 	// of finds vnets by the indices of their bridges, vnifs and ports.
 	of    map[int]vnet.ID
@@ -28,10 +29,11 @@ type knownVnet struct {
 	slot   uint32
 	bridge BridgeState // without the firewall
 	ports  []PortState // but for the vnif
-	vifs   int         // how many of them may be domains'
-	// programs are the ids of the programs at TCX that are not ours to attach, by device.
-	programs map[int][]ebpf.ProgramID
-	fdb      []hostnet.FDBEntry
+	// tcx is what is at TCX, by device.
+	tcx map[int][2]hostnet.TCXState
+	fdb []hostnet.FDBEntry
+	// polled: a way past the bridge was chosen for one of the ports, or would have been but for a program at TCX.
+	polled bool
 }
 
 func newMemory() memory {
@@ -46,6 +48,7 @@ func (k *memory) follow(links, fdb *hostnet.Feed) error {
 	}
 	lostFDB, err := fdb.Read(maxBypassEvents, k.event)
 	if lost || lostFDB {
+		k.links = nil
 		k.touchAll()
 	}
 	return err
@@ -55,6 +58,9 @@ func (k *memory) follow(links, fdb *hostnet.Feed) error {
 func (k *memory) event(ev hostnet.Event) {
 	switch ev := ev.(type) {
 	case hostnet.LinkEvent:
+		if k.links != nil {
+			k.touch(k.links.Apply(ev).Master)
+		}
 		k.touch(ev.Link.Index)
 		k.touch(ev.Link.Master)
 	case hostnet.PortEvent:
@@ -128,16 +134,18 @@ func (v *knownVnet) devices() []int {
 
 // due are the vnets that are to be looked at anew in this look. What is told from now on counts for the next.
 func (k *memory) due() []vnet.ID {
+	if k.looks++; k.looks == relistLooks {
+		k.links, k.looks = nil, 0
+	}
 	if len(k.turn) == 0 {
 		k.turn = slices.Collect(maps.Keys(k.vnets))
 	}
-	n := min(len(k.turn), (len(k.vnets)+bypassRounds-1)/bypassRounds)
-	for _, id := range k.turn[:n] {
-		if k.vnets[id] != nil {
+	if len(k.turn) > 0 {
+		if id := k.turn[0]; k.vnets[id] != nil {
 			k.stale[id] = struct{}{}
 		}
+		k.turn = k.turn[1:]
 	}
-	k.turn = k.turn[n:]
 	// In an order, so that it is the same ones that find no room.
 	return slices.SortedFunc(maps.Keys(k.stale), compareIDs)
 }
@@ -158,14 +166,14 @@ func (k *memory) learn(id vnet.ID, v *knownVnet) {
 	}
 }
 
-// polled are the devices whose programs at TCX are to be looked at, and what netkit devices were found to decide.
-func (k *memory) polled() (devices []int, netkit map[int]bool) {
+// toPoll are the devices whose programs at TCX are to be looked at, and what netkit devices were found to decide.
+func (k *memory) toPoll() (devices []int, netkit map[int]bool) {
 	netkit = map[int]bool{}
 	for id, v := range k.vnets {
-		if _, stale := k.stale[id]; stale || v.vifs == 0 {
+		if _, stale := k.stale[id]; stale || !v.polled {
 			continue
 		}
-		for index := range v.programs {
+		for index := range v.tcx {
 			devices = append(devices, index)
 		}
 		for _, p := range v.ports {
@@ -177,9 +185,9 @@ func (k *memory) polled() (devices []int, netkit map[int]bool) {
 	return devices, netkit
 }
 
-// compare has a vnet be looked at anew if the programs at a device of its are not those that were found.
-func (k *memory) compare(index int, programs []ebpf.ProgramID) {
-	if v := k.vnets[k.of[index]]; v != nil && !slices.Equal(v.programs[index], programs) {
+// compare has a vnet be looked at anew if what is at TCX of a device of its is not what was found.
+func (k *memory) compare(index int, tcx [2]hostnet.TCXState) {
+	if v := k.vnets[k.of[index]]; v != nil && v.tcx[index] != tcx {
 		k.touch(index)
 	}
 }
@@ -200,7 +208,9 @@ func (k *memory) choose(firewall map[bool]string) look {
 		v := k.vnets[id]
 		s := v.bridge
 		s.Firewall = firewall[s.CallsFirewall]
+		v.polled = hasTCX(s.VnifPrograms)
 		for _, p := range v.ports {
+			v.polled = v.polled || hasTCX(p.Programs)
 			way, why := ChooseWay(s, p)
 			if way != WayBridge && bypassed == maxBypassed {
 				way, why = WayBridge, fmt.Sprintf("%d others pass their bridges by, and no more can be watched", maxBypassed)
@@ -211,6 +221,7 @@ func (k *memory) choose(firewall map[bool]string) look {
 				continue
 			}
 			bypassed++
+			v.polled = true
 			room := maxVifMACs
 			for _, e := range v.fdb {
 				if e.Port == p.Index && !e.Local && e.VLAN == 0 && room > 0 {
@@ -221,4 +232,8 @@ func (k *memory) choose(firewall map[bool]string) look {
 		}
 	}
 	return l
+}
+
+func hasTCX(programs []hostnet.DeviceProgram) bool {
+	return slices.ContainsFunc(programs, func(p hostnet.DeviceProgram) bool { return p.Kind == "tcx" })
 }

@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,31 +49,37 @@ var special = map[uint16]string{
 	unix.IFLA_BRPORT_ISOLATED: "isolated", unix.IFLA_BRPORT_LOCKED: "locked", unix.IFLA_BRPORT_BACKUP_PORT: "backup_port",
 }
 
-// BridgeOf reads the traits of a bridge and its ports. ErrNotFound if there is no bridge of that index.
-func (h *Host) BridgeOf(index int) (BridgeTraits, error) {
-	msg, err := h.get(unix.RTM_GETLINK, ifinfo(index), noStatistics)
-	if err != nil {
-		return BridgeTraits{}, wrap("find", number10(index), err)
-	}
-	l, err := parseLink(msg)
+// BridgeOf reads the traits of a bridge and of those of the devices that are its ports. ErrNotFound if there is no bridge of that
+// index.
+func (h *Host) BridgeOf(index int, devices []Link) (BridgeTraits, error) {
+	l, b, err := h.linkMessage(index)
 	if err == nil && l.Kind != "bridge" {
-		err = unix.ENODEV
+		err = wrap("find bridge", number10(index), unix.ENODEV)
 	}
 	if err != nil {
-		return BridgeTraits{}, wrap("find", number10(index), err)
+		return BridgeTraits{}, err
 	}
-	t := bridgeTraits(l, msg)
-	msgs, err := h.dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), noStatistics,
-		numberAttribute(unix.IFLA_MASTER, uint32(index)))
-	if err != nil {
-		return BridgeTraits{}, wrap("list ports of", number10(index), err)
-	}
-	for _, b := range msgs {
-		if l, err := parseLink(b); err == nil && l.Master == index { // a kernel that ignores the filter sends all
+	t := bridgeTraits(l, b)
+	for _, d := range devices {
+		l, b, err := h.linkMessage(d.Index)
+		switch {
+		case errors.Is(err, ErrNotFound):
+		case err != nil:
+			return BridgeTraits{}, err
+		case l.Master == index:
 			t.Ports = append(t.Ports, portTraits(l, b))
 		}
 	}
 	return t, nil
+}
+
+func (h *Host) linkMessage(index int) (Link, []byte, error) {
+	b, err := h.get(unix.RTM_GETLINK, ifinfo(index), noStatistics)
+	if err != nil {
+		return Link{}, nil, wrap("find", number10(index), err)
+	}
+	l, err := parseLink(b)
+	return l, b, wrap("find", number10(index), err)
 }
 
 func bridgeTraits(l Link, b []byte) BridgeTraits {

@@ -3,6 +3,7 @@ package hostnet
 import (
 	"encoding/binary"
 	"errors"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -55,8 +56,16 @@ func (h *Host) dump(kind int, answer uint16, parts ...nl.NetlinkRequestData) ([]
 	if err != nil {
 		return nil, err
 	}
+	listed.Add(uint64(len(list)))
 	return list, nil
 }
+
+// listed is Listed.
+var listed atomic.Uint64
+
+// Listed is how many entries of lists (devices, addresses, routes, …) this process has asked kernels for: what is listed again and again
+// where it need not be, shows in how that grows.
+func Listed() uint64 { return listed.Load() }
 
 func (h *Host) execute(kind, flags int, answer uint16, parts []nl.NetlinkRequestData) ([][]byte, error) {
 	if h.sockets == nil {

@@ -3,6 +3,8 @@ package hostnet
 import (
 	"errors"
 	"fmt"
+	"os"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	bpflink "github.com/cilium/ebpf/link"
@@ -55,23 +57,49 @@ func tcxPrograms(index int, egress bool) (ids []ebpf.ProgramID, err error) {
 	return ids, nil
 }
 
-// TCXOf lists the programs at the TCX hooks of many devices, without their names: those at ingress, and behind them those at egress.
-// Devices that are gone have none. UnsupportedError before Linux 6.6.
-func (h *Host) TCXOf(devices []int) (map[int][]ebpf.ProgramID, error) {
-	all := make(map[int][]ebpf.ProgramID, len(devices))
+// TCXState tells what is at a TCX hook from what was there before. The zero value is that of a device that is gone.
+type TCXState struct {
+	// Revision grows by each change, but begins anew after the last program has gone.
+	Revision uint64
+	// Programs is how many programs there are, and IDs are the first of them.
+	Programs uint32
+	IDs      [8]ebpf.ProgramID
+}
+
+// TCXStates asks for what is at the hooks of many devices, ingress first, by one system call for each and no more. UnsupportedError
+// before Linux 6.6.
+func (h *Host) TCXStates(devices []int) (map[int][2]TCXState, error) {
+	all := make(map[int][2]TCXState, len(devices))
 	err := h.Do(func() error {
 		for _, index := range devices {
-			for _, egress := range []bool{false, true} {
-				ids, err := tcxPrograms(index, egress)
-				if err != nil && !errors.Is(err, unix.ENODEV) {
-					return err
+			var states [2]TCXState
+			for i := range states {
+				at := &states[i]
+				q := progQuery{
+					target: uint32(index), attachType: uint32(tcxHook(i == 1)), ids: &at.IDs[0], count: uint32(len(at.IDs)),
 				}
-				all[index] = append(all[index], ids...)
+				_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_QUERY, uintptr(unsafe.Pointer(&q)), unsafe.Sizeof(q))
+				if errno == unix.ENODEV {
+					break
+				}
+				if errno != 0 && errno != unix.ENOSPC { // more than there is room for
+					return os.NewSyscallError("bpf", errno)
+				}
+				at.Revision, at.Programs = q.revision, q.count
 			}
+			all[index] = states
 		}
 		return nil
 	})
 	return all, wrap("list TCX programs", "", tcxUnsupported(err))
+}
+
+// progQuery is the part of union bpf_attr (linux/bpf.h) of BPF_PROG_QUERY, where pointers are 64 bits long.
+type progQuery struct {
+	target, attachType, queryFlags, attachFlags uint32
+	ids                                         *ebpf.ProgramID
+	count, _                                    uint32
+	progFlags, linkIDs, linkFlags, revision     uint64
 }
 
 // tcxUnsupported tells a kernel without TCX from other failures.

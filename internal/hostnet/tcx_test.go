@@ -167,3 +167,48 @@ func TestXDP(t *testing.T) {
 	_, err := h.XDPProgram(9999)
 	require.ErrorIs(t, err, ErrNotFound)
 }
+
+// TestTCXStates: what comes to a hook and goes is noticed, and only there.
+func TestTCXStates(t *testing.T) {
+	h := newHost(t)
+	require.NoError(t, h.CreateVeth(Veth{Name: "a", Partner: "b"}))
+	var devices []int
+	for _, name := range []string{"a", "b"} {
+		l, err := h.LinkByName(name)
+		require.NoError(t, err)
+		devices = append(devices, l.Index)
+	}
+	needTCX(t, h, devices[0])
+	before, err := h.TCXStates(devices)
+	require.NoError(t, err)
+	one, id := passer(t, "one", ebpf.SchedCLS, -1)
+	require.NoError(t, h.AttachTCXProgram(devices[0], true, one, 0))
+	with, err := h.TCXStates(devices)
+	require.NoError(t, err)
+	require.Equal(t, before[devices[0]][0], with[devices[0]][0])
+	require.NotEqual(t, before[devices[0]][1], with[devices[0]][1])
+	require.EqualValues(t, 1, with[devices[0]][1].Programs)
+	require.Equal(t, id, with[devices[0]][1].IDs[0])
+	require.Equal(t, before[devices[1]], with[devices[1]])
+
+	// Another one in its place: the revision is what it was.
+	two, _ := passer(t, "two", ebpf.SchedCLS, -1)
+	require.NoError(t, h.DetachTCXProgram(devices[0], true, id))
+	require.NoError(t, h.AttachTCXProgram(devices[0], true, two, 0))
+	again, err := h.TCXStates(append(devices, 9999))
+	require.NoError(t, err)
+	require.NotEqual(t, with[devices[0]][1], again[devices[0]][1])
+	require.Zero(t, again[9999])
+
+	// More than there is room for.
+	before = again
+	for range len(again[0][0].IDs) + 1 {
+		more, _ := passer(t, "more", ebpf.SchedCLS, -1)
+		require.NoError(t, h.AttachTCXProgram(devices[0], true, more, 0))
+		again, err = h.TCXStates(devices)
+		require.NoError(t, err)
+		require.NotEqual(t, before, again)
+		before = again
+	}
+	require.EqualValues(t, 10, again[devices[0]][1].Programs)
+}
