@@ -44,11 +44,14 @@ func TestMain(m *testing.M) {
 		fmt.Println("held")
 		<-end
 	}
+	if prefix := os.Getenv(runEnv); prefix != "" {
+		os.Exit(runMain(prefix))
+	}
 	goleak.VerifyTestMain(m)
 }
 
 // newHost moves the test into a network namespace of its own, with the paths of a machine below a prefix.
-func newHost(t *testing.T) (paths.Paths, *hostnet.Host) {
+func newHost(t testing.TB) (paths.Paths, *hostnet.Host) {
 	t.Helper()
 	h := nettest.Enter(t)
 	dir, err := os.MkdirTemp("", "xend") // short, for sockets
