@@ -98,6 +98,9 @@ func TestNextGeneration(t *testing.T) {
 			after = hosts[i].ours()
 			replaced := true
 			for at, list := range before {
+				if len(after[at]) == 0 { // it went from TCX to clsact between the looks at either
+					after = hosts[i].ours()
+				}
 				require.Len(t, after[at], 1, "in the place of the one before, or it")
 				replaced = replaced && after[at][0] != list[0]
 			}
