@@ -928,7 +928,7 @@ type victim struct {
 
 func newVictim(t testing.TB, cfg Config, plain bool) *victim {
 	t.Helper()
-	s, err := lab.New(t).Switch("lan", 0)
+	s, err := lab.New(t).Switch("lan", 2000) // room for frames that are too long for the vnif
 	require.NoError(t, err)
 	h := addHost(t, s, "A")
 	if plain {
@@ -988,17 +988,20 @@ func (x *victim) introduce() {
 // isNumbered tells the frames of packets that lie.
 func isNumbered(f lab.Frame) bool { return !f.Outgoing && bytes.Contains(f.Data, []byte("000")) }
 
-// outcome is what became of packets: frames that the domain got, and what was dropped.
+// outcome is what became of packets: frames that the domain got, how many the vnet counted, and what was dropped.
 type outcome struct {
-	frames map[string]int
-	drops  map[Reason]uint64
+	frames   map[string]int
+	received uint64
+	drops    map[Reason]uint64
 }
 
 // attacked sends packets, with c capturing what the domain gets of them.
 func (x *victim) attacked(packets [][]byte, c *lab.Capture) outcome {
 	t := x.t
 	before := map[Reason]uint64{}
-	for _, d := range x.Counters().Drops {
+	counters := x.Counters()
+	received := counters.Vnets[0].Rx.Packets
+	for _, d := range counters.Drops {
 		before[d.Reason] = d.Count
 	}
 	total := func() (n uint64) {
@@ -1018,8 +1021,9 @@ func (x *victim) attacked(packets [][]byte, c *lab.Capture) outcome {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
-	o := outcome{frames: map[string]int{}, drops: map[Reason]uint64{}}
-	for _, d := range x.Counters().Drops {
+	counters = x.Counters()
+	o := outcome{frames: map[string]int{}, received: counters.Vnets[0].Rx.Packets - received, drops: map[Reason]uint64{}}
+	for _, d := range counters.Drops {
 		if n := d.Count - before[d.Reason]; n > 0 {
 			o.drops[d.Reason] = n
 		}
@@ -1048,37 +1052,70 @@ func (x *victim) drain(c *lab.Capture, text string) (frames []string) {
 func (o outcome) same(t testing.TB, want outcome) {
 	t.Helper()
 	require.Equal(t, want.drops, o.drops)
+	require.Equal(t, want.received, o.received)
 	for f, n := range want.frames {
 		require.Equal(t, n, o.frames[f], "%x", f)
 	}
 	require.Len(t, o.frames, len(want.frames))
 }
 
-// TestSameDrops: what an attacker sends in the name of a host that the kernel hears comes out, or is dropped and counted, as
-// without the fast path.
+// TestSameDrops: what an attacker sends, in the name of a host that the kernel hears and of others, comes out or is dropped and
+// counted by whatever way packets come in as it is without the fast path, reason by reason.
 func TestSameDrops(t *testing.T) {
-	var outcomes []outcome
-	for _, mode := range []FastPath{FastPathOff, FastPathOn} {
-		cfg := fastConfig()
-		cfg.FastPath, cfg.Workers = mode, 1
-		x := newVictim(t, cfg, false)
-		c, err := x.d.Capture("eth0", isNumbered)
-		require.NoError(t, err)
-		x.introduce()
-		if mode == FastPathOn {
-			eventually(t, "the kernel hears the host", func() bool {
-				require.NoError(t, x.send(x.packet(x.frame("valid"))))
-				_, rx := x.carried()
-				return rx.Packets > 0
-			})
-		}
-		_, rx0 := x.carried()
-		outcomes = append(outcomes, x.attacked(x.lies(800), c))
-		_, rx := x.carried()
-		require.Equal(t, mode == FastPathOn, rx.Packets-rx0.Packets > 20, "%d carried by the kernel", rx.Packets-rx0.Packets)
+	var want outcome
+	for _, c := range []struct {
+		name   string
+		mode   FastPath
+		bypass Bypass
+		plain  bool
+	}{
+		{"user space", FastPathOff, BypassOff, false}, // to which the others are compared
+		{"TC", FastPathOn, BypassOff, false}, {"TC, past the bridge", FastPathOn, BypassAuto, false},
+		{"XDP", FastPathOn, BypassOff, true}, {"XDP, past the bridge", FastPathOn, BypassAuto, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := fastConfig()
+			cfg.FastPath, cfg.Bypass, cfg.Workers = c.mode, c.bypass, 1
+			x := newVictim(t, cfg, c.plain)
+			at, err := x.d.Capture("eth0", isNumbered)
+			require.NoError(t, err)
+			x.introduce()
+			fast := c.mode == FastPathOn
+			if fast {
+				eventually(t, "the kernel hears the host", func() bool {
+					require.NoError(t, x.send(x.packet(x.frame("valid"))))
+					_, rx := x.carried()
+					return rx.Packets > 0
+				})
+			}
+			if c.bypass == BypassAuto {
+				x.awaitWay(pastBridge, "")
+			}
+			if c.plain {
+				x.awaitXDP()
+			}
+			quiet(t, x.testHost)
+			_, rx0 := x.carried()
+			got := x.attacked(append(x.attacks(), x.odd()...), at)
+			_, rx := x.carried()
+			require.Equal(t, fast, rx.Packets-rx0.Packets > 100, "%d carried by the kernel", rx.Packets-rx0.Packets)
+			if c.plain {
+				n, err := x.programs.shortcuts.strip.Counters()
+				require.NoError(t, err)
+				require.Greater(t, n.Stripped, uint64(50))
+				require.Zero(t, n.Foreign)
+			}
+			if !fast {
+				want = got
+			}
+			got.same(t, want)
+			t.Logf("%d frames, %d of them by the kernel, drops %v", got.received, rx.Packets-rx0.Packets, got.drops)
+		})
 	}
-	outcomes[1].same(t, outcomes[0])
-	require.Greater(t, len(outcomes[0].frames), 120)
+	require.Greater(t, len(want.frames), 200)
+	for _, r := range []Reason{DropMalformed, DropMessage, DropUnknownVnet, DropSource, DropTooLong} {
+		require.NotZero(t, want.drops[r], r)
+	}
 }
 
 // TestFastSwitch: fastpath can be switched while frames pass; what was counted stays, and no program stays behind.

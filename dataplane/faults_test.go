@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -491,6 +492,54 @@ func (x *victim) attacks() [][]byte {
 		wire.PutSum(own[24:], ^wire.Fold(wire.Sum(own[14:34], 0)))
 		copy(own[54:], fmt.Sprintf("for the host %d", i))
 		out = append(out, spoofed, part, x.packet(own))
+	}
+	return out
+}
+
+// odd are packets whose outer headers tell the truth: frames that are too long for the vnif or hardly too short for that, and that
+// end within their headers; sources that no interface has; fragments, outside and inside.
+func (x *victim) odd() (out [][]byte) {
+	const ip, frame, limit = 14, 64, 1514
+	for i := range 60 {
+		n := limit - 10 + i // of the frame
+		if i >= 40 {
+			n = limit + 18*(i-39)
+		}
+		f := x.packet(x.frame(fmt.Sprintf("000 long %3d", i) + strings.Repeat(".", n-42-12)))
+		if i%3 == 1 {
+			f[frame+14+9] = 6 // bulk, for XDP
+		}
+		if i%3 == 2 { // a VLAN tag, which the frame may be longer by
+			f[frame+12], f[frame+13] = 0x81, 0
+		}
+		out = append(out, f)
+	}
+	for n := range 60 {
+		out = append(out, x.packet(x.frame("000 and some text behind")[:n]))
+	}
+	for i := range 20 {
+		nobody := x.packet(x.frame(fmt.Sprintf("000 of nobody %d", i)))
+		if nobody[frame+6] |= 1; i%2 == 0 {
+			clear(nobody[frame+6 : frame+12])
+		}
+		inner := x.packet(x.frame(fmt.Sprintf("000 inner part %d", i)))
+		binary.BigEndian.PutUint16(inner[frame+14+6:], []uint16{0x2000, 100, 0x2064, 0x1fff}[i%4])
+		out = append(out, nobody, inner)
+		// Both parts of a packet, in order or not.
+		whole := x.packet(x.frame(fmt.Sprintf("000 in two %d ", i) + strings.Repeat("-", 3*i)))
+		const half = 48 // behind the IP header
+		first, second := slices.Clone(whole[:ip+20+half]), slices.Concat(whole[:ip+20], whole[ip+20+half:])
+		for j, f := range [][]byte{first, second} {
+			binary.BigEndian.PutUint16(f[ip+2:], uint16(len(f)-ip))
+			binary.BigEndian.PutUint16(f[ip+4:], uint16(50000+i))
+			binary.BigEndian.PutUint16(f[ip+6:], []uint16{0x2000, half / 8}[j])
+			wire.PutSum(f[ip+10:], 0)
+			wire.PutSum(f[ip+10:], ^wire.Fold(wire.Sum(f[ip:ip+20], 0)))
+		}
+		if i%2 == 1 {
+			first, second = second, first
+		}
+		out = append(out, first, second)
 	}
 	return out
 }
