@@ -83,6 +83,9 @@ func newMachine(t *testing.T, s *lab.Switch, name string) *machine {
 		defer groups.Close()
 		_ = groups.WriteFile(m.group+"/cgroup.kill", []byte("1"), 0)
 		assert.Eventually(t, func() bool { return removeGroups(groups, m.group) }, patience, 10*time.Millisecond, "control group %s is in use", m.group)
+		for _, left := range []string{"machine", "lxc.pivot", "libpod_parent", "payload", "supervisor"} {
+			_ = removeGroups(groups, left) // of libvirt, LXC, Podman and systemd-nspawn; what is in use stays
+		}
 	})
 	return m
 }
