@@ -258,26 +258,43 @@ func (e *Engine) lost(id vnet.ID, partner int) {
 	}
 }
 
+// places find vnets by the indices of their devices: there is an event for each change of a device, and for each MAC of a domain.
+type places struct {
+	ends, bridges map[int]vnet.ID // vnifs and their partners; the bridges that vnifs are on
+}
+
+// placesLocked are those of all vnets.
+func (e *Engine) placesLocked() *places {
+	if e.places == nil {
+		p := &places{make(map[int]vnet.ID, 2*len(e.networks)), make(map[int]vnet.ID, len(e.networks))}
+		for id, a := range e.networks {
+			p.ends[a.devices.VnifIndex], p.ends[a.devices.PartnerIndex] = id, id
+			if a.bridge != 0 {
+				p.bridges[a.bridge] = id
+			}
+		}
+		e.places = p
+	}
+	return e.places
+}
+
 // linkEvent acts on a device that changed. It reports whether that can concern an underlay: devices of
 // vnets and ports of their bridges come and go all the time.
 func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
 	e.mu.Lock()
-	for id, a := range e.networks {
-		switch ev.Link.Index {
-		case a.devices.PartnerIndex:
-			e.mu.Unlock()
-			if ev.Gone {
-				e.lost(id, ev.Link.Index)
-			}
-			return false
-		case a.devices.VnifIndex:
-			claim := !ev.Gone && e.joinedLocked(a, ev.Link.Master)
-			e.mu.Unlock()
-			if claim {
-				e.learner.look(id)
-			}
-			return false
+	places := e.placesLocked()
+	if id, ok := places.ends[ev.Link.Index]; ok {
+		a := e.networks[id]
+		vnif := ev.Link.Index == a.devices.VnifIndex
+		claim := vnif && !ev.Gone && e.joinedLocked(a, ev.Link.Master)
+		e.mu.Unlock()
+		if claim {
+			e.learner.look(id)
 		}
+		if !vnif && ev.Gone {
+			e.lost(id, ev.Link.Index)
+		}
+		return false
 	}
 	defer e.mu.Unlock()
 	if _, ours := port.Owner(ev.Link); ours {
@@ -286,12 +303,8 @@ func (e *Engine) linkEvent(ev hostnet.LinkEvent) bool {
 	if ev.Gone {
 		return true
 	}
-	for _, a := range e.networks {
-		if ev.Link.Master != 0 && ev.Link.Master == a.bridge {
-			return false
-		}
-	}
-	return true
+	_, port := places.bridges[ev.Link.Master]
+	return !port
 }
 
 // joinedLocked notes the bridge that a vnif is on now, and reports whether it is another one than before. What
@@ -300,7 +313,7 @@ func (e *Engine) joinedLocked(a *attachment, bridge int) bool {
 	if bridge == a.bridge {
 		return false
 	}
-	a.bridge = bridge
+	a.bridge, e.places = bridge, nil
 	if a.config.Bridge == "" {
 		return true // which bridge it is on is its owner's business
 	}

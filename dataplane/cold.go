@@ -338,10 +338,8 @@ func (e *Engine) fdbEvent(ev hostnet.FDBEvent) {
 
 // networkOnLocked finds the vnet that is on a bridge.
 func (e *Engine) networkOnLocked(bridge int) *network {
-	for _, a := range e.networks {
-		if bridge != 0 && a.bridge == bridge {
-			return a.network
-		}
+	if id, ok := e.placesLocked().bridges[bridge]; ok {
+		return e.networks[id].network
 	}
 	return nil
 }

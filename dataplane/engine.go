@@ -112,6 +112,7 @@ type Engine struct {
 	config    Config
 	state     state
 	networks  map[vnet.ID]*attachment
+	places    *places // of networks; nil: to be made anew
 	underlays []*family
 	own       map[netip.Addr]struct{}
 	devices   map[int]struct{} // as in view
@@ -351,6 +352,7 @@ func (e *Engine) close() {
 
 // publishLocked gives the workers another view.
 func (e *Engine) publishLocked() {
+	e.places = nil
 	c := &e.config
 	told := e.config
 	v := &view{

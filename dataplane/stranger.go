@@ -133,11 +133,11 @@ func (e *Engine) routedLocked() (addrs []netip.Addr) {
 
 // ofVnetLocked reports whether a device is a vnet's, or stacked on one, or leads to this host only.
 func (e *Engine) ofVnetLocked(index int, links map[int]hostnet.Link) bool {
+	places := e.placesLocked()
 	for range maxStack {
-		for _, n := range e.networks {
-			if index == n.bridge || index == n.devices.VnifIndex || index == n.devices.PartnerIndex {
-				return true
-			}
+		_, end := places.ends[index]
+		if _, bridge := places.bridges[index]; end || bridge {
+			return true
 		}
 		l, known := links[index]
 		if !known {

@@ -124,8 +124,9 @@ func (s *Service) checkNames(c vnet.Config) error {
 		}
 	}
 	// Vnets of a time when such names were not refused.
+	own := port.OwnNames(c.ID)
 	for _, o := range others {
-		for _, name := range port.OwnNames(c.ID) {
+		for _, name := range own {
 			if o.ID != c.ID && (name == o.Bridge || name == o.Vnetif) {
 				return refuse(Conflict, "id", "vnet %s needs %s for a device of its own, and that belongs to vnet %s", c.IDText, name, o.IDText)
 			}

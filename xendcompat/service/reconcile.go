@@ -63,7 +63,8 @@ type reconciler struct {
 	*Service
 	look    time.Time // when to look at the devices; zero: nothing to look for
 	pauses  map[vnet.ID]pause
-	seen    *port.Survey // nil: they are to be listed
+	seen    *port.Survey         // nil: they are to be listed
+	own     map[vnet.ID][]string // port.OwnNames, which take longer than all the rest of a look at a vnet
 	listed  time.Time
 	touched touched
 }
@@ -83,12 +84,12 @@ func (t touched) add(l hostnet.Link) {
 	}
 }
 
-// concerns tells whether one of the devices may be one of a vnet's.
-func (t touched) concerns(c vnet.Config) bool {
+// concerns tells whether one of the devices may be one of a vnet's; own are the names that only xend gives.
+func (t touched) concerns(c vnet.Config, own []string) bool {
 	if t.ids[c.ID] || t.names[c.Vnetif] || c.Bridge != "" && t.names[c.Bridge] {
 		return true
 	}
-	return slices.ContainsFunc(port.OwnNames(c.ID), func(name string) bool { return t.names[name] })
+	return slices.ContainsFunc(own, func(name string) bool { return t.names[name] })
 }
 
 // pause is for how long a vnet that was restored is left alone.
@@ -244,7 +245,17 @@ func (r *reconciler) list(now time.Time) (bool, error) {
 		return false, err
 	}
 	r.seen, r.listed = seen, now
+	r.own = map[vnet.ID][]string{} // those that went with it
 	return true, nil
+}
+
+func (r *reconciler) ownNames(id vnet.ID) []string {
+	names := r.own[id]
+	if names == nil {
+		names = port.OwnNames(id)
+		r.own[id] = names
+	}
+	return names
 }
 
 // missing says what is not there of a vnet. What events have told may be old, a vnet that was just created among it: before anything
@@ -281,7 +292,7 @@ func (r *reconciler) restore(ctx context.Context) {
 	r.touched = newTouched()
 	for _, v := range r.all() {
 		_, paused := r.pauses[v.ID]
-		if !all && !paused && !concerned.concerns(v.Config) {
+		if !all && !paused && !concerned.concerns(v.Config, r.ownNames(v.ID)) {
 			continue
 		}
 		missing, err := r.missing(v.Config)
