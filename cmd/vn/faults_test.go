@@ -418,6 +418,8 @@ func TestKeysOfHosts(t *testing.T) {
 	require.Contains(t, f.sh(a, "vn key-rotate use"), "  10.9.1.2 has "+old+" and "+newer+", and sends with "+old+"\n")
 	f.sh(a, "xend reload")
 	copyKey(b)
+	// B says itself that it seals with the old key still, and A does so, too, until all were told.
+	require.Contains(t, f.sh(a, "vn key-rotate remove 2>&1; true"), "this host sends with "+old+"; 10.9.1.2 sends with "+old+"; copy ")
 	f.eventually("B sends with the new key", func() bool {
 		return regexp.MustCompile(`(?m)^  10\.9\.1\.2 +` + newer + ` `).MatchString(f.sh(a, "vn key-status"))
 	})
