@@ -65,7 +65,7 @@ screenshots: need-go ## try the status page in Debian's Chromium, and take the p
 	$(GO) run ./test/screenshots
 
 bench: need-root build ## our tunnel against kernel VXLAN and the overlays that Debian has
-	@scripts/need ip:iproute2 iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc vde_plug:vdeplug
+	@scripts/need ip:iproute2 iperf3:iperf3 ethtool:ethtool openvpn:openvpn tincd:tinc vde_plug:vdeplug taskset:util-linux
 	$(GO) run ./cmd/bench $(BENCHFLAGS)
 
 install: build ## install below DESTDIR and PREFIX (default /usr); overwrites no file of Xen's own

@@ -145,3 +145,15 @@ func TestDraw(t *testing.T) {
 		require.Contains(t, string(b), want)
 	}
 }
+
+// TestEnds: a flood's sender and receiver are on processors that this process may use.
+func TestEnds(t *testing.T) {
+	for list, want := range map[string][2]string{
+		"0-3": {"0", "3"}, "4-7,9": {"4", "9"}, "2": {"2", "2"}, "1,3": {"1", "3"}, "": {},
+	} {
+		first, last := ends(list)
+		require.Equal(t, want, [2]string{first, last}, list)
+	}
+	first, _ := ends(allowed())
+	require.NotEmpty(t, first)
+}

@@ -33,6 +33,7 @@ const (
 	xdpMapLeft          = "left"
 	xdpMapMacs          = "macs"
 	xdpMapOrdered       = "ordered"
+	xdpMapRecents       = "recents"
 	xdpMapStripCounters = "strip_counters"
 	xdpMapTimes         = "times"
 	xdpMapUnderlays     = "underlays"
@@ -99,6 +100,7 @@ type xdpMapSpecs struct {
 	Left          *ebpf.MapSpec `ebpf:"left"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Ordered       *ebpf.MapSpec `ebpf:"ordered"`
+	Recents       *ebpf.MapSpec `ebpf:"recents"`
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
@@ -141,6 +143,7 @@ type xdpMaps struct {
 	Left          *ebpf.Map `ebpf:"left"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Ordered       *ebpf.Map `ebpf:"ordered"`
+	Recents       *ebpf.Map `ebpf:"recents"`
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
@@ -159,6 +162,7 @@ func (m *xdpMaps) Close() error {
 		m.Left,
 		m.Macs,
 		m.Ordered,
+		m.Recents,
 		m.StripCounters,
 		m.Times,
 		m.Underlays,

@@ -50,7 +50,7 @@ static __always_inline void vnet_header(__u8 *to, const struct vnet *v)
 	to[3] = 0;
 	to[4] = 0x00; // EtherIP version 4 where little-endian machines have it
 	to[5] = 0x40;
-	__builtin_memcpy(to + 6, v->id, 16);
+	copy(to + 6, v->id, 16);
 }
 
 // make_room makes room in front of a frame's Ethernet header. The kernel has two ways, of which the one that knows of
@@ -99,7 +99,7 @@ static __always_inline int encapsulate4(struct __sk_buff *skb, const struct vnet
 	h.udp.dest = u->port;
 	h.udp.len = bpf_htons(total - sizeof(h.ip));
 	vnet_header(h.vnet, v);
-	h.in = *in;
+	copy(&h.in, in, sizeof(h.in));
 	return bpf_skb_store_bytes(skb, 0, &h.eth, OUTER_LEN(h), 0) ? -2 : 0;
 }
 
@@ -122,7 +122,7 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet
 	h.udp.dest = u->port;
 	h.udp.len = bpf_htons(payload); // checksum 0: RFC 6935
 	vnet_header(h.vnet, v);
-	h.in = *in;
+	copy(&h.in, in, sizeof(h.in));
 	return bpf_skb_store_bytes(skb, 0, &h.eth, OUTER_LEN(h), 0) ? -2 : 0;
 }
 
@@ -137,7 +137,7 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_vnif, &index);
 	if (!v)
 		return OUT(LEFT_VNET);
-	struct ethhdr in;
+	struct ethhdr in __attribute__((aligned(8)));
 	if (bpf_skb_load_bytes(skb, 0, &in, sizeof(in)))
 		return OUT(LEFT_FORM);
 	if (in.h_dest[0] & 1)
@@ -150,11 +150,11 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 		return OUT(LEFT_OFF);
 
 	struct mac_key k = {.slot = v->slot};
-	__builtin_memcpy(k.mac, in.h_dest, 6);
+	copy(k.mac, in.h_dest, 6);
 	struct mac *to = bpf_map_lookup_elem(&macs, &k);
 	if (!to || to->place != PLACE_REMOTE || older(to->seen, t->mac_ttl, now))
 		return OUT(LEFT_MISS);
-	__builtin_memcpy(k.mac, in.h_source, 6);
+	copy(k.mac, in.h_source, 6);
 	struct mac *from = bpf_map_lookup_elem(&macs, &k);
 	if (!from || from->place != PLACE_LOCAL)
 		return OUT(LEFT_SOURCE);
@@ -180,13 +180,15 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 
 	__u64 flags = BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) |
 		      BPF_F_ADJ_ROOM_FIXED_GSO;
-	if (opens(skb, 0, in.h_proto))
+	struct inner p = {};
+	read_inner(skb, 0, in.h_proto, &p);
+	if (p.syn)
 		return OUT(LEFT_SYN);
-	if (is_part(skb, 0, in.h_proto))
+	if (p.part)
 		return OUT(LEFT_FORM);
-	if (sums_by_crc(skb, 0, in.h_proto))
+	if (p.crc)
 		return OUT(LEFT_CHECKSUM);
-	__u64 *place = flow_place(skb, 0, in.h_proto, 0);
+	__u64 *place = flow_place(&p, 0);
 	if (place && !older(*place, ORDER_SPAN, now) && !at_vif) {
 		if (skb->len + overhead > u->mtu && !skb->gso_size)
 			*place = now;
@@ -204,18 +206,17 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 			return OUT(LEFT_SIZE);
 		}
 	} else {
-		struct l3l4 l;
-		if (plain_tcp(skb, 0, in.h_proto, &l)) {
+		if (!p.header) {
 			if (place)
 				*place = now;
 			return OUT(LEFT_GSO);
 		}
 		if (bytes + overhead > 65535)
 			return OUT(LEFT_SIZE); // the outer length field
-		if (gso + l.header + overhead > u->mtu) {
+		if (gso + p.header + overhead > u->mtu) {
 			// The kernel takes what the packet grows by from each segment.
 			__u32 grow = overhead + ETH_HLEN;
-			if (gso <= grow || gso - grow + l.header + overhead > u->mtu)
+			if (gso <= grow || gso - grow + p.header + overhead > u->mtu)
 				return OUT(LEFT_SIZE);
 			flags &= ~BPF_F_ADJ_ROOM_FIXED_GSO;
 		}
@@ -296,7 +297,7 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	count(&vnet_counters, m->slot, 0, frames, bytes);
 	count(&host_counters, m->host_slot, 0, frames, bytes);
 	struct mac_key k = {.slot = m->slot};
-	__builtin_memcpy(k.mac, m->mac, 6);
+	copy(k.mac, m->mac, 6);
 	if (!bpf_map_lookup_elem(&vifs, &k))
 		return bpf_redirect(m->vnif, BPF_F_INGRESS);
 	struct mac_key s = {.slot = m->slot};
@@ -308,22 +309,29 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	return deliver(skb, &k, m->vnif, from, skb->protocol, now);
 }
 
-// What a packet of a vnet begins with behind IP.
-struct inner_front {
+// What a packet of a vnet begins with. IP and what is before it end where UDP begins, as long as they may be.
+struct outer {
+	__u8 ip[2 + ETH_HLEN + sizeof(struct ipv6hdr)];
 	struct udphdr udp;
 	__u8 vnet[VNET_HEADER];
 	struct ethhdr in;
-} __attribute__((packed));
+} __attribute__((aligned(8)));
+
+#define LEN4 (ETH_HLEN + sizeof(struct iphdr))
+#define LEN6 (ETH_HLEN + sizeof(struct ipv6hdr))
+#define FRONT (sizeof(struct udphdr) + VNET_HEADER + ETH_HLEN)
 
 // first_part notes the flow of a frame that came in fragments, of which this is the first: the socket gets it later than
 // what comes next.
 static __always_inline void first_part(struct __sk_buff *skb, __u32 udp_at, __u32 family, __u64 now)
 {
-	struct inner_front h;
+	struct outer h;
 	struct underlay *u = bpf_map_lookup_elem(&underlays, &family);
-	if (!u || bpf_skb_load_bytes(skb, udp_at, &h, sizeof(h)) || h.udp.dest != u->port || h.vnet[1] != 2)
+	if (!u || bpf_skb_load_bytes(skb, udp_at, &h.udp, FRONT) || h.udp.dest != u->port || h.vnet[1] != 2)
 		return;
-	__u64 *place = flow_place(skb, udp_at + sizeof(struct udphdr) + VNET_HEADER, h.in.h_proto, 1);
+	struct inner p = {};
+	read_inner(skb, udp_at + sizeof(struct udphdr) + VNET_HEADER, h.in.h_proto, &p);
+	__u64 *place = flow_place(&p, 1);
 	if (place)
 		*place = now;
 }
@@ -346,61 +354,59 @@ int underlay_in(struct __sk_buff *skb)
 	__u32 zero = 0, family, udp_at;
 	struct id src = {}, dst = {};
 	__u32 claimed; // bytes that the outer header says there are
+	struct outer h;
+	const struct ethhdr *eth;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		// What is shorter is no packet of ours, or a part of one that is no first part.
+		if (bpf_skb_load_bytes(skb, 0, h.ip + sizeof(h.ip) - LEN4, LEN4 + FRONT))
 			return TC_ACT_UNSPEC;
-		if (ip.protocol != IPPROTO_UDP)
+		eth = (void *)(h.ip + sizeof(h.ip) - LEN4);
+		const struct iphdr *ip = (void *)(h.ip + sizeof(h.ip) - sizeof(*ip));
+		if (ip->protocol != IPPROTO_UDP)
 			return TC_ACT_UNSPEC;
-		if (ip.version != 4 || ip.ihl != 5)
+		if (*(const __u8 *)ip != 0x45)
 			return TC_ACT_UNSPEC;
-		if (ip.frag_off & bpf_htons(0x3fff)) {
-			if (!(ip.frag_off & bpf_htons(0x1fff)))
-				first_part(skb, ETH_HLEN + sizeof(ip), 0, now);
+		if (ip->frag_off & bpf_htons(0x3fff)) {
+			if (!(ip->frag_off & bpf_htons(0x1fff)))
+				first_part(skb, LEN4, 0, now);
 			return TC_ACT_UNSPEC; // the kernel puts fragments together for the sockets
 		}
-		if (!sums(&ip))
+		if (!sums(ip))
 			return TC_ACT_UNSPEC; // the kernel drops it
 		family = 0;
-		udp_at = ETH_HLEN + sizeof(ip);
+		udp_at = LEN4;
 		((__u32 *)src.id)[2] = ((__u32 *)dst.id)[2] = bpf_htonl(0xffff);
-		((__u32 *)src.id)[3] = ip.saddr;
-		((__u32 *)dst.id)[3] = ip.daddr;
-		claimed = bpf_ntohs(ip.tot_len);
+		((__u32 *)src.id)[3] = ip->saddr;
+		((__u32 *)dst.id)[3] = ip->daddr;
+		claimed = bpf_ntohs(ip->tot_len);
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		if (bpf_skb_load_bytes(skb, 0, h.ip + sizeof(h.ip) - LEN6, LEN6 + FRONT))
 			return TC_ACT_UNSPEC;
-		if (ip.version == 6 && ip.nexthdr == IPPROTO_FRAGMENT) {
-			__u8 part[4];
-			if (!bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(ip), part, sizeof(part)) && part[0] == IPPROTO_UDP &&
-			    !part[2] && !(part[3] & 0xf8))
-				first_part(skb, ETH_HLEN + sizeof(ip) + 8, 1, now);
+		eth = (void *)(h.ip + sizeof(h.ip) - LEN6);
+		const struct ipv6hdr *ip = (void *)(h.ip + sizeof(h.ip) - sizeof(*ip));
+		if (ip->version == 6 && ip->nexthdr == IPPROTO_FRAGMENT) {
+			const __u8 *part = (const __u8 *)&h.udp; // the fragment header, where UDP would be
+			if (part[0] == IPPROTO_UDP && !part[2] && !(part[3] & 0xf8))
+				first_part(skb, LEN6 + 8, 1, now);
 			return TC_ACT_UNSPEC;
 		}
-		if (ip.version != 6 || ip.nexthdr != IPPROTO_UDP)
+		if (ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
 			return TC_ACT_UNSPEC;
 		family = 1;
-		udp_at = ETH_HLEN + sizeof(ip);
-		__builtin_memcpy(src.id, &ip.saddr, 16);
-		__builtin_memcpy(dst.id, &ip.daddr, 16);
-		claimed = sizeof(ip) + bpf_ntohs(ip.payload_len);
+		udp_at = LEN6;
+		copy(src.id, &ip->saddr, 16);
+		copy(dst.id, &ip->daddr, 16);
+		claimed = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	} else {
 		return TC_ACT_UNSPEC;
 	}
-	struct inner_front h;
-	if (bpf_skb_load_bytes(skb, udp_at, &h, sizeof(h)))
-		return TC_ACT_UNSPEC;
 	struct underlay *u = bpf_map_lookup_elem(&underlays, &family);
 	struct timing *t = bpf_map_lookup_elem(&times, &zero);
 	if (!u || !t || h.udp.dest != u->port)
 		return TC_ACT_UNSPEC;
 	// Only what is for this host. A port of the bridge that has its address may have another MAC, and then its type
 	// is not PACKET_HOST.
-	struct ethhdr outer;
-	if (bpf_skb_load_bytes(skb, 0, &outer, sizeof(outer)))
-		return TC_ACT_UNSPEC;
-	if (!same_mac(outer.h_dest, u->mac))
+	if (!same_mac(eth->h_dest, u->mac))
 		return TC_ACT_UNSPEC;
 	// From here on it is ours, and a packet that is left is counted.
 	if (!(u->flags & UNDERLAY_RECEIVE))
@@ -414,19 +420,20 @@ int underlay_in(struct __sk_buff *skb)
 	if (h.in.h_dest[0] & 1)
 		return IN(LEFT_FLOOD); // head-end replication: copies are told apart in user space
 	__u32 start = udp_at + sizeof(struct udphdr) + VNET_HEADER, gso = skb->gso_size;
+	struct inner p = {};
+	read_inner(skb, start, h.in.h_proto, &p);
 	if (ETH_HLEN + claimed != skb->len || bpf_ntohs(h.udp.len) != claimed - (udp_at - ETH_HLEN))
 		return IN(LEFT_FORM);
 	if (gso) {
 		// A train of several datagrams arrives whole as well: only what is one inner frame is ours.
-		struct l3l4 l;
-		if (plain_tcp(skb, start, h.in.h_proto, &l) || start + l.total != skb->len)
+		if (!p.header || start + p.total != skb->len)
 			return IN(LEFT_GSO);
 	}
 	if (h.udp.check && bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
 		return IN(LEFT_CHECKSUM); // the socket verifies
 
 	struct id id;
-	__builtin_memcpy(id.id, h.vnet + 6, 16);
+	copy(id.id, h.vnet + 6, 16);
 	struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 	if (!v)
 		return IN(LEFT_VNET);
@@ -442,23 +449,24 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_RENEW);
 	}
 	struct mac_key k = {.slot = v->slot};
-	__builtin_memcpy(k.mac, h.in.h_source, 6);
+	copy(k.mac, h.in.h_source, 6);
 	struct mac *from = bpf_map_lookup_elem(&macs, &k);
 	if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
 		return IN(LEFT_SOURCE);
 
-	if (opens(skb, start, h.in.h_proto))
+	if (p.syn)
 		return IN(LEFT_SYN);
-	__be16 type = h.in.h_proto;
-	__u32 tag = 0;
-	if (type == bpf_htons(ETH_P_8021Q)) {
-		tag = 4;
+	if (h.in.h_proto == bpf_htons(ETH_P_8021Q)) {
+		__be16 type;
 		if (bpf_skb_load_bytes(skb, start + ETH_HLEN + 2, &type, sizeof(type)))
 			return IN(LEFT_FORM);
+		struct inner tagged = {};
+		read_inner(skb, start + 4, type, &tagged);
+		p.part = tagged.part;
 	}
-	if (is_part(skb, start + tag, type))
+	if (p.part)
 		return IN(LEFT_FORM);
-	__u64 *place = flow_place(skb, start, h.in.h_proto, 1);
+	__u64 *place = flow_place(&p, 1);
 	if (place && !older(*place, ORDER_SPAN, now))
 		return IN(LEFT_ORDER);
 	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len - start, slot = v->slot, vnif = v->vnif, host_slot = peer->slot;
@@ -477,7 +485,7 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_ERROR);
 	count(&vnet_counters, slot, 0, frames, bytes);
 	count(&host_counters, host_slot, 0, frames, bytes);
-	__builtin_memcpy(k.mac, h.in.h_dest, 6);
+	copy(k.mac, h.in.h_dest, 6);
 	return deliver(skb, &k, vnif, from, h.in.h_proto, now);
 }
 

@@ -280,49 +280,13 @@ static __always_inline void count(void *map, __u32 slot, __u32 out, __u32 frames
 	}
 }
 
-struct l3l4 {
-	__u32 header; // bytes from the Ethernet header to the TCP payload
-	__u32 total;  // bytes that the IP header says there are, from the Ethernet header on
-};
+// copy copies n bytes, an even number, between places that are aligned to 2, as all in a frame is behind a pad of 2.
+#define copy(to, from, n) __builtin_memcpy(__builtin_assume_aligned(to, 2), __builtin_assume_aligned(from, 2), n)
 
-// plain_tcp reads the headers of an inner super-frame at off: 0 if it is TCP in IPv4 without options or
-// IPv6 without extension headers, neither fragment.
-static __always_inline int plain_tcp(struct __sk_buff *skb, __u32 off, __be16 proto, struct l3l4 *r)
+// sums reports whether the checksum of an IPv4 header without options is right; it is aligned to 2.
+static __always_inline int sums(const void *ip)
 {
-	__u32 l3 = off + ETH_HLEN, l4;
-	if (proto == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)))
-			return -1;
-		if (ip.version != 4 || ip.ihl != 5 || ip.protocol != IPPROTO_TCP || (ip.frag_off & bpf_htons(0x3fff)))
-			return -1;
-		l4 = l3 + sizeof(ip);
-		r->total = ETH_HLEN + bpf_ntohs(ip.tot_len);
-	} else if (proto == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, l3, &ip, sizeof(ip)))
-			return -1;
-		if (ip.version != 6 || ip.nexthdr != IPPROTO_TCP)
-			return -1;
-		l4 = l3 + sizeof(ip);
-		r->total = ETH_HLEN + sizeof(ip) + bpf_ntohs(ip.payload_len);
-	} else {
-		return -1;
-	}
-	__u8 doff;
-	if (bpf_skb_load_bytes(skb, l4 + 12, &doff, 1))
-		return -1;
-	doff >>= 4;
-	if (doff < 5)
-		return -1;
-	r->header = l4 - off + 4 * doff;
-	return 0;
-}
-
-// sums reports whether the checksum of an IPv4 header without options is right.
-static __always_inline int sums(const struct iphdr *ip)
-{
-	const __u16 *w = (const __u16 *)ip;
+	const __u16 *w = ip;
 	__u32 sum = 0;
 #pragma unroll
 	for (int i = 0; i < 10; i++)
@@ -332,18 +296,60 @@ static __always_inline int sums(const struct iphdr *ip)
 	return sum == 0xffff;
 }
 
-// is_part reports whether an inner packet at off is a fragment: user space has all parts of a packet, in order, since some do
-// not fit the underlay.
-static __always_inline int is_part(struct __sk_buff *skb, __u32 off, __be16 proto)
+// What the programs must know of an inner packet. All is zero if it is neither IPv4 nor IPv6, or too short for either.
+struct inner {
+	__u32 flow;   // a hash of its addresses and ports, unless it is a part; IPv4 options count as ports
+	__u32 header; // of plain TCP, bytes from the Ethernet header to the payload: IPv4 without options or IPv6 without extension headers, no part
+	__u32 total;  // bytes that its header says there are, from the Ethernet header on
+	__u8 ip;      // it is one
+	__u8 part;    // a fragment: user space has all parts of a packet, in order, since some do not fit the underlay
+	__u8 crc;     // SCTP: its checksum may not be there yet, and a host in user space could not tell
+	__u8 syn;     // TCP with SYN: user space clamps its MSS
+};
+
+#define mix(h, w) (((h) ^ (w)) * 0x9e3779b1)
+
+// read_inner reads the packet in a frame that begins at off. As a rule that is a single copy out of the skb.
+static __always_inline void read_inner(struct __sk_buff *skb, __u32 off, __be16 proto, struct inner *r)
 {
-	__u8 b[8];
-	if (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6))
-		return 0;
-	if (bpf_skb_load_bytes(skb, off + ETH_HLEN, b, sizeof(b)))
-		return 0;
-	if (proto == bpf_htons(ETH_P_IP))
-		return (b[6] & 0x3f) || b[7];
-	return b[6] == IPPROTO_FRAGMENT;
+	__u32 w[14] = {}, l3 = off + ETH_HLEN;
+	const __u8 *b = (const __u8 *)w;
+	if (proto == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, l3, w, 36) && bpf_skb_load_bytes(skb, l3, w, 24) && bpf_skb_load_bytes(skb, l3, w, 20))
+			return;
+		int plain = b[0] == 0x45;
+		r->total = ETH_HLEN + ((__u32)b[2] << 8 | b[3]);
+		r->part = (b[6] & 0x3f) || b[7];
+		r->crc = b[9] == IPPROTO_SCTP;
+		if (b[9] == IPPROTO_TCP && !(b[6] & 0x1f) && !b[7]) { // a later fragment has no TCP header
+			__u8 flags = b[33];
+			if ((b[0] & 15) != 5 && bpf_skb_load_bytes(skb, l3 + 4 * (b[0] & 15) + 13, &flags, 1))
+				flags = 0;
+			r->syn = (flags & 2) != 0;
+			if (plain && !r->part && b[32] >> 4 >= 5)
+				r->header = ETH_HLEN + sizeof(struct iphdr) + 4 * (b[32] >> 4);
+		}
+		r->flow = mix(mix(mix(0, w[3]), w[4]), w[5]);
+	} else if (proto == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, l3, w, 56) && bpf_skb_load_bytes(skb, l3, w, 44) && bpf_skb_load_bytes(skb, l3, w, 40))
+			return;
+		r->total = ETH_HLEN + sizeof(struct ipv6hdr) + ((__u32)b[4] << 8 | b[5]);
+		r->part = b[6] == IPPROTO_FRAGMENT;
+		r->crc = b[6] == IPPROTO_SCTP;
+		if (b[6] == IPPROTO_TCP) {
+			r->syn = (b[53] & 2) != 0;
+			if (b[0] >> 4 == 6 && b[52] >> 4 >= 5)
+				r->header = ETH_HLEN + sizeof(struct ipv6hdr) + 4 * (b[52] >> 4);
+		}
+		__u32 h = 0;
+#pragma unroll
+		for (int i = 2; i < 11; i++)
+			h = mix(h, w[i]);
+		r->flow = h;
+	} else {
+		return;
+	}
+	r->ip = 1;
 }
 
 // Flows of which user space carries some frames, those that do not fit: when it last did. For ORDER_SPAN it carries all
@@ -358,58 +364,11 @@ struct {
 	__type(value, __u64);
 } ordered SEC(".maps");
 
-// flow_place finds the place of the flow of an inner packet at off that is no fragment; IPv4 options count as ports.
-static __always_inline __u64 *flow_place(struct __sk_buff *skb, __u32 off, __be16 proto, __u32 way)
+// flow_place finds the place of the flow of an inner packet that is no part.
+static __always_inline __u64 *flow_place(const struct inner *in, __u32 way)
 {
-	__u32 w[10] = {}, ports = 0, l3 = off + ETH_HLEN, h = 0;
-	if (proto == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, l3 + 12, w, 8))
-			return 0;
-		bpf_skb_load_bytes(skb, l3 + sizeof(struct iphdr), &ports, sizeof(ports));
-	} else if (proto == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes(skb, l3 + 8, w, 32))
-			return 0;
-		bpf_skb_load_bytes(skb, l3 + sizeof(struct ipv6hdr), &ports, sizeof(ports));
-	} else {
+	if (!in->ip)
 		return 0;
-	}
-#pragma unroll
-	for (int i = 0; i < 8; i++)
-		h = (h ^ w[i]) * 0x9e3779b1;
-	h = (h ^ ports) * 0x9e3779b1;
-	__u32 k = way * ORDER_FLOWS + (h >> 20) % ORDER_FLOWS;
+	__u32 k = way * ORDER_FLOWS + (in->flow >> 20) % ORDER_FLOWS;
 	return bpf_map_lookup_elem(&ordered, &k);
-}
-
-// sums_by_crc reports whether an inner packet at off is SCTP: its checksum may not be there yet, and a host in user
-// space could not tell.
-static __always_inline int sums_by_crc(struct __sk_buff *skb, __u32 off, __be16 proto)
-{
-	__u32 at = off + ETH_HLEN + (proto == bpf_htons(ETH_P_IP) ? 9 : 6);
-	__u8 next;
-	if (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6))
-		return 0;
-	return !bpf_skb_load_bytes(skb, at, &next, 1) && next == IPPROTO_SCTP;
-}
-
-// opens reports whether an inner packet at off is a TCP segment with SYN, in IPv4 or in IPv6 without extension
-// headers.
-static __always_inline int opens(struct __sk_buff *skb, __u32 off, __be16 proto)
-{
-	__u32 l3 = off + ETH_HLEN, l4;
-	__u8 b[10], flags;
-	if (bpf_skb_load_bytes(skb, l3, b, sizeof(b)))
-		return 0;
-	if (proto == bpf_htons(ETH_P_IP)) {
-		if (b[9] != IPPROTO_TCP || (b[6] & 0x1f) || b[7])
-			return 0; // a later fragment has no TCP header
-		l4 = l3 + 4 * (b[0] & 15);
-	} else if (proto == bpf_htons(ETH_P_IPV6)) {
-		if (b[6] != IPPROTO_TCP)
-			return 0;
-		l4 = l3 + sizeof(struct ipv6hdr);
-	} else {
-		return 0;
-	}
-	return !bpf_skb_load_bytes(skb, l4 + 13, &flags, 1) && (flags & 2);
 }

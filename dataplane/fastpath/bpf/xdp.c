@@ -24,6 +24,25 @@ struct outer6 {
 	struct vudp v;
 } __attribute__((packed));
 
+// What the tables said of a sender a moment ago: bulk TCP asks the same for each of its packets. A processor's own.
+struct recent {
+	struct id src, vnet;
+	__u8 mac[6];
+	__u16 zero;
+	__u32 vnif, slot, host_slot, mtu;
+	__u64 until;
+};
+
+#define RECENTS 64
+#define RECENT_SPAN 4000000 // ns; that much later the tables are believed
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENTS);
+	__type(key, __u32);
+	__type(value, struct recent);
+} recents SEC(".maps");
+
 // bulk reports whether the inner packet at p is a TCP segment that GRO may join: no SYN, which user space
 // clamps, no fragment, no options of IPv4, no extension headers of IPv6.
 static __always_inline int bulk(void *p, void *end, __be16 proto)
@@ -97,23 +116,39 @@ int underlay_xdp(struct xdp_md *x)
 	if (!in || !in->generation || !same_mac(eth->h_dest, u->mac))
 		return XDP_PASS; // not allowed; or for another host, which the card let through
 
-	struct id id;
-	__builtin_memcpy(id.id, h->vnet + 6, 16);
-	struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
-	struct host *peer = bpf_map_lookup_elem(&hosts, &src);
 	__u64 now = bpf_ktime_get_coarse_ns(); // some ms behind: nothing here is told by less
 	if (now >= in->until)
 		return XDP_PASS; // the daemon is dead
-	if (!v || length - start > v->mtu + ETH_HLEN)
+	struct id id;
+	copy(id.id, h->vnet + 6, 16);
+	struct mac_key k = {};
+	copy(k.mac, h->in.h_source, 6);
+	__u32 at = (k.mac[5] ^ id.id[15] ^ src.id[15]) % RECENTS;
+	struct recent *r = bpf_map_lookup_elem(&recents, &at);
+	if (!r)
 		return XDP_PASS;
-	if (!peer || !(peer->flags & HOST_RECEIVE) || older(peer->heard, t->host_ttl, now))
-		return XDP_PASS;
-	if (older(peer->heard, t->renew, now) && now < t->alive && older(peer->renewed, t->renew_every, now))
-		return XDP_PASS; // TC leaves it to the socket
-	struct mac_key k = {.slot = v->slot};
-	__builtin_memcpy(k.mac, h->in.h_source, 6);
-	struct mac *from = bpf_map_lookup_elem(&macs, &k);
-	if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
+	if (now >= r->until || !same(r->src.id, src.id) || !same(r->vnet.id, id.id) || !same_mac(r->mac, k.mac)) {
+		struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
+		struct host *peer = bpf_map_lookup_elem(&hosts, &src);
+		if (!v || !peer || !(peer->flags & HOST_RECEIVE) || older(peer->heard, t->host_ttl, now))
+			return XDP_PASS;
+		if (older(peer->heard, t->renew, now) && now < t->alive && older(peer->renewed, t->renew_every, now))
+			return XDP_PASS; // TC leaves it to the socket
+		k.slot = v->slot;
+		struct mac *from = bpf_map_lookup_elem(&macs, &k);
+		if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
+			return XDP_PASS;
+		touch(&from->seen, now);
+		r->src = src;
+		r->vnet = id;
+		__builtin_memcpy(r->mac, k.mac, 6);
+		r->vnif = v->vnif;
+		r->slot = v->slot;
+		r->mtu = v->mtu;
+		r->host_slot = peer->slot;
+		r->until = now + RECENT_SPAN;
+	}
+	if (length - start > r->mtu + ETH_HLEN)
 		return XDP_PASS;
 
 	struct mark m = {
@@ -123,10 +158,10 @@ int underlay_xdp(struct xdp_md *x)
 	};
 	if (!older(in->answered, ANSWER_TTL, now)) {
 		m.kind = MARK_STRIPPED;
-		m.vnif = v->vnif;
-		m.slot = v->slot;
-		m.host_slot = peer->slot;
-		__builtin_memcpy(m.mac, h->in.h_dest, 6);
+		m.vnif = r->vnif;
+		m.slot = r->slot;
+		m.host_slot = r->host_slot;
+		copy(m.mac, h->in.h_dest, 6);
 	}
 	// The outer headers go first: a mark that is there already would have to be moved with the frame's beginning.
 	int stripped = m.kind == MARK_STRIPPED ? start : 0;
@@ -147,7 +182,6 @@ int underlay_xdp(struct xdp_md *x)
 		return XDP_DROP; // cannot be
 	if (m.kind == MARK_STRIPPED) {
 		__builtin_memcpy(eth->h_dest, in->nobody, 6);
-		touch(&from->seen, now);
 		count_strip(STRIP_DONE);
 	} else {
 		count_strip(STRIP_ASKED);
