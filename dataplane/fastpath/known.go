@@ -34,6 +34,8 @@ type knownVnet struct {
 	fdb []hostnet.FDBEntry
 	// polled: a way past the bridge was chosen for one of the ports, or would have been but for a program at TCX.
 	polled bool
+	// fresh: it was asked about, or polled, in this look.
+	fresh bool
 }
 
 func newMemory() memory {
@@ -158,7 +160,7 @@ func (k *memory) learn(id vnet.ID, v *knownVnet) {
 	if before == nil {
 		return
 	}
-	v.slot = before.slot
+	v.slot, v.fresh = before.slot, true
 	k.forget(id)
 	k.vnets[id] = v
 	for _, index := range v.devices() {
@@ -173,6 +175,7 @@ func (k *memory) toPoll() (devices []int, netkit map[int]bool) {
 		if _, stale := k.stale[id]; stale || !v.polled {
 			continue
 		}
+		v.fresh = true
 		for index := range v.tcx {
 			devices = append(devices, index)
 		}
@@ -215,6 +218,10 @@ func (k *memory) choose(firewall map[bool]string) look {
 			if way != WayBridge && bypassed == maxBypassed {
 				way, why = WayBridge, fmt.Sprintf("%d others pass their bridges by, and no more can be watched", maxBypassed)
 			}
+			if way != WayBridge && !v.fresh { // what kept its frames on the bridge has gone, and nobody has looked at the rest since
+				way, why = WayBridge, "its bridge is looked at once more"
+				k.stale[id] = struct{}{}
+			}
 			l.ports[p.Index] = BypassedPort{Vnet: id, Name: p.Name, Index: p.Index, Way: way, Reason: why}
 			l.vifs[p.Index] = isVif(p.Link)
 			if way == WayBridge {
@@ -230,6 +237,7 @@ func (k *memory) choose(firewall map[bool]string) look {
 				}
 			}
 		}
+		v.fresh = false
 	}
 	return l
 }

@@ -106,10 +106,24 @@ func TestKnownChoose(t *testing.T) {
 	require.Equal(t, BypassedPort{Vnet: ids[1], Name: "d3001", Index: 3001, Way: WayPeer}, l.ports[3001])
 	require.Equal(t, bpfVif{Ifindex: 3001, Way: uint16(WayPeer), Mtu: 1500}, l.macs[bpfMacKey{Slot: 1, Mac: [6]byte{2, 1}}])
 
+	k.toPoll()
 	l = k.choose(map[bool]string{false: "ebtables"})
 	require.Empty(t, l.macs)
 	require.Equal(t, "the host's firewall may have a word: ebtables", l.ports[3001].Reason)
 
+	// They were not polled meanwhile: somebody may have put a program there.
+	devices, _ := k.toPoll()
+	require.Empty(t, devices)
+	l = k.choose(map[bool]string{})
+	require.Equal(t, WayBridge, l.ports[3001].Way)
+	require.Empty(t, l.macs)
+	for _, id := range k.due() {
+		k.learn(id, k.vnets[id])
+	}
+	require.Len(t, k.choose(map[bool]string{}).macs, 3)
+
+	devices, _ = k.toPoll()
+	require.Len(t, devices, 6)
 	k.want(map[vnet.ID]BypassVnet{ids[1]: k.vnets[ids[1]].BypassVnet}, func(vnet.ID) (uint32, bool) { return 9, true })
 	l = k.choose(map[bool]string{})
 	require.Len(t, l.ports, 1)
@@ -128,4 +142,8 @@ func TestBypassRoom(t *testing.T) {
 	l := k.choose(map[bool]string{})
 	require.Len(t, l.macs, maxBypassed)
 	require.Contains(t, l.ports[3000+maxBypassed].Reason, "no more can be watched")
+	devices, _ := k.toPoll()
+	require.Len(t, devices, 2*maxBypassed, "and only they are polled")
+	require.Len(t, k.choose(map[bool]string{}).macs, maxBypassed)
+	require.Len(t, k.due(), 1, "nor are the others asked about but in turn")
 }
