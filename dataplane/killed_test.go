@@ -244,3 +244,15 @@ func (s *stream) arrives() {
 		return last >= n
 	})
 }
+
+// missing counts those from a number on, below the highest one that came, that did not come.
+func (s *stream) missing(from uint64) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := from; at < s.last; at++ {
+		if s.got[at] == 0 {
+			n++
+		}
+	}
+	return n
+}
