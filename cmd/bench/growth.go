@@ -129,8 +129,9 @@ func (o *options) grow(w io.Writer, list []growth, smallest, largest int) error 
 				fmt.Fprintln(tw)
 				return nil
 			})
-			if err != nil {
-				return fmt.Errorf("%d %s: %w", size, g.unit, err)
+			if err != nil { // what was measured is not lost
+				_ = tw.Flush()
+				return errors.Join(fmt.Errorf("%d %s: %w", size, g.unit, err), writeJSON(w, o.json, r))
 			}
 		}
 		_ = tw.Flush()

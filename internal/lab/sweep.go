@@ -23,6 +23,8 @@ const (
 	labVariable = "XEND_LAB"
 	// endWait is how long a process may take to end on SIGTERM.
 	endWait = 3 * time.Second
+	// killWait is how long the kernel may take to clear up after it: a daemon with a thousand vnets has thousands of packet sockets.
+	killWait = time.Minute
 )
 
 // maker names this process: its id, when it started, since ids are used again, and its process id
@@ -150,7 +152,7 @@ func endProcesses(doomed func(pid int) bool) error {
 			continue
 		}
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		if !exited(fd, endWait) {
+		if !exited(fd, killWait) {
 			err = errors.Join(err, errors.New("a process could not be killed"))
 		}
 	}
