@@ -979,10 +979,13 @@ func (x *victim) lies(count int) [][]byte {
 	return hostile(x.t, x.b.Addr(), x.Addr(), x.there.MAC, x.here.MAC, x.id, count)
 }
 
-// introduce has the host hear the other one, and know of domain 2.
+// introduce has the host hear the other one, and know of domain 2. Both frames have been counted when it returns.
 func (x *victim) introduce() {
+	received := func() uint64 { return x.Counters().Vnets[0].Rx.Packets }
+	before := received()
 	x.b.send(wire.Group, vudp(x.id, x.frame("the group")))
 	x.b.send(x.Addr(), vudp(x.id, x.frame("this host")))
+	eventually(x.t, "the host hears the other one", func() bool { return received() >= before+2 })
 }
 
 // isNumbered tells the frames of packets that lie.
@@ -1018,7 +1021,7 @@ func (x *victim) attacked(packets [][]byte, c *lab.Capture) outcome {
 		}
 		packets = packets[n:]
 		for was, now := uint64(0), total()+1; was != now; was, now = now, total() {
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	counters = x.Counters()

@@ -125,6 +125,8 @@ func (w *world) traffic(t *testing.T, s *setting, rec [2]*record) {
 			_, err := lab.Transfer(ctx, x.guest.Node, y.guest.Node, p.Addr(), transferSize)
 			require.NoError(t, err, w.drops())
 			w.settle(t, s, rec, way, transferSize)
+			datagram := *s
+			datagram.late = true
 			header, sent := 28, 0
 			if p.Addr().Is6() {
 				header = 48
@@ -139,7 +141,7 @@ func (w *world) traffic(t *testing.T, s *setting, rec [2]*record) {
 			require.NoError(t, err, w.drops())
 			_, err = x.guest.Ping(ctx, p.Addr(), lab.PingOptions{Size: 20_000})
 			require.NoError(t, err, w.drops())
-			w.settle(t, s, rec, way, sent)
+			w.settle(t, &datagram, rec, way, sent)
 		}
 	}
 	if split := w.wire.takeSplit(); len(split) > 0 && !s.whole {

@@ -60,6 +60,8 @@ type setting struct {
 	elsewhere bool
 	// again says that segments may be sent again, by kernels that are kept waiting, and be cut elsewhere then.
 	again bool
+	// late says that a TCP connection that has been compared may still end: its last acknowledgements are nobody's business any more.
+	late bool
 	// whole says that the engine gets frames of TCP that are too large and complete, which stay whole.
 	whole bool
 	// shuffled says that the kernel may change the order within a flow: GRO of a veth runs on the processor that
