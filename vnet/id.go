@@ -112,3 +112,11 @@ func (id ID) Short() string {
 	}
 	return id.String()
 }
+
+// ShortText is the Short of the id that a text is, and the text itself if it is none.
+func ShortText(text string) string {
+	if id, err := ParseID(text); err == nil {
+		return id.Short()
+	}
+	return text
+}

@@ -134,8 +134,10 @@ func TestShort(t *testing.T) {
 		id, err := ParseID(text)
 		require.NoError(t, err)
 		require.Equal(t, want, id.Short())
+		require.Equal(t, want, ShortText(id.String()))
 		again, err := ParseID(id.Short())
 		require.NoError(t, err)
 		require.Equal(t, id, again)
 	}
+	require.Equal(t, "none", ShortText("none"), "no id")
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/xenvnet/xend/dataplane/esp"
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/sxp"
@@ -200,9 +201,6 @@ func (h keyHolder) print(w io.Writer, set keys.Set) {
 	}
 }
 
-// senderTTL is for how many seconds a host is known that does not prove to live any more.
-const senderTTL = 120
-
 // stillOld lists the hosts that send with another key than the one that is to seal, and how that is known. A host that answers tells it
 // itself. Of another it is known what it sent with before, for two minutes; only a packet under the new key shows that it has changed over.
 func stillOld(holders []keyHolder) (out []string) {
@@ -222,7 +220,7 @@ func stillOld(holders []keyHolder) (out []string) {
 				say("%s sends with %s", x.addr, x.keys[0])
 			case len(x.keys) > 0, last < 0, slices.ContainsFunc(x.heard, func(k keyHeard) bool { return k.kid == h.sends && k.packets }):
 			default:
-				say("%s does not answer, and was heard with %s %s s ago (it is forgotten after %d s)", x.addr, x.heard[last].kid, x.heard[last].age, senderTTL)
+				say("%s does not answer, and was heard with %s %s s ago (it is forgotten after %d s)", x.addr, x.heard[last].kid, x.heard[last].age, int(esp.SenderTTL.Seconds()))
 			}
 		}
 	}
@@ -256,7 +254,7 @@ func (a *app) keyStatus(ctx context.Context, in cli.Invocation) error {
 		fmt.Fprintln(a.stdout, map[bool]string{true: "That vnet is not here, or has no security.", false: "No vnet has security auth or conf."}[in.Has("vnet")])
 	}
 	for _, f := range forms {
-		fmt.Fprintf(a.stdout, "vnet %s: %s, epoch %s for %s s, %s packets sealed\n", shortID(f.ChildValue("vnet", "")), f.ChildValue("security", ""),
+		fmt.Fprintf(a.stdout, "vnet %s: %s, epoch %s for %s s, %s packets sealed\n", vnet.ShortText(f.ChildValue("vnet", "")), f.ChildValue("security", ""),
 			f.ChildValue("epoch", ""), f.ChildValue("age", ""), f.ChildValue("packets", ""))
 		for _, k := range f.Children("key") {
 			use := "opens what others send"

@@ -177,22 +177,14 @@ func (a *app) printDrops(drops []traffic.Drop, all bool) {
 	}
 }
 
-// shortID is the form of a vnet's id that tables, messages and the log have: "97" where only the last field is not zero.
-func shortID(text string) string {
-	if id, err := vnet.ParseID(text); err == nil {
-		return id.Short()
-	}
-	return text
-}
-
 // shortWidth is the width of the widest id in what fastPath prints.
 func shortWidth(f sxp.Value) int {
 	width := len("Vnet")
 	for _, p := range f.Children("port") {
-		width = max(width, len(shortID(p.ChildValue("vnet", ""))))
+		width = max(width, len(vnet.ShortText(p.ChildValue("vnet", ""))))
 	}
 	for _, v := range f.Children("vnet") {
-		width = max(width, len(shortID(v.ChildValue("id", ""))))
+		width = max(width, len(vnet.ShortText(v.ChildValue("id", ""))))
 	}
 	return width
 }
@@ -219,18 +211,20 @@ func (a *app) fastPath(f sxp.Value) {
 		if i == 0 {
 			fmt.Fprintf(a.stdout, "\n%-*s  %-15s %-7s %s\n", width, "Vnet", "Domain's device", "Way", "Why the bridge")
 		}
-		fmt.Fprintln(a.stdout, strings.TrimRight(fmt.Sprintf("%-*s  %-15s %-7s %s", width, shortID(p.ChildValue("vnet", "")), p.ChildValue("device", ""),
+		fmt.Fprintln(a.stdout, strings.TrimRight(fmt.Sprintf("%-*s  %-15s %-7s %s", width, vnet.ShortText(p.ChildValue("vnet", "")), p.ChildValue("device", ""),
 			p.ChildValue("way", ""), p.ChildValue("why", "")), " "))
 	}
+	const title = "Vnet, by the kernel"
+	width = max(width, len(title))
 	for i, v := range f.Children("vnet") {
 		if i == 0 {
-			fmt.Fprintf(a.stdout, "\n%12s  %12s  %-*s  %s\n", "Sent", "Received", max(width, len("Vnet, by the kernel")), "Vnet, by the kernel", "Carrier")
+			fmt.Fprintf(a.stdout, "\n%12s  %12s  %-*s  %s\n", "Sent", "Received", width, title, "Carrier")
 		}
 		carrier := v.ChildValue("carrier", "")
 		if hook := v.ChildValue("hook", ""); hook != "" {
 			carrier += " (" + hook + ")"
 		}
-		fmt.Fprintf(a.stdout, "%12s  %12s  %-*s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), max(width, len("Vnet, by the kernel")), shortID(v.ChildValue("id", "")), carrier)
+		fmt.Fprintf(a.stdout, "%12s  %12s  %-*s  %s\n", v.ChildValue("tx", ""), v.ChildValue("rx", ""), width, vnet.ShortText(v.ChildValue("id", "")), carrier)
 	}
 	for i, l := range f.Children("left") {
 		if i == 0 {

@@ -25,6 +25,9 @@ import (
 	"github.com/xenvnet/xend/vnet"
 )
 
+// SenderTTL is for how long a host is known as a sender without an echo, which proves that it lives.
+const SenderTTL = 120 * time.Second
+
 // Times of the protocol, in nanoseconds on the caller's clock.
 const (
 	challengeAge  = int64(20 * time.Second) // when a challenge is replaced
@@ -32,7 +35,7 @@ const (
 	markAge       = int64(10 * time.Second) // when marks become floors
 	reconfirm     = int64(60 * time.Second) // after the last echo: ask again
 	reask         = int64(10 * time.Second)
-	senderTTL     = int64(120 * time.Second) // without an echo
+	senderTTL     = int64(SenderTTL)
 	saTTL         = int64(120 * time.Second) // without a newer KEY about it
 	saLife        = int64(900 * time.Second) // a receiving SA's
 	sealLife      = int64(800 * time.Second) // a sending SA's

@@ -86,7 +86,7 @@ func (j *judge) told() {
 			continue
 		}
 		seen[key] = true
-		j.add("level-mismatch", finding.Fail, e.Attr("host"), sameLevel("both", short(e.Attr("vnet"))), "has vnet %s at another security level: nothing of it is taken", short(e.Attr("vnet")))
+		j.add("level-mismatch", finding.Fail, e.Attr("host"), sameLevel("both", vnet.ShortText(e.Attr("vnet"))), "has vnet %s at another security level: nothing of it is taken", vnet.ShortText(e.Attr("vnet")))
 	}
 	for _, s := range j.status.Strangers {
 		if s.Packets < strangersAllowed {
@@ -102,14 +102,6 @@ const levelText = "a host has the vnet at another security level; nothing of it 
 
 // strangersAllowed is how many packets may come the wrong way without a word: some do while routes change.
 const strangersAllowed = 3
-
-// short is an id as the log has it, in its shortest text.
-func short(text string) string {
-	if id, err := vnet.ParseID(text); err == nil {
-		return id.Short()
-	}
-	return text
-}
 
 // local judges this host.
 func (j *judge) local() {

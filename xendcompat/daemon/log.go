@@ -198,8 +198,8 @@ func addField(fields map[string]string, prefix string, a slog.Attr) {
 	}
 	text := v.String()
 	// One id has many forms, and who looks for a vnet by XEND_VNET knows the short one.
-	if id, err := vnet.ParseID(text); a.Key == "vnet" && err == nil {
-		text = id.Short()
+	if a.Key == "vnet" {
+		text = vnet.ShortText(text)
 	}
 	fields[name] = text[:min(len(text), maxFieldValue)]
 }
