@@ -254,13 +254,7 @@ func (e *endpoint) sent(t *testing.T) uint64 {
 func (e *endpoint) listen(t *testing.T, device string) func() int {
 	t.Helper()
 	prog, count := bpftest.ByteCounter(t)
-	l, err := e.Net.LinkByName(device)
-	require.NoError(t, err)
-	var c *packet.Conn
-	require.NoError(t, e.Do(func() (err error) {
-		c, err = packet.Listen(&net.Interface{Index: l.Index, Name: device}, packet.Raw, unix.ETH_P_ALL, nil)
-		return err
-	}))
+	c := e.packets(t, device)
 	raw, err := c.SyscallConn()
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) {
@@ -276,15 +270,21 @@ func (e *endpoint) listen(t *testing.T, device string) func() int {
 // capture has a device receive all frames, as a program does that captures on it, until the returned function is called.
 func (e *endpoint) capture(t *testing.T, device string) func() {
 	t.Helper()
+	c := e.packets(t, device)
+	require.NoError(t, c.SetPromiscuous(true))
+	return func() { require.NoError(t, c.Close()) }
+}
+
+// packets is a packet socket at a device.
+func (e *endpoint) packets(t *testing.T, device string) (c *packet.Conn) {
+	t.Helper()
 	l, err := e.Net.LinkByName(device)
 	require.NoError(t, err)
-	var c *packet.Conn
 	require.NoError(t, e.Do(func() (err error) {
 		c, err = packet.Listen(&net.Interface{Index: l.Index, Name: device}, packet.Raw, unix.ETH_P_ALL, nil)
 		return err
 	}))
-	require.NoError(t, c.SetPromiscuous(true))
-	return func() { require.NoError(t, c.Close()) }
+	return c
 }
 
 // knownVif waits until the kernel may pass the bridge by for the domain's MAC.

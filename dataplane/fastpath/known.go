@@ -104,12 +104,18 @@ func (k *memory) want(vnets map[vnet.ID]BypassVnet, slot func(vnet.ID) (uint32, 
 		case !carried:
 			k.forget(id)
 		case before == nil:
-			k.vnets[id] = &knownVnet{BypassVnet: v, slot: n}
-			k.of[v.Bridge], k.of[v.Vnif] = id, id
+			k.put(id, &knownVnet{BypassVnet: v, slot: n})
 			k.stale[id] = struct{}{}
 		default:
 			before.slot = n
 		}
+	}
+}
+
+func (k *memory) put(id vnet.ID, v *knownVnet) {
+	k.vnets[id] = v
+	for _, index := range v.devices() {
+		k.of[index] = id
 	}
 }
 
@@ -149,10 +155,8 @@ func (k *memory) due() []vnet.ID {
 		k.turn = k.turn[1:]
 	}
 	// In an order, so that it is the same ones that find no room.
-	return slices.SortedFunc(maps.Keys(k.stale), compareIDs)
+	return slices.SortedFunc(maps.Keys(k.stale), vnet.ID.Compare)
 }
-
-func compareIDs(x, y vnet.ID) int { return slices.Compare(x[:], y[:]) }
 
 // learn takes over what was found of a vnet's bridge.
 func (k *memory) learn(id vnet.ID, v *knownVnet) {
@@ -162,10 +166,7 @@ func (k *memory) learn(id vnet.ID, v *knownVnet) {
 	}
 	v.slot, v.fresh = before.slot, true
 	k.forget(id)
-	k.vnets[id] = v
-	for _, index := range v.devices() {
-		k.of[index] = id
-	}
+	k.put(id, v)
 }
 
 // toPoll are the devices whose programs at TCX are to be looked at, and what netkit devices were found to decide.
@@ -207,7 +208,7 @@ type look struct {
 func (k *memory) choose(firewall map[bool]string) look {
 	l := look{ports: map[int]BypassedPort{}, vifs: map[int]bool{}, macs: map[bpfMacKey]bpfVif{}}
 	bypassed := 0
-	for _, id := range slices.SortedFunc(maps.Keys(k.vnets), compareIDs) {
+	for _, id := range slices.SortedFunc(maps.Keys(k.vnets), vnet.ID.Compare) {
 		v := k.vnets[id]
 		s := v.bridge
 		s.Firewall = firewall[s.CallsFirewall]

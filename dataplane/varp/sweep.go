@@ -214,7 +214,7 @@ func (t *Table) list(now int64, want func(*entry) bool) []Entry {
 }
 
 func compareKeys(a, b *Key) int {
-	if c := bytes.Compare(a.Vnet[:], b.Vnet[:]); c != 0 {
+	if c := a.Vnet.Compare(b.Vnet); c != 0 {
 		return c
 	}
 	return bytes.Compare(a.MAC[:], b.MAC[:])
