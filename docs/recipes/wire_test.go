@@ -42,7 +42,7 @@ func TestOnTheWire(t *testing.T) {
 	for i, m := range []**machine{&a, &b} {
 		*m = newMachine(t, s, string(rune('A'+i)))
 		(*m).plain, (*m).tools = true, tools
-		defer (*m).run("xend stop") //nolint:errcheck // it may run no more
+		defer func() { _, _ = (*m).run("xend stop") }() // it may run no more
 		run(*m, fmt.Sprintf("if mountpoint -q /sys/fs/cgroup; then umount -l /sys/fs/cgroup || exit 1; fi; rm -rf /etc/xen /var/lib/xend && mkdir -p /etc/xen && "+
 			"xend start && echo '(vnet (id 97))' >/etc/xen/vnet97.sxp && xm vnet-create /etc/xen/vnet97.sxp && "+
 			"ip link add port type veth peer name domain && ip link set port master vnet97 up && ip link set domain up && ip addr add 10.97.0.%d/24 dev domain", i+1))
