@@ -1115,6 +1115,9 @@ func TestSameDrops(t *testing.T) {
 			t.Logf("%d frames, %d of them by the kernel, drops %v", got.received, rx.Packets-rx0.Packets, got.drops)
 		})
 	}
+	if want.frames == nil {
+		t.Skip("not all of its parts ran")
+	}
 	require.Greater(t, len(want.frames), 200)
 	for _, r := range []Reason{DropMalformed, DropMessage, DropUnknownVnet, DropSource, DropTooLong} {
 		require.NotZero(t, want.drops[r], r)

@@ -399,6 +399,9 @@ func TestMoveGap(t *testing.T) {
 			t.Logf("%d of %d were lost: %v", gone, sent, lost[c.name])
 		})
 	}
+	if len(lost) < 3 {
+		t.Skip("not all of its parts ran")
+	}
 	// The kernel alone needs some 10 to 100 ms to move a device.
 	for _, name := range []string{"fast path", "bypass"} {
 		require.LessOrEqual(t, slices.Min(lost[name]), 2*slices.Max(lost["user space"])+50, "%v", lost)
