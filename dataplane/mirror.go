@@ -66,7 +66,7 @@ type mirror struct {
 	writing sync.Mutex
 	tables  kernelTables
 	vnets   map[vnet.ID]struct{}
-	put     map[varp.Key]netip.Addr // the zero Addr: on this host
+	put     mirroredMACs
 	behind  map[netip.Addr]int
 	barred  map[vnet.ID]struct{} // vnets that the kernel must not carry
 
@@ -86,6 +86,27 @@ type mirror struct {
 	// counted is what the kernel carried of what it carries no more.
 	counting sync.Mutex
 	counted  map[vnet.ID]fastpath.Counters
+}
+
+// mirroredMACs are where the MACs of each vnet are; the zero Addr: on this host.
+type mirroredMACs map[vnet.ID]map[wire.MAC]netip.Addr
+
+func (p mirroredMACs) of(k varp.Key) (netip.Addr, bool) {
+	at, ok := p[k.Vnet][k.MAC]
+	return at, ok
+}
+
+func (p mirroredMACs) set(k varp.Key, at netip.Addr) {
+	if p[k.Vnet] == nil {
+		p[k.Vnet] = map[wire.MAC]netip.Addr{}
+	}
+	p[k.Vnet][k.MAC] = at
+}
+
+func (p mirroredMACs) forget(k varp.Key) {
+	if delete(p[k.Vnet], k.MAC); len(p[k.Vnet]) == 0 {
+		delete(p, k.Vnet)
+	}
 }
 
 // mirroredHost is a host that the kernel knows.
@@ -131,7 +152,7 @@ func newMirror(e *Engine) *mirror {
 
 // clear forgets what the kernel knows.
 func (m *mirror) clear() {
-	m.vnets, m.put, m.behind = map[vnet.ID]struct{}{}, map[varp.Key]netip.Addr{}, map[netip.Addr]int{}
+	m.vnets, m.put, m.behind = map[vnet.ID]struct{}{}, mirroredMACs{}, map[netip.Addr]int{}
 	m.hosts, m.later = map[netip.Addr]mirroredHost{}, map[varp.Key]int64{}
 }
 
@@ -220,12 +241,12 @@ func moved(c varp.Change) bool {
 
 // removeLocked takes a MAC out of the kernel. writing is held.
 func (m *mirror) removeLocked(k varp.Key) {
-	at, ok := m.put[k]
+	at, ok := m.put.of(k)
 	if !ok || m.tables == nil {
 		return
 	}
 	m.tables.Delete(k.Vnet, k.MAC)
-	delete(m.put, k)
+	m.put.forget(k)
 	m.leaveLocked(at)
 }
 
@@ -262,7 +283,7 @@ func (m *mirror) start(t kernelTables) {
 			return // compare deletes it
 		}
 		m.writing.Lock() // vnets may be barred meanwhile
-		m.put[k] = x.Addr
+		m.put.set(k, x.Addr)
 		if x.Addr.IsValid() {
 			m.behind[x.Addr]++
 		}
@@ -318,8 +339,10 @@ func (m *mirror) flush() {
 			}
 		}
 		m.writing.Lock()
-		for k := range m.put {
-			dirty[k] = struct{}{}
+		for id, macs := range m.put {
+			for mac := range macs {
+				dirty[varp.Key{Vnet: id, MAC: mac}] = struct{}{}
+			}
 		}
 		m.writing.Unlock()
 	}
@@ -352,7 +375,7 @@ func (m *mirror) set(k varp.Key) {
 		m.postpone(k, now+wait)
 		return
 	}
-	at, known := m.put[k]
+	at, known := m.put.of(k)
 	if known && at == entry.Addr {
 		return
 	}
@@ -375,7 +398,7 @@ func (m *mirror) writeLocked(k varp.Key, at netip.Addr, seen int64) {
 	} else {
 		err = m.tables.PutLocal(k.Vnet, k.MAC, m.kernelTime(seen))
 	}
-	before, known := m.put[k]
+	before, known := m.put.of(k)
 	if err != nil {
 		m.removeLocked(k)
 		m.tell(err)
@@ -385,7 +408,7 @@ func (m *mirror) writeLocked(k varp.Key, at netip.Addr, seen int64) {
 	if known {
 		m.leaveLocked(before)
 	}
-	m.put[k] = at
+	m.put.set(k, at)
 	if at.IsValid() {
 		m.behind[at]++
 	}
@@ -516,7 +539,7 @@ func (m *mirror) compare() {
 	err := m.tables.MACs(func(x fastpath.MAC) {
 		k := varp.Key{Vnet: x.Vnet, MAC: x.MAC}
 		m.writing.Lock()
-		at, known := m.put[k]
+		at, known := m.put.of(k)
 		m.writing.Unlock()
 		if !known || at != x.Addr {
 			strays = append(strays, k)
@@ -542,7 +565,7 @@ func (m *mirror) compare() {
 	// One by one: a worker that moves a MAC waits for the lock.
 	for _, k := range strays {
 		m.writing.Lock()
-		if _, known := m.put[k]; !known {
+		if _, known := m.put.of(k); !known {
 			m.tables.Delete(k.Vnet, k.MAC)
 		}
 		m.writing.Unlock()
@@ -550,7 +573,7 @@ func (m *mirror) compare() {
 	for _, k := range young {
 		m.writing.Lock()
 		if entry, ok := e.table.Entry(k, now); ok && entry.Damped <= 0 {
-			if at, known := m.put[k]; known && at == entry.Addr {
+			if at, known := m.put.of(k); known && at == entry.Addr {
 				m.writeLocked(k, at, now-int64(entry.Age))
 			}
 		}
@@ -659,12 +682,10 @@ func (m *mirror) removeVnet(id vnet.ID) {
 	m.tables.RemoveVnet(id)
 	m.counting.Unlock()
 	delete(m.vnets, id)
-	for k, at := range m.put {
-		if k.Vnet == id {
-			delete(m.put, k)
-			m.leaveLocked(at)
-		}
+	for _, at := range m.put[id] {
+		m.leaveLocked(at)
 	}
+	delete(m.put, id)
 }
 
 func sum(a, b fastpath.Counters) fastpath.Counters {

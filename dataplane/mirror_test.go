@@ -400,7 +400,7 @@ func TestFullTable(t *testing.T) {
 	}
 	h.mirror.flush()
 	require.Len(t, p.macs, 3)
-	require.Len(t, h.mirror.put, 3)
+	require.Len(t, h.mirror.put[h.key(1).Vnet], 3)
 	require.Equal(t, 1, h.log.Count("the kernel carries only a part"))
 	require.Contains(t, h.mirror.lacks(), fastpath.ErrFull.Error())
 

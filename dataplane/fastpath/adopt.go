@@ -84,6 +84,13 @@ func (p *Tables) restore() {
 		used[v.Slot] = true
 	})
 	p.slots.without(used)
+	// A daemon that was killed while it took a vnet out has left MACs that a later vnet in its slot must not have.
+	deleteIf(p.bpf.Macs, func(k *bpfMacKey, _ *bpfMac) bool {
+		if used[k.Slot] {
+			p.hasLocked(k.Slot, k.Mac)
+		}
+		return !used[k.Slot]
+	})
 	used = map[uint32]bool{}
 	_ = each(p.bpf.Hosts, func(k *bpfId, v *bpfHost) {
 		p.hosts[netip.AddrFrom16(k.Id).Unmap()] = v.Slot

@@ -107,9 +107,10 @@ type Tables struct {
 	times Times
 	alive uint64
 	vnets map[vnet.ID]carried
-	slots slots                 // of vnets
-	hosts map[netip.Addr]uint32 // slots
-	free  slots                 // of hosts
+	macs  map[uint32]map[wire.MAC]struct{} // those that the kernel has, by the slot of their vnet
+	slots slots                            // of vnets
+	hosts map[netip.Addr]uint32            // slots
+	free  slots                            // of hosts
 }
 
 type carried struct {
@@ -137,6 +138,7 @@ func Load(t Times, attached ...ebpf.ProgramID) (*Tables, error) {
 	p := &Tables{
 		times: t.withDefaults(),
 		vnets: map[vnet.ID]carried{},
+		macs:  map[uint32]map[wire.MAC]struct{}{},
 		hosts: map[netip.Addr]uint32{},
 		slots: slots{bound: MaxVnets}, free: slots{bound: MaxHosts},
 	}
@@ -309,7 +311,10 @@ func (p *Tables) removeLocked(id vnet.ID, c carried) {
 	_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
 	_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
 	// A slot that is used again must not bring the MACs of its last user.
-	deleteIf(p.bpf.Macs, func(k *bpfMacKey, _ *bpfMac) bool { return k.Slot == c.slot })
+	for mac := range p.macs[c.slot] {
+		_ = p.bpf.Macs.Delete(&bpfMacKey{Slot: c.slot, Mac: mac})
+	}
+	delete(p.macs, c.slot)
 	p.slots.give(c.slot)
 }
 
@@ -409,7 +414,16 @@ func (p *Tables) put(id vnet.ID, mac wire.MAC, m bpfMac) error {
 	case err != nil:
 		return fmt.Errorf("kernel fast path: MAC %s of vnet %s: %w", mac, id, err)
 	}
+	p.hasLocked(c.slot, mac)
 	return nil
+}
+
+// hasLocked remembers that the kernel has a MAC.
+func (p *Tables) hasLocked(slot uint32, mac wire.MAC) {
+	if p.macs[slot] == nil {
+		p.macs[slot] = map[wire.MAC]struct{}{}
+	}
+	p.macs[slot][mac] = struct{}{}
 }
 
 // Delete forgets a MAC: its frames are user space's.
@@ -418,6 +432,7 @@ func (p *Tables) Delete(id vnet.ID, mac wire.MAC) {
 	defer p.mu.Unlock()
 	if c, ok := p.vnets[id]; ok {
 		_ = p.bpf.Macs.Delete(&bpfMacKey{Slot: c.slot, Mac: mac})
+		delete(p.macs[c.slot], mac)
 	}
 }
 

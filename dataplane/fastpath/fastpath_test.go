@@ -631,6 +631,11 @@ func TestAdopt(t *testing.T) {
 	n := 0
 	require.NoError(t, p.MACs(func(m MAC) { n++ }))
 	assert.Equal(t, 2, n)
+	// A vnet that is taken out by the new daemon takes what the old one knew of it along.
+	p.RemoveVnet(vnet97)
+	require.Empty(t, macsOf(p))
+	require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
+	require.NoError(t, p.PutLocal(vnet97, local, Now()))
 
 	for name, list := range map[string][]ebpf.ProgramID{
 		"half of them": ids[:1], "gone": {1 << 30}, "of two generations": mixed(t, ids),
@@ -647,6 +652,28 @@ func TestAdopt(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, p2.Adopted())
 	p2.Close()
+}
+
+// TestAdoptHalfRemoved: a daemon that was killed while it took a vnet out of the kernel left MACs whose vnet is not known any more. The
+// vnet that gets its place has none of them.
+func TestAdoptHalfRemoved(t *testing.T) {
+	old := known(t, there4)
+	out := ethernet(remote, local, 0x0800, udp4(t, 1))
+	require.NoError(t, old.bpf.VnetOfId.Delete(&bpfId{Id: vnet97}))
+	require.NoError(t, old.bpf.VnetOfVnif.Delete(uint32(old.vnets[vnet97].vnif)))
+	p, err := Load(Times{}, hostnet.ProgramID(old.Out()), hostnet.ProgramID(old.In()))
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	require.True(t, p.Adopted())
+	require.Empty(t, macsOf(p))
+	require.NoError(t, p.AddVnet(vnet.ID{15: 0x98}, loopback, 1500))
+	left(t, p, p.Out(), out, 0, LeftMiss)
+}
+
+// macsOf are the MACs in the kernel's table, of whichever vnet.
+func macsOf(p *Tables) (list []wire.MAC) {
+	_ = each(p.bpf.Macs, func(k *bpfMacKey, _ *bpfMac) { list = append(list, k.Mac) })
+	return list
 }
 
 // mixed is one program of ids and one of others.
