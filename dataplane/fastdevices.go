@@ -298,13 +298,7 @@ func (k *programs) close() {
 			k.searched = err == nil
 		}
 	} else {
-		for _, id := range k.mirror.vnetsNow() {
-			k.mirror.removeVnet(id)
-		}
-		for addr := range maps.Clone(k.mirror.hosts) {
-			k.mirror.removeHost(addr)
-		}
-		k.mirror.stop()
+		k.mirror.end()
 		k.engine.log.Info("the kernel fast path is off")
 	}
 	for h := range k.attached {

@@ -36,6 +36,7 @@ type kernelTables interface {
 	VnetCounters(vnet.ID) (fastpath.Counters, bool)
 	HostCounters(netip.Addr) (fastpath.Counters, bool)
 	Left() (fastpath.Left, error)
+	Stop()
 	Close()
 }
 
@@ -672,13 +673,7 @@ func (m *mirror) removeVnet(id vnet.ID) {
 		return
 	}
 	m.counting.Lock()
-	if c, ok := m.tables.VnetCounters(id); ok {
-		if _, there := m.engine.view.Load().vnets[id]; there {
-			m.counted[id] = sum(m.counted[id], c)
-		} else {
-			delete(m.counted, id)
-		}
-	}
+	m.countLocked(id)
 	m.tables.RemoveVnet(id)
 	m.counting.Unlock()
 	delete(m.vnets, id)
@@ -686,6 +681,35 @@ func (m *mirror) removeVnet(id vnet.ID) {
 		m.leaveLocked(at)
 	}
 	delete(m.put, id)
+}
+
+// end has the kernel carry nothing more, keeps what was counted, and gives the tables back. MACs are not taken out one by one: they
+// go with the tables.
+func (m *mirror) end() {
+	m.tables.Stop()
+	vnets := m.vnetsNow()
+	m.counting.Lock()
+	for _, id := range vnets {
+		m.countLocked(id)
+	}
+	m.counting.Unlock()
+	for addr := range maps.Clone(m.hosts) {
+		m.removeHost(addr)
+	}
+	m.stop()
+}
+
+// countLocked keeps what the kernel has carried of a vnet, if that is not gone. counting is held.
+func (m *mirror) countLocked(id vnet.ID) {
+	c, ok := m.tables.VnetCounters(id)
+	if !ok {
+		return
+	}
+	if _, there := m.engine.view.Load().vnets[id]; there {
+		m.counted[id] = sum(m.counted[id], c)
+	} else {
+		delete(m.counted, id)
+	}
 }
 
 func sum(a, b fastpath.Counters) fastpath.Counters {

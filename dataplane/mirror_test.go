@@ -23,7 +23,7 @@ type tablesInMemory struct {
 	counted map[vnet.ID]fastpath.Counters
 	// maxMACs and maxHosts are what fits.
 	maxMACs, maxHosts int
-	closed            bool
+	closed, stopped   bool
 }
 
 type hostInMemory struct {
@@ -60,6 +60,8 @@ func (p *tablesInMemory) RemoveVnet(id vnet.ID) {
 		}
 	}
 }
+
+func (p *tablesInMemory) Stop() { p.stopped = true }
 
 func (p *tablesInMemory) SetHost(addr netip.Addr, send, receive bool) error {
 	h, known := p.hosts[addr]
@@ -463,6 +465,23 @@ func TestManyChanges(t *testing.T) {
 	require.LessOrEqual(t, len(h.mirror.dirty), maxDirty)
 	h.mirror.flush()
 	require.Len(t, p.macs, maxDirty+1000)
+}
+
+// TestEnd: when the kernel is to carry nothing more, what it carried stays counted, and the tables are given back.
+func TestEnd(t *testing.T) {
+	h := newMirrored(t, newTablesInMemory())
+	h.Engine.table.LearnRemote(h.key(1), hostB, varp.Frame, h.now())
+	h.mirror.flush()
+	id, p := idOf(t, "97"), h.p
+	p.counted[id] = fastpath.Counters{TxFrames: 5}
+	h.mirror.end()
+	require.True(t, p.stopped)
+	require.True(t, p.closed)
+	require.EqualValues(t, 5, h.mirror.carriedOf(id).TxFrames)
+	require.Empty(t, h.mirror.vnetsNow())
+	h.mirror.evict(h.key(1)) // which may come late
+	h.mirror.start(newTablesInMemory())
+	require.EqualValues(t, 5, h.mirror.carriedOf(id).TxFrames, "once")
 }
 
 // TestBarred: a vnet whose packets must be sealed leaves the kernel at once, and does not come back by an old view.

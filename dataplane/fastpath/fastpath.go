@@ -318,6 +318,17 @@ func (p *Tables) removeLocked(id vnet.ID, c carried) {
 	p.slots.give(c.slot)
 }
 
+// Stop has the kernel carry no vnet any more. What was counted can be asked for until Close; MACs stay in the tables until these
+// are gone, or whoever takes them over deletes them.
+func (p *Tables) Stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, c := range p.vnets {
+		_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
+		_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+	}
+}
+
 // SetHost says what the kernel may do with a host: send to it, receive from it. ErrFull above MaxHosts.
 func (p *Tables) SetHost(addr netip.Addr, send, receive bool) error {
 	p.mu.Lock()
