@@ -566,7 +566,7 @@ func (e *Engine) configureGroup(addr netip.Addr) error {
 func (e *Engine) FlushVARP() int { return e.table.FlushRemote() }
 
 // Reload applies another configuration without interrupting what did not change. What needs a restart
-// (workers, port, ipv6, the port of vnets with security) is reported as an error, and everything else applied nevertheless.
+// (workers, port, ipv6, the port of vnets with security) stays as it was, of which the daemon tells.
 func (e *Engine) Reload(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("data plane configuration: %w", err)
@@ -574,9 +574,10 @@ func (e *Engine) Reload(cfg Config) error {
 	e.looking.Lock()
 	defer e.looking.Unlock()
 	before := e.config.TTL
-	err := e.reconfigure(cfg)
+	e.reconfigure(cfg)
+	var err error
 	if cfg.TTL != before {
-		err = errors.Join(err, e.setTTL(cfg.TTL))
+		err = e.setTTL(cfg.TTL)
 	}
 	e.refreshLooking()
 	e.lookAgain()
@@ -587,21 +588,11 @@ func (e *Engine) Reload(cfg Config) error {
 }
 
 // reconfigure takes over what needs no look at the network. looking is held.
-func (e *Engine) reconfigure(cfg Config) error {
+func (e *Engine) reconfigure(cfg Config) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old := e.config
-	var errs []error
-	needsRestart := func(name string, changed bool) {
-		if changed {
-			errs = append(errs, fmt.Errorf("a change of %s needs a restart", name))
-		}
-	}
-	needsRestart("port", cfg.Port != old.Port)
-	needsRestart("ipv6", cfg.IPv6 != old.IPv6)
-	needsRestart("workers", cfg.Workers != old.Workers)
-	cfg.Port, cfg.IPv6, cfg.Workers = old.Port, old.IPv6, old.Workers
-	cfg.Security.Port = old.Security.Port // whose change the daemon tells of
+	cfg.Port, cfg.IPv6, cfg.Workers, cfg.Security.Port = old.Port, old.IPv6, old.Workers, old.Security.Port
 	e.config = cfg
 
 	e.table.SetOptions(tableOptions(cfg))
@@ -614,7 +605,6 @@ func (e *Engine) reconfigure(cfg Config) error {
 		}
 	}
 	e.publishLocked()
-	return errors.Join(errs...)
 }
 
 // setTTL sets the TTL of multicast on all sockets. looking is held.

@@ -168,12 +168,23 @@ func run(args []string, stdout, stderr io.Writer) int {
 var commands = map[string]func(c command, o daemon.Options, stdout io.Writer) error{
 	"start":  func(c command, o daemon.Options, _ io.Writer) error { return daemon.Start(o, c.foregroundArgs(o)) },
 	"stop":   func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Stop(o) },
-	"reload": func(_ command, o daemon.Options, _ io.Writer) error { return daemon.Reload(o) },
+	"reload": reload,
 	"status": status,
 	"check":  check,
 	"restart": func(c command, o daemon.Options, _ io.Writer) error {
 		return daemon.Restart(o, c.foregroundArgs(o))
 	},
+}
+
+// reload returns when the daemon has taken over what it can of its configuration.
+func reload(_ command, o daemon.Options, _ io.Writer) error {
+	return cli.Patiently(os.Stderr, "waiting for xend to read its configuration again", func() error {
+		needRestart, err := daemon.Reload(context.Background(), o)
+		for _, name := range needRestart {
+			fmt.Fprintf(os.Stderr, "Warning: a change of %s needs a restart: xend restart\n", name)
+		}
+		return err
+	})
 }
 
 // exitStatus ends the program without a message.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/BurntSushi/toml"
 
@@ -9,7 +10,7 @@ import (
 )
 
 // NeedRestart names the options and keys in which n differs from c and which a running daemon cannot
-// take over. The data plane knows of its own, but for whether there is one.
+// take over.
 func (c *Config) NeedRestart(n *Config) []string {
 	var names []string
 	for _, o := range []struct {
@@ -41,7 +42,7 @@ func (c *Config) NeedRestart(n *Config) []string {
 		table := a.Type().Field(i).Tag.Get("toml")
 		for j := range a.Field(i).NumField() {
 			key := a.Type().Field(i).Type.Field(j).Tag.Get("toml")
-			if table == "dataplane" && key != "enabled" || table == "security" && key != "port" {
+			if table == "dataplane" && !slices.Contains([]string{"enabled", "port", "ipv6", "workers"}, key) || table == "security" && key != "port" {
 				continue
 			}
 			if !reflect.DeepEqual(a.Field(i).Field(j).Interface(), b.Field(i).Field(j).Interface()) {

@@ -38,6 +38,7 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 	"vn.members": (*Server).memberKeys,
 
 	"vn.check":    answers((*Server).checkAll),
+	"vn.reload":   answers((*Server).reloadAll),
 	"vn.events":   answers((*Server).events),
 	"vn.trace":    answers((*Server).traceOne),
 	"vn.traffic":  answers((*Server).traffic),
@@ -45,7 +46,7 @@ var commands = map[string]func(*Server, context.Context, sxp.Value, *bytes.Buffe
 }
 
 // slow are the commands that others don't wait for.
-var slow = map[string]bool{"vn.check": true, "vn.trace": true, "vn.members": true}
+var slow = map[string]bool{"vn.check": true, "vn.trace": true, "vn.members": true, "vn.reload": true}
 
 // silent makes a command of something that prints nothing.
 func silent(f func(*Server, context.Context, sxp.Value) error) func(*Server, context.Context, sxp.Value, *bytes.Buffer) error {

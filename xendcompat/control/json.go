@@ -54,6 +54,19 @@ func (s *Server) checkAll(ctx context.Context, _ sxp.Value) (any, error) {
 	return s.check(ctx)
 }
 
+// reloadAll does (vn.reload), which a SIGHUP asks for, too, and answers when it is done: the names of the options and keys
+// whose change needs a restart.
+func (s *Server) reloadAll(ctx context.Context, _ sxp.Value) (any, error) {
+	if s.reload == nil {
+		return nil, errors.New("vn.reload: there is no configuration to read")
+	}
+	list, err := s.reload(ctx)
+	if list == nil {
+		list = []string{}
+	}
+	return list, err
+}
+
 // traceOne does (vn.trace (target T)): where a MAC, an address or a domain is, as finding.Trace.
 func (s *Server) traceOne(ctx context.Context, command sxp.Value) (any, error) {
 	target, err := field(command, "target")

@@ -54,6 +54,8 @@ type Options struct {
 	Trace func(ctx context.Context, target string) (*finding.Trace, error)
 	// Members does (vn.members); nil as above.
 	Members func(ctx context.Context, id vnet.ID) ([]dataplane.Member, error)
+	// Reload does (vn.reload), and returns the options and keys whose change needs a restart; nil as above.
+	Reload func(ctx context.Context) ([]string, error)
 }
 
 // Server does commands.
@@ -65,6 +67,7 @@ type Server struct {
 	check   func(ctx context.Context) (finding.Report, error)
 	trace   func(ctx context.Context, target string) (*finding.Trace, error)
 	members func(ctx context.Context, id vnet.ID) ([]dataplane.Member, error)
+	reload  func(ctx context.Context) ([]string, error)
 
 	order               order
 	answers             atomic.Int64 // bytes of answers that are being made or sent
@@ -73,7 +76,7 @@ type Server struct {
 
 // New returns a server of svc.
 func New(svc Operations, o Options) *Server {
-	s := &Server{svc: svc, log: o.Log, check: o.Check, trace: o.Trace, members: o.Members, maxOne: maxAnswer, maxTogether: maxAnswers}
+	s := &Server{svc: svc, log: o.Log, check: o.Check, trace: o.Trace, members: o.Members, reload: o.Reload, maxOne: maxAnswer, maxTogether: maxAnswers}
 	s.loop = accept.Loop{Name: s.String(), UIDs: o.UIDs, Log: o.Log, Arrive: s.arrive, Refuse: s.refuse}
 	return s
 }
@@ -126,7 +129,7 @@ func (s *Server) serve(ctx context.Context, c *accept.Conn, p *place) {
 				return // the daemon ends
 			}
 			if slow[command.Name()] {
-				p.leave() // nobody waits for what takes seconds and changes nothing
+				p.leave() // nobody waits for what takes seconds
 			}
 			var n int64
 			n, err = s.print(ctx, command, &answer)

@@ -1,12 +1,19 @@
 package daemon
 
 import (
+	"cmp"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/internal/ctl"
 	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/xendcompat/config"
 )
 
@@ -86,17 +93,42 @@ func end(o Options) error {
 	return fmt.Errorf("process %d does not end", p.pid)
 }
 
-// Reload has the daemon read its configuration again and open its log anew. A mistake in the
-// configuration is an error here, too: the daemon keeps the old one then.
-func Reload(o Options) error {
+// reloadTimeout bounds the wait for a daemon that reads its configuration again: the firewall's programs, and names that
+// nobody resolves, may take tens of seconds.
+const reloadTimeout = time.Minute
+
+// Reload has the daemon read its configuration again and open its log anew, and returns when it has done so: the options and
+// keys whose change needs a restart, and what it could not take over. A mistake in the configuration is an error here, too:
+// the daemon keeps the old one then.
+func Reload(ctx context.Context, o Options) (needRestart []string, err error) {
 	p, err := findProcess(o.Paths.PidFile())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if p == nil {
-		return ErrNotRunning
+		return nil, ErrNotRunning
 	}
 	defer p.close()
-	_, mistake := config.Load(o.Paths, o.Config)
-	return errors.Join(p.signal(syscall.SIGHUP), mistake)
+	cfg, mistake := config.Load(o.Paths, o.Config)
+	if mistake != nil {
+		return nil, errors.Join(p.signal(syscall.SIGHUP), mistake) // it opens its log anew
+	}
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	answer, err := ctl.Do(ctx, cfg.ControlSocket, "(vn.reload)")
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("the configuration was not read again within %s; xend goes on with it, and its log says what it does", reloadTimeout)
+	case err != nil || answer == "" || strings.HasPrefix(answer, `(error "unknown command`):
+		// It begins or ends, its socket moves with this very change, or it is of a version that only knows the signal.
+		if err := p.signal(syscall.SIGHUP); err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("xend was told to read its configuration again, and does not say whether it has (%w): its log does",
+			cmp.Or(err, errors.New("it ends, or is of another version")))
+	}
+	if forms, err := sxp.Parse([]byte(answer), sxp.C); err == nil && len(forms) == 1 && forms[0].Name() == "error" && len(forms[0].Children()) == 1 {
+		return nil, errors.New(forms[0].Children()[0].Text())
+	}
+	return needRestart, json.Unmarshal([]byte(answer), &needRestart)
 }

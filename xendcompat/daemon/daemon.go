@@ -303,7 +303,7 @@ func (d *Daemon) prepareDirs() error {
 
 // serve runs the tasks until ctx ends.
 func (d *Daemon) serve(ctx context.Context, signals *signals) error {
-	fronts, err := d.frontEnds(ctx)
+	fronts, err := d.frontEnds(ctx, signals)
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c
 
 // frontEnds binds all sockets: one that can't be had is found here, before the network is touched. That a file
 // system is full keeps no vnet down.
-func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
+func (d *Daemon) frontEnds(ctx context.Context, signals *signals) (tasks []task, err error) {
 	cfg := d.cfg
 	o := httpx.Options{
 		Log:      d.log,
@@ -92,7 +92,9 @@ func (d *Daemon) frontEnds(ctx context.Context) (tasks []task, err error) {
 		MaxConns: cfg.Limits.Connections,
 	}
 	http, rpc := httpsxp.New(d.status.Measure(d.svc, "http"), o), xmlrpc.New(d.status.Measure(d.svc, "xmlrpc"), o)
-	ctl := control.New(d.status.Measure(d.svc, "control"), control.Options{Log: d.log, Check: d.checker.Run, Trace: d.checker.Trace, Members: d.checker.Members})
+	ctl := control.New(d.status.Measure(d.svc, "control"), control.Options{
+		Log: d.log, Check: d.checker.Run, Trace: d.checker.Trace, Members: d.checker.Members, Reload: signals.reload,
+	})
 	// Root's own socket has the status page and the metrics, too.
 	local := httpx.NewServer("http", d.status.Handler(status.Everybody(), http), o)
 	relocation := d.relocation()
