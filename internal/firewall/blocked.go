@@ -38,22 +38,17 @@ func AcceptBridge(bridge string) []Rule {
 	return []Rule{{IPv4, match}, {IPv6, match}}
 }
 
-// Blocked finds those of the bridges whose frames are dropped unless somebody accepts them, which nobody does. What
-// cannot be read is passed over: this is a look from outside.
-func (f *Firewall) Blocked(bridges ...string) []Blocked {
+// Blocked finds those of the bridges whose frames are dropped unless somebody accepts them, which nobody does.
+func (r *Rules) Blocked(bridges ...string) []Blocked {
 	if len(bridges) == 0 {
 		return nil
 	}
-	list, _ := backends()
 	var blocked []Blocked
-	for _, b := range list {
-		if !Bridged(b.family) {
+	for _, b := range r.saved {
+		if !r.bridged[b.family] {
 			continue
 		}
-		lines, err := f.list(b)
-		if err != nil {
-			continue
-		}
+		lines := b.forwarding()
 		how := drops(lines)
 		if how == "" {
 			continue
@@ -69,7 +64,7 @@ func (f *Firewall) Blocked(bridges ...string) []Blocked {
 			}
 		}
 	}
-	return append(blocked, blockedByNFT(bridges)...)
+	return append(blocked, r.blockedByNFT(bridges)...)
 }
 
 // drops says how a chain drops what no rule of it accepts; "" if it does not.
@@ -129,11 +124,10 @@ func matchesName(pattern, name string) bool {
 }
 
 // blockedByNFT looks at the chains of nftables that are not iptables'.
-func blockedByNFT(bridges []string) []Blocked {
-	all, _ := chains()
+func (r *Rules) blockedByNFT(bridges []string) []Blocked {
 	var blocked []Blocked
-	for _, c := range all {
-		if ofIPTables(c) || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
+	for _, c := range r.base {
+		if !forwards(c) || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
 			continue
 		}
 		var table string
@@ -145,7 +139,7 @@ func blockedByNFT(bridges []string) []Blocked {
 			table, family = "ip6", IPv6
 		case nftables.TableFamilyINet:
 			table = "inet"
-			switch four, six := Bridged(IPv4), Bridged(IPv6); {
+			switch four, six := r.bridged[IPv4], r.bridged[IPv6]; {
 			case four && !six:
 				family = IPv4
 			case six && !four:
@@ -158,15 +152,7 @@ func blockedByNFT(bridges []string) []Blocked {
 		default:
 			continue
 		}
-		if table != "bridge" && family != "" && !Bridged(family) {
-			continue
-		}
-		conn, err := nftables.New()
-		if err != nil {
-			continue
-		}
-		rules, err := conn.GetRules(c.Table, c)
-		if err != nil {
+		if table != "bridge" && family != "" && !r.bridged[family] {
 			continue
 		}
 		match := func(bridge string) string { return "iifname " + bridge + " oifname " + bridge }
@@ -174,7 +160,7 @@ func blockedByNFT(bridges []string) []Blocked {
 			match = func(bridge string) string { return "meta ibrname " + bridge }
 		}
 		for _, bridge := range bridges {
-			if !slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return names(r, bridge) }) {
+			if !slices.ContainsFunc(r.rules[keyOf(c)], func(r *nftables.Rule) bool { return names(r, bridge) }) {
 				blocked = append(blocked, Blocked{bridge, family, fmt.Sprintf("the nftables chain %s %s %s (policy drop)", table, c.Table.Name, c.Name),
 					fmt.Sprintf("nft insert rule %s %s %s %s accept", table, c.Table.Name, c.Name, match(bridge))})
 			}

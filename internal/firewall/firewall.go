@@ -155,9 +155,12 @@ func chains() ([]*nftables.Chain, error) {
 	if err != nil {
 		return nil, nil //nolint:nilerr // the same
 	}
-	return slices.DeleteFunc(all, func(c *nftables.Chain) bool {
-		return c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Type != nftables.ChainTypeFilter
-	}), nil
+	return slices.DeleteFunc(all, func(c *nftables.Chain) bool { return !forwards(c) }), nil
+}
+
+// forwards tells the chains that decide on what is forwarded.
+func forwards(c *nftables.Chain) bool {
+	return c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Type == nftables.ChainTypeFilter
 }
 
 func familyOf(c *nftables.Chain) Family {

@@ -85,19 +85,36 @@ func Losses(dropped []Dropped) (list []Loss) {
 	return list
 }
 
-// Dropped finds those of the packets that the firewall of the calling thread's network namespace drops by rules that it
-// can follow: it passes over rules that match what it does not know (sets of addresses, connections, limits), so that
-// what it says is true, and what it does not say may be. unsure is how many rules it passed over.
-func (f *Firewall) Dropped(packets ...Packet) (list []Dropped, unsure int) {
-	chains, rules := readNFT()
+// Rules is what the packet filter of a network namespace said at one moment.
+type Rules struct {
+	base    []*nftables.Chain // those of nftables that are not iptables' and have a hook, in the order in which packets pass
+	rules   map[chainKey][]*nftables.Rule
+	saved   []savedTables
+	bridged map[Family]bool // br_netfilter hands what bridges forward to iptables
+}
+
+// Read lists the rules of the calling thread's network namespace once, whatever is asked of them then. What cannot be read
+// is passed over: this is a look from outside.
+func (f *Firewall) Read() *Rules {
+	r := &Rules{saved: f.readIPTables(), bridged: map[Family]bool{}}
+	r.base, r.rules = readNFT()
+	for _, family := range families {
+		r.bridged[family] = Bridged(family)
+	}
+	return r
+}
+
+// Dropped finds those of the packets that the firewall drops by rules that can be followed: it passes over rules that match
+// what it does not know (sets of addresses, connections, limits), so that what it says is true, and what it does not say may
+// be. unsure is how many rules it passed over.
+func (r *Rules) Dropped(packets ...Packet) (list []Dropped, unsure int) {
 	for _, p := range packets {
-		d, n := droppedByNFT(chains, rules, p)
+		d, n := droppedByNFT(r.base, r.rules, p)
 		unsure += n
 		list = append(list, d...)
 	}
-	saves := f.readIPTables()
 	for _, p := range packets {
-		d, n := droppedByIPTables(saves, p)
+		d, n := droppedByIPTables(r.saved, p)
 		unsure += n
 		list = append(list, d...)
 	}
@@ -416,8 +433,19 @@ func droppedByIPTables(saves []savedTables, p Packet) (list []Dropped, unsure in
 
 // savedTables is what iptables-save prints of one of its places.
 type savedTables struct {
-	family Family
-	text   string
+	backend
+	text string
+}
+
+// forwarding are the rules for what is forwarded, as iptables -S prints them.
+func (s savedTables) forwarding() []string {
+	chains, policy := map[string][]string{}, map[string]string{}
+	readSaved(s.text, "filter", chains, policy)
+	lines := append([]string{"-P " + forward + " " + policy[forward]}, chains[forward]...)
+	if slices.Contains(lines, "-A "+forward+" -j "+dockerUser) {
+		lines = append(lines, chains[dockerUser]...)
+	}
+	return lines
 }
 
 // readIPTables reads the tables of all places where iptables keeps rules.
@@ -428,7 +456,7 @@ func (f *Firewall) readIPTables() (list []savedTables) {
 			continue
 		}
 		if text, err := run(program, ""); err == nil {
-			list = append(list, savedTables{b.family, text})
+			list = append(list, savedTables{b, text})
 		}
 	}
 	return list

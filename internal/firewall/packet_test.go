@@ -1,8 +1,11 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -101,7 +104,7 @@ func TestDropped(t *testing.T) {
 		var got []Dropped
 		var unsure int
 		require.NoError(t, h.Do(func() error {
-			got, unsure = (&Firewall{}).Dropped(in, group, out, sealed, esp, etherIP, six)
+			got, unsure = (&Firewall{}).Read().Dropped(in, group, out, sealed, esp, etherIP, six)
 			return nil
 		}))
 		var dropped []Packet
@@ -112,7 +115,7 @@ func TestDropped(t *testing.T) {
 		require.ElementsMatch(t, tt.want, dropped, tt.rules)
 		require.Equal(t, tt.unsure, unsure > 0, tt.rules)
 		require.NoError(t, h.Do(func() error {
-			got, _ = (&Firewall{}).Dropped(in, group, out, sealed, esp, etherIP, six)
+			got, _ = (&Firewall{}).Read().Dropped(in, group, out, sealed, esp, etherIP, six)
 			return nil
 		}))
 		require.Empty(t, got, "the cures help: %s", tt.rules)
@@ -135,4 +138,49 @@ func TestLosses(t *testing.T) {
 		{Packet{Protocol: 50, To: netip.MustParseAddr("192.0.2.1")}, "x", "accept 50"},
 	}))
 	require.Empty(t, Losses(nil))
+}
+
+// The programs of the firewall are run once, whatever is asked of their rules then.
+func TestReadOnce(t *testing.T) {
+	h, err := hostnet.Unshare()
+	if err != nil {
+		t.Skip("network namespaces need root")
+	}
+	defer h.Close()
+	dir := t.TempDir()
+	ran := filepath.Join(dir, "ran")
+	f := &Firewall{Look: func(name string) string {
+		real, err := exec.LookPath(name)
+		if err != nil {
+			return ""
+		}
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, "#!/bin/sh\necho %s >>%s\nexec %s \"$@\"\n", name, ran, real), 0o755))
+		return path
+	}}
+	var rules *Rules
+	require.NoError(t, h.Do(func() error {
+		for _, args := range []string{"-P FORWARD DROP", "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER",
+			"-A DOCKER-USER -i vnet98 -o vnet98 -j ACCEPT", "-A INPUT -p udp --dport 1798 -j DROP"} {
+			out, err := exec.Command("iptables-nft", strings.Fields(args)...).CombinedOutput()
+			require.NoError(t, err, string(out))
+		}
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader("table bridge f { chain i { type filter hook forward priority 0; policy drop; }; }")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		rules = f.Read()
+		return nil
+	}))
+	rules.bridged = map[Family]bool{IPv4: true} // of this machine br_netfilter may not be loaded
+	require.Equal(t, []Blocked{
+		{"vnet97", IPv4, "iptables FORWARD (policy DROP)", "iptables -I DOCKER-USER -i vnet97 -o vnet97 -j ACCEPT"},
+		{"vnet97", "", "the nftables chain bridge f i (policy drop)", "nft insert rule bridge f i meta ibrname vnet97 accept"},
+		{"vnet98", "", "the nftables chain bridge f i (policy drop)", "nft insert rule bridge f i meta ibrname vnet98 accept"},
+	}, rules.Blocked("vnet97", "vnet98"))
+	dropped, _ := rules.Dropped(packet(func(*Packet) {}))
+	require.Len(t, dropped, 1)
+	b, err := os.ReadFile(ran)
+	require.NoError(t, err)
+	require.Equal(t, "iptables-nft-save\n", string(b))
 }

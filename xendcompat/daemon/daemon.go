@@ -181,8 +181,7 @@ func (d *Daemon) build() error {
 		Devices:      &port.Maker{Host: host},
 		Domains:      d.domains,
 		Settings:     settings(d.cfg, d.cfg.Carry),
-		Blocked:      func(bridges ...string) []firewall.Blocked { return blocked(host, bridges) },
-		Dropped:      func(packets ...firewall.Packet) ([]firewall.Dropped, int) { return dropped(host, packets) },
+		Firewall:     func() *firewall.Rules { return readFirewall(host) },
 		SecurityPort: d.cfg.Dataplane.Security.Port,
 		LogFile:      d.logPath,
 		Events:       d.events,
@@ -233,22 +232,14 @@ func (d *Daemon) build() error {
 // check is what vn check does.
 func (d *Daemon) check(ctx context.Context) (finding.Report, error) { return d.checker.Run(ctx) }
 
-// blocked asks the firewall of the host's network namespace, which is that of the thread that asks.
-func blocked(host *hostnet.Host, bridges []string) (list []firewall.Blocked) {
+// readFirewall reads the firewall of the host's network namespace, which is that of the thread that asks.
+func readFirewall(host *hostnet.Host) *firewall.Rules {
+	rules := &firewall.Rules{}
 	_ = host.Do(func() error {
-		list = (&firewall.Firewall{}).Blocked(bridges...)
+		rules = (&firewall.Firewall{}).Read()
 		return nil
 	})
-	return list
-}
-
-// dropped asks the same firewall about packets.
-func dropped(host *hostnet.Host, packets []firewall.Packet) (list []firewall.Dropped, unsure int) {
-	_ = host.Do(func() error {
-		list, unsure = (&firewall.Firewall{}).Dropped(packets...)
-		return nil
-	})
-	return list, unsure
+	return rules
 }
 
 // keySource reads keys from the folder of the configuration.

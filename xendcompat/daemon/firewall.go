@@ -73,7 +73,7 @@ func (w *firewallWatch) look(bridges []string) {
 			}
 		}
 		err := w.setRules(bridges)
-		blocked = (&firewall.Firewall{}).Blocked(bridges...)
+		blocked = (&firewall.Firewall{}).Read().Blocked(bridges...)
 		return err
 	})
 	switch {

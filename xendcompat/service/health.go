@@ -91,11 +91,10 @@ func (s *Service) Health(context.Context) Health {
 	s.mu.RUnlock()
 	f.survey, f.surveyErr = s.o.Devices.Look()
 	_, f.off = s.o.Engine.(*off)
-	if s.o.Blocked != nil {
-		f.blocked = s.o.Blocked(bridgesOf(f.wanted)...)
-	}
-	if s.o.Dropped != nil {
-		f.dropped, f.unsure = s.o.Dropped(needed(&f.snapshot, s.o.SecurityPort)...)
+	if s.o.Firewall != nil {
+		rules := s.o.Firewall()
+		f.blocked = rules.Blocked(bridgesOf(f.wanted)...)
+		f.dropped, f.unsure = rules.Dropped(needed(&f.snapshot, s.o.SecurityPort)...)
 	}
 	return f.health()
 }

@@ -28,10 +28,8 @@ type Options struct {
 	Devices  Devices
 	Domains  *domain.Manager
 	Settings Settings
-	// Blocked tells which of the bridges have their frames dropped by the host's firewall; nil: nobody looks.
-	Blocked func(bridges ...string) []firewall.Blocked
-	// Dropped tells which of the packets the host's firewall drops, and how many rules nobody can follow; nil: nobody looks.
-	Dropped func(packets ...firewall.Packet) (list []firewall.Dropped, unsure int)
+	// Firewall reads the rules of the host's firewall, which takes a while; nil: nobody looks.
+	Firewall func() *firewall.Rules
 	// SecurityPort is the UDP port of vnets with security.
 	SecurityPort uint16
 	// CheckKey tells why there is no key for a vnet with security: an error that is dataplane.ErrNoKey if there is none, or
