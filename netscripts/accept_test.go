@@ -82,7 +82,7 @@ func TestBlockedBridge(t *testing.T) {
 	}
 	blocked := func() (list []firewall.Blocked) {
 		require.NoError(t, h.Do(func() error {
-			list = (&firewall.Firewall{}).Blocked("vnet97")
+			list = (&firewall.Firewall{}).Read().Blocked("vnet97")
 			return nil
 		}))
 		return list
