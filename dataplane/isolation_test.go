@@ -544,8 +544,10 @@ func TestRouterAdvertisement(t *testing.T) {
 	// What a network card of the same host makes of it shows that it is one.
 	link, err := c.Net.LinkByName("eth0")
 	require.NoError(t, err)
-	require.NoError(t, a.Host.Send("eth0", advertisement))
-	eventually(t, "default route of a host that accepts it", func() bool { return routesByRouter(t, c.Net) == 1 })
+	eventually(t, "default route of a host that accepts it", func() bool {
+		require.NoError(t, a.Host.Send("eth0", advertisement)) // again while its IPv6 is not ready
+		return routesByRouter(t, c.Net) == 1
+	})
 	require.NotZero(t, link.Index)
 
 	require.NoError(t, d.Send("eth0", advertisement))

@@ -221,6 +221,27 @@ func addDefaults(t testing.TB, hosts ...*testHost) {
 	}
 }
 
+// counted waits until the workers have counted what they have passed on: a batch is counted at its end, when its frames have long arrived.
+func (h *testHost) counted() { quiesce(h.view.Load().workers) }
+
+// Counters are the engine's, with all that has arrived by now.
+func (h *testHost) Counters() Counters {
+	h.counted()
+	return h.Engine.Counters()
+}
+
+// Status is the engine's, with all that has arrived by now.
+func (h *testHost) Status() Status {
+	h.counted()
+	return h.Engine.Status()
+}
+
+// Snapshot is the engine's, with all that has arrived by now.
+func (h *testHost) Snapshot() snapshot {
+	h.counted()
+	return h.Engine.Snapshot()
+}
+
 // drops returns a host's counter.
 func (h *testHost) drops(r Reason) uint64 { return h.Snapshot().Drops[r].Count }
 

@@ -1,13 +1,11 @@
 package dataplane
 
 import (
-	"context"
 	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/ipv4"
@@ -109,8 +107,7 @@ func (o *original) sendEtherIP(to netip.Addr, payload []byte) {
 // wait waits for a packet that fits.
 func (o *original) wait(what string, fits func(heardPacket) bool) heardPacket {
 	o.t.Helper()
-	ctx, cancel := context.WithTimeout(o.t.Context(), 15*time.Second)
-	defer cancel()
+	ctx := soon(o.t)
 	others := ""
 	for {
 		select {

@@ -477,7 +477,7 @@ func TestSecuredCopy(t *testing.T) {
 		}
 		return fresh > 0
 	})
-	require.Contains(t, a.log.String(), "this machine may be a copy, or was set back")
+	eventually(t, "it is said", func() bool { return a.log.Count("this machine may be a copy, or was set back") > 0 })
 }
 
 // What the paths tell of vnets with security is what fits into a packet that no fragment is made of.

@@ -112,7 +112,7 @@ func (h *host) sameBy(dump func() string, want, why string) {
 	t := h.t
 	t.Helper()
 	var have string
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	for deadline := time.Now().Add(60 * time.Second); ; {
 		if have = dump(); want == have {
 			return
 		}

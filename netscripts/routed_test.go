@@ -38,14 +38,6 @@ func routedHost(t *testing.T) (x *xenhost, vif func(script string, args ...strin
 	return x, vif, domain
 }
 
-func (h *host) reaches(address string) {
-	h.t.Helper()
-	h.eventually(func() bool {
-		_, err := h.Output(exec.Command("ping", "-c", "1", "-W", "1", address))
-		return err == nil
-	})
-}
-
 // A domain with a route to it shares the machine's network, by proxy ARP.
 func TestRoute(t *testing.T) {
 	t.Parallel()
@@ -62,14 +54,14 @@ func TestRoute(t *testing.T) {
 	require.Equal(t, "connected", x.stored("hotplug-status"))
 	require.Contains(t, x.Show("addr", "show", "vif1.0"), "192.0.2.1/32")
 	dom := domain("192.0.2.11/32", "192.0.2.1")
-	dom.reaches("192.0.2.254")
-	(&host{Host: x.far, t: t}).reaches("192.0.2.11")
+	dom.ping("192.0.2.254")
+	(&host{Host: x.far, t: t}).ping("192.0.2.11")
 
 	x.likeDocker()
 	_, err := dom.Output(exec.Command("ping", "-c", "1", "-W", "1", "192.0.2.254"))
 	require.Error(t, err)
 	require.Equal(t, result{}, vif("vif-route", "online", "ip=192.0.2.11"))
-	dom.reaches("192.0.2.254")
+	dom.ping("192.0.2.254")
 	require.Equal(t, result{}, vif("vif-route", "offline"))
 	require.Equal(t, result{}, vif("vif-route", "offline"))
 	require.NotContains(t, x.nft(), "xend")
@@ -92,7 +84,7 @@ func TestNAT(t *testing.T) {
 	require.Contains(t, x.Show("addr", "show", "vif1.0"), "10.0.1.128/32")
 	x.far.IP("route del default") // nothing but the machine's address can be answered
 	dom := domain("10.0.1.1/32", "10.0.1.128")
-	dom.reaches("192.0.2.254")
+	dom.ping("192.0.2.254")
 	require.Contains(t, x.nft(), "masquerade")
 	r = x.run("network-nat", "start", "netdev=vif1.0")
 	require.Equal(t, 1, r.status)

@@ -20,10 +20,13 @@ func (h *host) needsKind(line string) {
 	}
 }
 
-func (h *host) ping(address string) {
+// ping waits until an address answers: a port of a bridge forwards, and a neighbour is known, a moment after it was made.
+func (h *host) ping(address string, options ...string) {
 	h.t.Helper()
-	out, err := h.Output(exec.Command("ping", "-c", "1", "-W", "20", address))
-	require.NoError(h.t, err, out)
+	h.eventually(func() bool {
+		_, err := h.Output(exec.Command("ping", append([]string{"-c", "1", "-W", "2", address}, options...)...))
+		return err == nil
+	})
 }
 
 // VLAN devices on netdev stay on the physical device and keep working, with all that they have,

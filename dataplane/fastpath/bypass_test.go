@@ -208,7 +208,7 @@ func chosen(t *testing.T, b *Bypass, want Way, why string) {
 func chosenWhile(t *testing.T, b *Bypass, want Way, why string, look func()) {
 	t.Helper()
 	var got []BypassedPort
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		look()
 		got = b.Ports()
 		for _, p := range got {
@@ -287,6 +287,9 @@ func (e *endpoint) packets(t *testing.T, device string) (c *packet.Conn) {
 	return c
 }
 
+// patience is for what takes milliseconds, on a machine that is busy with something else.
+const patience = 30 * time.Second
+
 // knownVif waits until the kernel may pass the bridge by for the domain's MAC.
 func (e *endpoint) knownVif(t *testing.T) {
 	t.Helper()
@@ -294,7 +297,7 @@ func (e *endpoint) knownVif(t *testing.T) {
 	require.Eventually(t, func() bool {
 		var v bpfVif
 		return e.bpf.Vifs.Lookup(&bpfMacKey{Slot: slot, Mac: [6]byte(e.domain.Spec.MAC)}, &v) == nil
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 // TestBypass: frames pass the bridge by, with XDP and without; and not once it has a policy.
@@ -461,11 +464,12 @@ func TestNetkitDecides(t *testing.T) {
 		return err
 	}))
 	chosen(t, b, WayEgress, "")
-	before := pings.Stats().Received
-	for sent := pings.Stats().Sent; pings.Stats().Sent < sent+50; time.Sleep(time.Millisecond) {
+	before := pings.Stats()
+	for pings.Stats().Sent < before.Sent+50 {
 		require.NoError(t, ctx.Err())
+		time.Sleep(time.Millisecond)
 	}
-	assert.LessOrEqual(t, pings.Stats().Received, before+2, "but for those that were under way")
+	assert.LessOrEqual(t, pings.Stats().Received, before.Sent, "but for those that were under way")
 	require.NoError(t, l.Close())
 	chosen(t, b, WayPeer, "")
 	_, err = pings.Fresh(ctx)

@@ -1,13 +1,14 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,12 @@ type Capture struct {
 	file   *os.File
 	done   chan struct{}
 	closed atomic.Bool
+	raw    syscall.RawConn
+
+	// reading orders those who read: run, which waits for frames, and whoever asks.
+	reading  sync.Mutex
+	buf, ctl []byte
+	errRead  error // of run
 
 	mu     sync.Mutex
 	frames []Frame       // that nobody has asked for yet
@@ -50,7 +57,7 @@ const captureBuffer = 64 << 20
 
 // capture collects what filter accepts; nil accepts all. The filter is called one frame at a time.
 func capture(n *Node, index int, what string, filter func(Frame) bool) (*Capture, error) {
-	c := &Capture{what: what, filter: filter, done: make(chan struct{}), more: make(chan struct{})}
+	c := &Capture{what: what, filter: filter, done: make(chan struct{}), more: make(chan struct{}), buf: make([]byte, 256<<10), ctl: make([]byte, 256)}
 	if err := n.Do(func() error { return c.open(index) }); err != nil {
 		return nil, fmt.Errorf("lab: %s: capture: %w", what, err)
 	}
@@ -84,46 +91,49 @@ func (c *Capture) open(index int) error {
 		return os.NewSyscallError("bind", err)
 	}
 	c.file = os.NewFile(uintptr(fd), "packet")
-	return nil
+	c.raw, err = c.file.SyscallConn()
+	return err
 }
 
 // run reads until the socket is closed or its device is gone.
 func (c *Capture) run() {
 	defer close(c.done)
-	raw, err := c.file.SyscallConn()
-	buf, ctl := make([]byte, 256<<10), make([]byte, 256)
-	for err == nil {
-		var n, ctln int
-		var from unix.Sockaddr
-		var errRecv error
-		err = raw.Read(func(fd uintptr) bool {
-			n, ctln, _, from, errRecv = unix.Recvmsg(int(fd), buf, ctl, 0)
-			return errRecv != unix.EAGAIN
-		})
-		if err == nil {
-			err = errRecv
-		}
-		if errors.Is(err, unix.ENETDOWN) { // it may come up again
-			err = nil
-			continue
-		}
-		if err == nil {
-			f := Frame{Time: time.Now(), Data: withTag(buf[:n], ctl[:ctln])}
-			if ll, ok := from.(*unix.SockaddrLinklayer); ok {
-				f.Outgoing = ll.Pkttype == unix.PACKET_OUTGOING
-			}
-			if c.filter == nil || c.filter(f) {
-				c.add(f)
-			}
-		}
-	}
+	err := c.raw.Read(func(fd uintptr) bool {
+		c.errRead = c.readAll(int(fd))
+		return c.errRead != nil
+	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.err = err
+	c.err = cmp.Or(err, c.errRead)
 	if c.closed.Load() {
 		c.err = os.ErrClosed
 	}
 	close(c.more)
+}
+
+// readAll adds all that the socket has; nil when it has no more for now.
+func (c *Capture) readAll(fd int) error {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	for {
+		n, ctln, _, from, err := unix.Recvmsg(fd, c.buf, c.ctl, 0)
+		switch err {
+		case nil:
+		case unix.EAGAIN:
+			return nil
+		case unix.ENETDOWN, unix.EINTR: // the device may come up again
+			continue
+		default:
+			return os.NewSyscallError("recvmsg", err)
+		}
+		f := Frame{Time: time.Now(), Data: withTag(c.buf[:n], c.ctl[:ctln])}
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
+			f.Outgoing = ll.Pkttype == unix.PACKET_OUTGOING
+		}
+		if c.filter == nil || c.filter(f) {
+			c.add(f)
+		}
+	}
 }
 
 func (c *Capture) add(f Frame) {
@@ -188,8 +198,10 @@ func (c *Capture) WaitFor(ctx context.Context, fits func(Frame) bool) (Frame, er
 	}
 }
 
-// Take returns the frames that have come since the last call, and does not wait.
+// Take returns the frames that have passed since the last call, and does not wait: what has come where it was sent to has passed.
 func (c *Capture) Take() []Frame {
+	// The socket has it, although run may not have had a processor since; an error is run's.
+	_ = c.raw.Control(func(fd uintptr) { _ = c.readAll(int(fd)) })
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	frames := c.frames

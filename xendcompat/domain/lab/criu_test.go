@@ -64,7 +64,7 @@ func TestSaveProcesses(t *testing.T) {
 		t.Helper()
 		require.Equal(t, domain.Flags("r-----"), m.status(id).Flags)
 		require.True(t, m.answers("10.1.0.1", patience))
-		require.Equal(t, "S", programState(t, must(m.get(id))), "it is not stopped")
+		require.Eventually(t, func() bool { return programState(t, must(m.get(id))) == "S" }, patience, 10*time.Millisecond, "it is stopped")
 		require.NoDirExists(t, filepath.Join(must(m.get(id)).dir, processesDir))
 	}
 

@@ -212,7 +212,8 @@ func TestManagedKilled(t *testing.T) {
 				require.Equal(t, strconv.Itoa(len(strings.Fields(got))-1), m.records(), "step %d: a record for each, and no more", n)
 				alive := strings.Count(" "+got, " vm1 |")
 				require.Equal(t, alive, m.alive(), "step %d", n)
-				require.Len(t, m.vifs(), alive, "step %d: %v", n, m.vifs())
+				// A namespace goes a moment after its last process.
+				require.Eventually(t, func() bool { return len(m.vifs()) == alive }, patience, 10*time.Millisecond, "step %d: %v", n, m.vifs())
 				if alive > 0 {
 					require.True(t, m.answers("10.1.0.1", patience), "step %d", n)
 				}
