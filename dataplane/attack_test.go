@@ -241,6 +241,14 @@ func attackSecured(t *testing.T, level vnet.Security) {
 		eventually(t, "a stranger's packet is counted", func() bool { return b.drops(DropESPUnknownSPI) > 1 && b.drops(DropKeyUnknown) > 0 })
 		_, before := genuine(at)
 		require.Empty(t, before)
+		// Nobody can know of which vnet they are; from whom they come, is known.
+		counted := b.Counters()
+		for _, r := range []Reason{DropESPUnknownSPI, DropKeyUnknown} {
+			require.True(t, slices.ContainsFunc(counted.Sources, func(s Sender) bool { return s.Reason == r && (r == DropESPUnknownSPI || s.From == stranger.Addr()) }), r)
+			for _, v := range counted.Vnets {
+				require.False(t, slices.ContainsFunc(v.Drops, func(d Drop) bool { return d.Reason == r }), r)
+			}
+		}
 	}
 	stranger.stop()
 	if none {

@@ -48,6 +48,8 @@ type Status struct {
 	Drops []Drop
 	// Strangers are where most of the packets came from that were dropped as DropNotUnderlay, most first.
 	Strangers []Stranger
+	// Sources are who sent what was dropped, for each reason those of most packets, most first.
+	Sources []Sender
 	// Unknown are the vnets of which most of the packets were that were dropped as DropUnknownVnet, most first.
 	Unknown []Unknown
 }
@@ -303,7 +305,7 @@ func (e *Engine) Status() Status {
 	c := &e.config
 	s := Status{
 		Encapsulation: c.Encapsulation, MTUMode: c.MTUMode, Workers: len(e.workers),
-		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: counters.Drops, Tables: counters.Tables, Strangers: counters.Strangers, Unknown: counters.Unknown,
+		Vnets: e.vnetsLocked(), Peers: e.Peers(), Drops: counters.Drops, Tables: counters.Tables, Strangers: counters.Strangers, Sources: counters.Sources, Unknown: counters.Unknown,
 	}
 	for _, r := range e.replicas {
 		s.Replicate = append(s.Replicate, ReplicaState{Name: r.name, Addr: r.addr, Port: r.port, Problem: r.problem})

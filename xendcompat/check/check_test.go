@@ -213,10 +213,14 @@ func TestJudge(t *testing.T) {
 			in.status.Vnets = append(in.status.Vnets, dataplane.Vnet{ID: id98, Security: vnet.Auth})
 			return in
 		}},
-		{"key-mismatch", "key messages come under keys that this host does not have (7 so far)", func() *input {
+		{"key-mismatch", "key messages come under keys that this host does not have (7 so far, from 192.0.2.3 and 192.0.2.4)", func() *input {
 			in := well(inquired(same))
 			in.status.Keys = []esp.Status{{ID: id98, Level: vnet.Auth}}
 			in.status.Drops = []dataplane.Drop{{Reason: dataplane.DropKeyUnknown, Count: 7}}
+			in.status.Sources = []dataplane.Sender{
+				{Reason: dataplane.DropESPReplay, From: addr("192.0.2.9"), Packets: 9},
+				{Reason: dataplane.DropKeyUnknown, From: elsewhere, Packets: 4}, {Reason: dataplane.DropKeyUnknown, From: addr("192.0.2.4"), Packets: 3},
+			}
 			return in
 		}},
 		{"one-sided", "no host answers inside of its ESP", func() *input { // the keys are the same by now

@@ -36,7 +36,7 @@ func (j *judge) secured() {
 			j.add("key-mismatch", finding.Skip, of, "", "not asked: %s", j.notAsked[k.ID])
 		case len(members) == 0 && j.lately(dataplane.DropKeyUnknown):
 			j.add("key-mismatch", finding.Warn, of, "vn key-status on all hosts; copy the key's file from one to the others, mode 0600",
-				"no host answers inside of its ESP (%s), and key messages come under keys that this host does not have (%d so far)", k.Level, j.drops(dataplane.DropKeyUnknown))
+				"no host answers inside of its ESP (%s), and key messages come under keys that this host does not have (%d so far%s)", k.Level, j.drops(dataplane.DropKeyUnknown), j.senders(dataplane.DropKeyUnknown))
 		case len(members) == 0 && j.inquiry != nil && j.answered() > 0:
 			j.add("one-sided", finding.Warn, of, "on the other hosts: xm vnet-list -l "+k.ID.Short()+"; vn key-status; vn check: a firewall that drops UDP 4500 or IP protocol 50?", "no host answers inside of its ESP (%s)", k.Level)
 		case len(members) > 0:
@@ -63,6 +63,20 @@ func (j *judge) drops(r dataplane.Reason) uint64 {
 		}
 	}
 	return 0
+}
+
+// senders is who sent most of what was dropped for a reason: ", from 192.0.2.2".
+func (j *judge) senders(r dataplane.Reason) string {
+	var list []string
+	for _, s := range j.status.Sources {
+		if s.Reason == r {
+			list = append(list, s.From.String())
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return ", from " + strings.Join(list, " and ")
 }
 
 func (j *judge) answered() (n int) {
