@@ -424,7 +424,7 @@ func (r *inquirer) askVARP(ctx context.Context, h *Inquired) {
 		n := r.view.Load().vnets[e.Vnet]
 		return e.State != Reachable || n == nil || n.secured()
 	})
-	sure := func(e Entry) bool { return e.Source == varp.Frame.String() && e.Age < frameSure }
+	sure := func(e Entry) bool { return e.Framed >= 0 && e.Framed < frameSure }
 	slices.SortStableFunc(known, func(a, b Entry) int {
 		if sure(a) != sure(b) {
 			return map[bool]int{true: -1, false: 1}[sure(a)]

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -280,6 +281,7 @@ func TestInquireByVARP(t *testing.T) {
 		{"original", func(s *stranger, a *memoryHost, m wire.VARP) {
 			s.send(a.addr, wire.VARP{Opcode: wire.Announce, Vnet: m.Vnet, MAC: m.MAC, CareOf: s.addr}.Append(nil))
 		}, AskedByVARP{MACs: 1, Sure: 1, Answered: true}},
+		{"cut off, announced first", func(*stranger, *memoryHost, wire.VARP) {}, AskedByVARP{MACs: 1, Sure: 1}},
 		{"cut off", func(*stranger, *memoryHost, wire.VARP) {}, AskedByVARP{MACs: 1, Sure: 1}},
 		{"announces only", func(s *stranger, a *memoryHost, m wire.VARP) {
 			s.send(a.config.Group, wire.VARP{Opcode: wire.Announce, Vnet: m.Vnet, MAC: m.MAC, CareOf: s.addr}.Append(nil))
@@ -290,6 +292,9 @@ func TestInquireByVARP(t *testing.T) {
 				m := newMemory(t, 1, testConfig())
 				a, s := m.hosts[0], m.stranger()
 				mac := domainMAC(7)
+				if strings.HasSuffix(tt.name, "announced first") {
+					s.send(m.group, wire.VARP{Opcode: wire.Announce, Vnet: idOf(t, "97"), MAC: wire.MAC(mac), CareOf: s.addr}.Append(nil))
+				}
 				s.send(m.group, vudp(idOf(t, "97"), testFrame(broadcastMAC, mac, "hello")))
 				s.heard(func(heardPacket) bool { return true })
 				var q *Inquiry

@@ -163,7 +163,8 @@ type Entry struct {
 	Addr   netip.Addr // the care-of address
 	State  EntryState
 	Age    time.Duration // since the last news
-	Source string        // frame or announce
+	Framed time.Duration // since the last frame from there; negative: none came yet
+	Source string        // by which it was known to be there: frame or announce
 	Damped time.Duration // for how long moves will be ignored because it flapped
 }
 
@@ -356,11 +357,11 @@ func (e *Engine) Entries(f Filter) []Entry {
 	var out []Entry
 	for _, r := range e.table.RemoteIf(now, f.fits) {
 		out = append(out, Entry{
-			Vnet: r.Vnet, MAC: r.MAC, Addr: r.Addr, State: Reachable, Age: r.Age, Source: r.Source.String(), Damped: r.Damped,
+			Vnet: r.Vnet, MAC: r.MAC, Addr: r.Addr, State: Reachable, Age: r.Age, Framed: r.Framed, Source: r.Source.String(), Damped: r.Damped,
 		})
 	}
 	for _, q := range e.pending.List(now) {
-		x := Entry{Vnet: q.Vnet, MAC: q.MAC, State: Incomplete, Age: q.Age, Source: "request"}
+		x := Entry{Vnet: q.Vnet, MAC: q.MAC, State: Incomplete, Age: q.Age, Framed: -1, Source: "request"}
 		if q.Failed {
 			x.State = Failed
 		}

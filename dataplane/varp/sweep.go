@@ -113,6 +113,8 @@ type Entry struct {
 	ByHand bool
 	// Age is the time since the last news, exact to 10 ms; a MAC put in by hand ages too.
 	Age time.Duration
+	// Framed is the time since a frame came from there, exact to 10 ms; negative: none did since it is there.
+	Framed time.Duration
 	// HoldDown is for how long this host will not claim the MAC without a frame from it, if positive.
 	HoldDown time.Duration
 	// Damped is for how long moves will be ignored, if positive.
@@ -191,9 +193,14 @@ func (t *Table) Entry(k Key, now int64) (Entry, bool) {
 }
 
 func (e *entry) at(now int64) Entry {
+	framed := time.Duration(-1)
+	if at := e.framed.Load(); at > 0 {
+		framed = time.Duration(max(0, now-at))
+	}
 	return Entry{
 		Key: e.key, Addr: e.addr, Source: e.source, ByHand: e.byHand, Moves: int(e.moves),
 		Age:      time.Duration(max(0, now-e.seen.Load())),
+		Framed:   framed,
 		HoldDown: time.Duration(max(0, e.hold-now)),
 		Damped:   time.Duration(max(0, e.damp-now)),
 	}

@@ -36,7 +36,7 @@ func TestRemote(t *testing.T) {
 	c := tab.LearnRemote(k, host(2), varp.Announce, 3*second)
 	require.Equal(t, varp.Change{Kind: varp.MovedThere, From: host(1), Moves: 1, Idle: 2 * time.Second}, c)
 	require.Equal(t, []varp.Entry{{
-		Key: k, Addr: host(2), Source: varp.Announce, Age: time.Second, Moves: 1,
+		Key: k, Addr: host(2), Source: varp.Announce, Age: time.Second, Framed: -1, Moves: 1,
 	}}, tab.Remote(4*second))
 	require.Equal(t, "announce", varp.Announce.String())
 	require.Equal(t, "frame", varp.Frame.String())
@@ -120,7 +120,7 @@ func TestByHand(t *testing.T) {
 	require.Equal(t, varp.Known, tab.AddVif(k, second).Kind)
 	require.Zero(t, tab.Sweep(1000*second))
 	require.True(t, tab.Local(k, 1000*second))
-	require.Equal(t, varp.Entry{Key: k, Source: varp.Hand, ByHand: true, Age: 1000 * time.Second}, tab.Vifs(1000 * second)[0])
+	require.Equal(t, varp.Entry{Key: k, Source: varp.Hand, ByHand: true, Age: 1000 * time.Second, Framed: -1}, tab.Vifs(1000 * second)[0])
 
 	// Another host has it for a while.
 	require.Equal(t, varp.MovedAway, tab.LearnRemote(k, host(1), varp.Frame, 1000*second).Kind)
