@@ -5,6 +5,7 @@ package recipes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -201,18 +202,21 @@ func TestRecipes(t *testing.T) {
 			}
 			s, err := lab.New(t).Switch("lan", 0)
 			require.NoError(t, err)
-			hosts := map[string]*machine{}
+			hosts, names := map[string]*machine{}, ""
 			for _, name := range []string{"A", "B"} {
-				m := newMachine(t, s, name)
+				hosts[name] = newMachine(t, s, name)
+				names += fmt.Sprintf("%s host%s\n", hosts[name].Addr(), name)
+			}
+			for _, name := range []string{"A", "B"} {
+				m := hosts[name]
 				if boots[page] {
 					m.plain = true
 					m.boot()
 				}
-				for _, command := range []string{"xend start", "echo '(vnet (id 97))' >vnet97.sxp && xm vnet-create vnet97.sxp"} {
+				for _, command := range []string{"printf '" + names + "' >>/etc/hosts", "xend start", "echo '(vnet (id 97))' >vnet97.sxp && xm vnet-create vnet97.sxp"} {
 					out, err := m.run(command)
 					require.NoError(t, err, out)
 				}
-				hosts[name] = m
 			}
 			for _, s := range steps {
 				require.NotEmpty(t, s.Prompt, "%s:%d: on which host?", page, s.Line)
