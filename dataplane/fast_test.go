@@ -102,6 +102,39 @@ func TestFastPath(t *testing.T) {
 	t.Logf("%+v", hosts[1].Status().FastPath)
 }
 
+// TestFollowsRoutes: the kernel's packets go where the host's routes say, also when these change under way: by another host that
+// forwards, and back. Nothing is lost.
+func TestFollowsRoutes(t *testing.T) {
+	_, _, hosts := newLab(t, 3, fastConfig())
+	add(t, "97", hosts...)
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	a, b, c := hosts[0], hosts[1], hosts[2]
+	for path, value := range map[string]string{"ip_forward": "1", "conf/all/send_redirects": "0", "conf/eth0/send_redirects": "0"} {
+		require.NoError(t, c.Net.SetSysctl(value, append([]string{"net", "ipv4"}, strings.Split(path, "/")...)...))
+	}
+	awaitFast(t, one, two, a, b)
+	seen, err := c.Capture("eth0", func(f lab.Frame) bool {
+		d, ok := datagramIn(f.Data)
+		return ok && d.from.Addr() == a.Addr() && d.from.Port() >= 0x8000 && d.to == netip.AddrPortFrom(b.Addr(), wire.Port) &&
+			bytes.Equal(f.Data[:6], c.Uplink().MAC)
+	})
+	require.NoError(t, err)
+	s := startStream(t, one, two, time.Millisecond)
+	s.arrives()
+	require.Empty(t, seen.Take())
+	route := hostnet.Route{To: netip.PrefixFrom(b.Addr(), 32), Via: c.Addr(), Index: deviceOf(t, a.Host, "eth0").Index}
+	require.NoError(t, a.Host.Net.EnsureRoute(route))
+	eventually(t, "packets go by the other host", func() bool { return len(seen.Take()) > 0 })
+	s.arrives()
+	_, err = a.Host.Run(soon(t), "ip", "route", "del", route.To.String())
+	require.NoError(t, err)
+	eventually(t, "and no more", func() bool {
+		s.arrives()
+		return len(seen.Take()) == 0
+	})
+	s.complete(t)
+}
+
 // with is what a host knows of another one.
 func (h *testHost) with(other *testHost) Host {
 	h.t.Helper()

@@ -29,6 +29,8 @@ type kernelHost interface {
 	Ports(master int) ([]hostnet.Link, error)
 	Detail(index int) (hostnet.Detail, error)
 	RouteTo(to netip.Addr) (hostnet.Route, error)
+	// NextHop is the neighbour of a device by which the kernel sends from an address to a host.
+	NextHop(from, to netip.Addr, index int) (netip.Addr, error)
 	Sysctl(path ...string) (string, error)
 	Filters(index int, egress bool) ([]hostnet.Filter, error)
 	RootQdisc(index int) (string, error)
@@ -74,7 +76,7 @@ type programs struct {
 	times  fastpath.Times
 	set    [2]fastpath.Underlay
 	looked [2]lookedAt
-	routes map[netip.Addr]bool
+	routes map[netip.Addr]routed
 
 	mu sync.Mutex
 	// failed is why there are no tables; it is tried again after a reload.
@@ -102,7 +104,7 @@ const verifyAtOnce, verifyRounds = 64, 6
 
 func newPrograms(e *Engine, h *hostnet.Host) *programs {
 	k := &programs{
-		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, states: map[hook]hostnet.TCXState{}, routes: map[netip.Addr]bool{}, vnets: map[vnet.ID]string{}, hooks: map[vnet.ID]string{},
+		engine: e, mirror: e.mirror, attached: map[hook]struct{}{}, placed: map[hook]string{}, states: map[hook]hostnet.TCXState{}, routes: map[netip.Addr]routed{}, vnets: map[vnet.ID]string{}, hooks: map[vnet.ID]string{},
 		load: loadFastPath, base: fastpath.DefaultTimes(), verifyEvery: verifyEvery,
 	}
 	if h != nil {
@@ -571,22 +573,30 @@ func (k *programs) due(v *view, verify bool) map[vnet.ID]struct{} {
 	return due
 }
 
-// reaches reports whether packets to a host leave by the underlay's device, from its address. It is for the mirror's
-// goroutine.
-func (k *programs) reaches(addr netip.Addr) bool {
+// routed is whether packets to a host leave by the underlay's device, and by which neighbour; the zero Addr: by what the kernel looks up.
+type routed struct {
+	ok  bool
+	via netip.Addr
+}
+
+// reaches says how packets to a host leave that come from the underlay's address. It is for the mirror's goroutine.
+func (k *programs) reaches(addr netip.Addr) routed {
 	if k.host == nil {
-		return true
+		return routed{ok: true}
 	}
 	if known, ok := k.routes[addr]; ok {
 		return known
 	}
-	fam := underlay.Of(addr)
+	u := k.looked[underlay.Of(addr)].u
 	r, err := k.host.RouteTo(addr)
-	ok := err == nil && r.Index != 0 && r.Index == k.looked[fam].u.Index
-	if len(k.routes) < 4*fastpath.MaxHosts {
-		k.routes[addr] = ok
+	to := routed{ok: err == nil && r.Index != 0 && r.Index == u.Index}
+	if to.ok {
+		to.via, _ = k.host.NextHop(u.Addr, addr, u.Index) // else looked up
 	}
-	return ok
+	if len(k.routes) < 4*fastpath.MaxHosts {
+		k.routes[addr] = to
+	}
+	return to
 }
 
 // FastUnderlay says how packets of one address family travel.

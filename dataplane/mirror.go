@@ -24,7 +24,7 @@ type kernelTables interface {
 	ClearUnderlay(netip.Addr) error
 	AddVnet(id vnet.ID, vnif, mtu int) error
 	RemoveVnet(vnet.ID)
-	SetHost(addr netip.Addr, send, receive bool) error
+	SetHost(netip.Addr, fastpath.Host) error
 	Heard(addr netip.Addr, at uint64) error
 	RemoveHost(netip.Addr)
 	PutRemote(id vnet.ID, mac wire.MAC, at netip.Addr, seen uint64) error
@@ -112,8 +112,8 @@ func (p mirroredMACs) forget(k varp.Key) {
 
 // mirroredHost is a host that the kernel knows.
 type mirroredHost struct {
-	send, receive bool
-	heard         int64 // what the kernel was told last
+	fastpath.Host
+	heard int64 // what the kernel was told last
 }
 
 // refusal is when the kernel took something no more, and why.
@@ -276,7 +276,7 @@ func (m *mirror) start(t kernelTables) {
 		m.writing.Unlock()
 	}
 	for _, addr := range t.Hosts() {
-		m.hosts[addr] = mirroredHost{send: true, receive: true}
+		m.hosts[addr] = mirroredHost{Host: fastpath.Host{Send: true, Receive: true}}
 	}
 	err := t.MACs(func(x fastpath.MAC) {
 		k, seen := varp.Key{Vnet: x.Vnet, MAC: x.MAC}, m.engineTime(x.Seen)
@@ -453,7 +453,7 @@ func (m *mirror) setHost(addr netip.Addr) {
 		return
 	}
 	h := m.judge(addr)
-	if err := m.tables.SetHost(addr, h.send, h.receive); err != nil {
+	if err := m.tables.SetHost(addr, h.Host); err != nil {
 		m.tell(err)
 		return
 	}
@@ -472,8 +472,11 @@ func (m *mirror) judge(addr netip.Addr) mirroredHost {
 	rec := e.hosts.Find(addr)
 	// The kernel's packets have no outer checksum, which other hosts may refuse over IPv6.
 	taken := addr.Is4() || rec != nil && rec.Unsummed(e.now())
-	h.send = ok && way.form == inUDP && taken && e.programs.reaches(addr)
-	h.receive = !own && (rec == nil || !rec.Replicates(e.now()))
+	if ok && way.form == inUDP && taken {
+		to := e.programs.reaches(addr)
+		h.Send, h.Via = to.ok, to.via
+	}
+	h.Receive = !own && (rec == nil || !rec.Replicates(e.now()))
 	return h
 }
 
@@ -486,10 +489,10 @@ func (m *mirror) judgeAll() {
 
 func (m *mirror) judgeOne(addr netip.Addr, before mirroredHost) {
 	h := m.judge(addr)
-	if h.send == before.send && h.receive == before.receive {
+	if h.Host == before.Host {
 		return
 	}
-	if err := m.tables.SetHost(addr, h.send, h.receive); err != nil {
+	if err := m.tables.SetHost(addr, h.Host); err != nil {
 		m.tell(err)
 		return
 	}
@@ -505,7 +508,7 @@ func (m *mirror) hear() {
 	for addr, h := range m.hosts {
 		h = m.hearHost(addr, h)
 		rec := m.engine.hosts.Find(addr)
-		if rec != nil && (rec.Replicates(now) == h.receive || addr.Is6() && rec.Unsummed(now) != h.send) {
+		if rec != nil && (rec.Replicates(now) == h.Receive || addr.Is6() && rec.Unsummed(now) != h.Send) {
 			m.judgeOne(addr, h)
 			h = m.hosts[addr]
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/varp"
 	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
@@ -27,8 +28,8 @@ type tablesInMemory struct {
 }
 
 type hostInMemory struct {
-	send, receive bool
-	heard         uint64
+	fastpath.Host
+	heard uint64
 }
 
 var _ kernelTables = (*tablesInMemory)(nil)
@@ -63,12 +64,12 @@ func (p *tablesInMemory) RemoveVnet(id vnet.ID) {
 
 func (p *tablesInMemory) Stop() { p.stopped = true }
 
-func (p *tablesInMemory) SetHost(addr netip.Addr, send, receive bool) error {
+func (p *tablesInMemory) SetHost(addr netip.Addr, is fastpath.Host) error {
 	h, known := p.hosts[addr]
 	if !known && len(p.hosts) >= p.maxHosts {
 		return fastpath.ErrFull
 	}
-	h.send, h.receive = send, receive
+	h.Host = is
 	p.hosts[addr] = h
 	return nil
 }
@@ -193,7 +194,7 @@ func TestMirror(t *testing.T) {
 	h.mirror.flush()
 	require.Equal(t, "here", h.in(1))
 	require.Equal(t, hostB.String(), h.in(2))
-	require.Equal(t, hostInMemory{send: true, receive: true}, h.p.hosts[hostB])
+	require.Equal(t, hostInMemory{Host: fastpath.Host{Send: true, Receive: true}}, h.p.hosts[hostB])
 
 	// In no vnet that the kernel carries.
 	other := varp.Key{Vnet: idOf(t, "98"), MAC: wire.MAC{0, 0x16, 0x3e, 0, 0, 3}}
@@ -340,7 +341,7 @@ func TestMirroredHosts(t *testing.T) {
 	// One that floods by unicast copies is heard by user space only.
 	h.Engine.hosts.Replicated(rec, h.now())
 	h.mirror.judgeAll()
-	require.Equal(t, []bool{true, false}, []bool{h.p.hosts[hostB].send, h.p.hosts[hostB].receive})
+	require.Equal(t, []bool{true, false}, []bool{h.p.hosts[hostB].Send, h.p.hosts[hostB].Receive})
 	// One that speaks only EtherIP is not sent to.
 	require.True(t, h.Engine.hosts.HeardEtherIP(rec, h.key(1).Vnet, h.key(1).MAC, h.now()))
 	require.True(t, h.Engine.hosts.Answered(rec, h.key(1).Vnet, h.key(1).MAC))
@@ -348,7 +349,50 @@ func TestMirroredHosts(t *testing.T) {
 	h.publishLocked()
 	h.mu.Unlock()
 	h.mirror.judgeAll()
-	require.False(t, h.p.hosts[hostB].send)
+	require.False(t, h.p.hosts[hostB].Send)
+}
+
+// hostWithRoute is one that reaches all others by one neighbour of the underlay's device.
+type hostWithRoute struct {
+	kernelHost
+	route hostnet.Route
+	via   netip.Addr
+	err   error
+}
+
+func (h *hostWithRoute) RouteTo(netip.Addr) (hostnet.Route, error) { return h.route, nil }
+
+func (h *hostWithRoute) NextHop(from, to netip.Addr, index int) (netip.Addr, error) {
+	return h.via, h.err
+}
+
+// TestNextHopOfHosts: the kernel is told by which neighbour it sends to a host, and anew when a route has changed; what is not one
+// neighbour it looks up itself, and what leaves by another device is user space's.
+func TestNextHopOfHosts(t *testing.T) {
+	h := newMirrored(t, newTablesInMemory())
+	k := h.programs
+	k.looked[0].u = fastpath.Underlay{Addr: netip.MustParseAddr("10.9.1.1"), Index: eth0.Index}
+	at := &hostWithRoute{route: hostnet.Route{Index: eth0.Index}, via: netip.MustParseAddr("10.9.1.254")}
+	k.host = at
+	h.Engine.table.LearnRemote(h.key(1), hostB, varp.Frame, h.now())
+	h.mirror.flush()
+	is := func() fastpath.Host { return h.p.hosts[hostB].Host }
+	require.Equal(t, fastpath.Host{Send: true, Receive: true, Via: at.via}, is())
+	changed := func() {
+		clear(k.routes)
+		h.mirror.judgeAll()
+	}
+	at.via = netip.MustParseAddr("10.9.1.253")
+	h.mirror.judgeAll()
+	require.NotEqual(t, at.via, is().Via, "it is asked once")
+	changed()
+	require.Equal(t, at.via, is().Via)
+	at.via, at.err = netip.Addr{}, hostnet.ErrNotFound
+	changed()
+	require.Equal(t, fastpath.Host{Send: true, Receive: true}, is())
+	at.route.Index++
+	changed()
+	require.Equal(t, fastpath.Host{Receive: true}, is())
 }
 
 // TestSignOfLife: a host that is silent by unicast is asked, and its answer renews that the kernel hears it.

@@ -27,6 +27,7 @@ type bpfHost struct {
 	Renewed uint64
 	Slot    uint32
 	Flags   uint32
+	Via     [16]uint8
 }
 
 type bpfId struct {

@@ -329,8 +329,15 @@ func (p *Tables) Stop() {
 	}
 }
 
-// SetHost says what the kernel may do with a host: send to it, receive from it. ErrFull above MaxHosts.
-func (p *Tables) SetHost(addr netip.Addr, send, receive bool) error {
+// Host is what the kernel may do with a host: send to it, receive from it. Via is the neighbour by which the routes reach it, while
+// the time of Alive has not passed; the zero Addr: the kernel looks the route up for each packet.
+type Host struct {
+	Send, Receive bool
+	Via           netip.Addr
+}
+
+// SetHost says what the kernel may do with a host. ErrFull above MaxHosts.
+func (p *Tables) SetHost(addr netip.Addr, h Host) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	slot, had := p.hosts[addr]
@@ -348,12 +355,16 @@ func (p *Tables) SetHost(addr netip.Addr, send, receive bool) error {
 	var v bpfHost
 	err := p.bpf.Hosts.Lookup(&k, &v)
 	if err == nil || errors.Is(err, ebpf.ErrKeyNotExist) {
-		v.Slot, v.Flags = slot, 0
-		if send {
+		v.Slot, v.Flags, v.Via = slot, 0, [16]byte{}
+		if h.Send {
 			v.Flags |= 1
 		}
-		if receive {
+		if h.Receive {
 			v.Flags |= 2
+		}
+		if h.Via.IsValid() {
+			v.Flags |= 4
+			v.Via = h.Via.As16()
 		}
 		err = p.bpf.Hosts.Put(&k, &v)
 	}

@@ -48,6 +48,9 @@ func load(t *testing.T, times Times) *Tables {
 	return p
 }
 
+// both is a host that is sent to, and heard.
+var both = Host{Send: true, Receive: true}
+
 // known is a fast path that knows two MACs of vnet 97, one here and one behind there.
 func known(t *testing.T, there netip.Addr) *Tables {
 	t.Helper()
@@ -60,7 +63,7 @@ func known(t *testing.T, there netip.Addr) *Tables {
 		Addr: here, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true,
 	}))
 	require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
-	require.NoError(t, p.SetHost(there, true, true))
+	require.NoError(t, p.SetHost(there, both))
 	require.NoError(t, p.Heard(there, Now()))
 	require.NoError(t, p.PutLocal(vnet97, local, Now()))
 	require.NoError(t, p.PutRemote(vnet97, remote, there, Now()))
@@ -265,6 +268,16 @@ func TestSourcePort(t *testing.T) {
 		}
 	}
 	assert.Greater(t, len(ports), 8)
+	// Pings have no ports: what changes from one to the next, their checksum, is no part of the hash.
+	clear(ports)
+	for i := range 4 {
+		frame := ethernet(remote, local, 0x0800, udp4(t, 100))
+		frame[14+9], frame[14+20+2] = 1, byte(i)
+		r := run(t, p.Out(), frame, 0)
+		require.EqualValues(t, redirect, r.action)
+		ports[binary.BigEndian.Uint16(r.packet[34:])] = true
+	}
+	assert.Len(t, ports, 1)
 }
 
 // TestSuperFrame: those that can't be taken. That the others are segmented right only a real device shows:
@@ -319,7 +332,7 @@ func TestLeftOut(t *testing.T) {
 			return p.PutRemote(vnet97, remote, there4, ago(61*time.Second))
 		}, frame},
 		"destination was deleted": {LeftMiss, func(p *Tables) error { p.Delete(vnet97, remote); return nil }, frame},
-		"host may not be sent to": {LeftHost, func(p *Tables) error { return p.SetHost(there4, false, true) }, frame},
+		"host may not be sent to": {LeftHost, func(p *Tables) error { return p.SetHost(there4, Host{Receive: true}) }, frame},
 		"host is gone":            {LeftHost, func(p *Tables) error { p.RemoveHost(there4); return nil }, frame},
 		"no underlay":             {LeftOff, func(p *Tables) error { return p.ClearUnderlay(here4) }, frame},
 		"vnet is gone":            {LeftVnet, func(p *Tables) error { p.RemoveVnet(vnet97); return nil }, frame},
@@ -388,7 +401,7 @@ func TestLeftIn(t *testing.T) {
 		"MAC lives here":             {LeftSource, func(p *Tables) error { return p.PutLocal(vnet97, remote, Now()) }, nil},
 		"MAC is old":                 {LeftSource, func(p *Tables) error { return p.PutRemote(vnet97, remote, there4, ago(61*time.Second)) }, nil},
 		"MAC is behind another host": {LeftSource, func(p *Tables) error { return p.PutRemote(vnet97, remote, netip.MustParseAddr("192.0.2.3"), Now()) }, nil},
-		"host may not be heard":      {LeftHost, func(p *Tables) error { return p.SetHost(there4, true, false) }, nil},
+		"host may not be heard":      {LeftHost, func(p *Tables) error { return p.SetHost(there4, Host{Send: true}) }, nil},
 		"receiving is off":           {LeftOff, func(p *Tables) error { return p.ClearUnderlay(here4) }, func([]byte) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -455,7 +468,7 @@ func TestFirewall(t *testing.T) {
 	p := load(t, Times{HostTTL: time.Hour, Renew: time.Nanosecond, RenewEvery: time.Hour})
 	require.NoError(t, p.SetUnderlay(Underlay{Addr: here4, Index: loopback, MTU: 1500, Port: wire.Port, Receive: true}))
 	require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
-	require.NoError(t, p.SetHost(there4, true, true))
+	require.NoError(t, p.SetHost(there4, both))
 	require.NoError(t, p.PutRemote(vnet97, remote, there4, Now()))
 	packet := outer(t, there4, here4, vnet97, frame)
 
@@ -468,7 +481,7 @@ func TestFirewall(t *testing.T) {
 		assert.EqualValues(t, redirect, run(t, p.In(), packet, 0).action, "until the next renewal")
 	}
 	// Setting the host again keeps what was heard.
-	require.NoError(t, p.SetHost(there4, true, true))
+	require.NoError(t, p.SetHost(there4, both))
 	assert.EqualValues(t, redirect, run(t, p.In(), packet, 0).action)
 }
 
@@ -495,7 +508,7 @@ func TestRecorded(t *testing.T) {
 			p := load(t, Times{})
 			require.NoError(t, p.SetUnderlay(Underlay{Addr: h.Destination, Index: loopback, MTU: 1500, Port: wire.Port, Receive: true}))
 			require.NoError(t, p.AddVnet(id, loopback, 1500))
-			require.NoError(t, p.SetHost(h.Source, false, true))
+			require.NoError(t, p.SetHost(h.Source, Host{Receive: true}))
 			require.NoError(t, p.Heard(h.Source, Now()))
 			require.NoError(t, p.PutRemote(id, wire.Source(frame), h.Source, Now()))
 			packet = append([]byte{}, packet...)
@@ -599,14 +612,14 @@ func TestFull(t *testing.T) {
 
 	host := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
 	for i := range MaxHosts - 1 {
-		require.NoError(t, p.SetHost(host(i), true, true))
+		require.NoError(t, p.SetHost(host(i), both))
 	}
-	require.ErrorIs(t, p.SetHost(host(MaxHosts), true, true), ErrFull)
-	require.NoError(t, p.SetHost(there4, true, true))
+	require.ErrorIs(t, p.SetHost(host(MaxHosts), both), ErrFull)
+	require.NoError(t, p.SetHost(there4, both))
 	require.NoError(t, p.Heard(there4, Now()))
 	require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)
 	p.RemoveHost(host(0))
-	require.NoError(t, p.SetHost(host(MaxHosts), true, true))
+	require.NoError(t, p.SetHost(host(MaxHosts), both))
 }
 
 // TestAdopt: tables of an earlier run go on with new programs, and what they hold is known.

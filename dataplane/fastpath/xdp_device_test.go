@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -139,7 +140,7 @@ func endpointsOf(t *testing.T, v6, tcx bool, kind lab.DomainSpec) [2]*endpoint {
 		require.NoError(t, h.SetUnderlay(Underlay{
 			Addr: h.addr, Index: h.card.Index, MTU: h.card.MTU, MAC: wire.MAC(h.card.MAC), Port: wire.Port, TTL: 64, Send: true, Receive: true,
 		}))
-		require.NoError(t, h.SetHost(other.addr, true, true))
+		require.NoError(t, h.SetHost(other.addr, both))
 		require.NoError(t, h.Heard(other.addr, Now()))
 		require.NoError(t, h.PutLocal(vnet97, wire.MAC(h.domain.Spec.MAC), Now()))
 		require.NoError(t, h.PutRemote(vnet97, wire.MAC(other.domain.Spec.MAC), other.addr, Now()))
@@ -460,4 +461,50 @@ func TestStripAtBridgePort(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
 	assert.Empty(t, lan.Take(), "the LAN got one")
+}
+
+// TestVia: frames go to the neighbour that user space named, as long as it follows the routes; then to whom the kernel's routes say.
+func TestVia(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(map[bool]string{false: "IPv4", true: "IPv6"}[v6], func(t *testing.T) {
+			e := endpoints(t, v6, false)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			via, router := netip.MustParseAddr("192.0.2.77"), net.HardwareAddr{2, 0, 0, 0, 0, 0x77}
+			if v6 {
+				via = netip.MustParseAddr("2001:db8::77")
+			}
+			_, err := e[0].Run(ctx, "ip", "neigh", "add", via.String(), "lladdr", router.String(), "dev", wired, "nud", "permanent")
+			require.NoError(t, err)
+			c, err := e[1].Capture(wired, func(f lab.Frame) bool {
+				return bytes.Contains(f.Data, wire.AppendVUDP(nil, vnet97))
+			})
+			require.NoError(t, err)
+			pings, err := e[0].domain.StartPing(e[1].domain.Addr(), lab.PingOptions{Interval: 10 * time.Millisecond})
+			require.NoError(t, err)
+			defer pings.Close()
+			sentTo := func(mac net.HardwareAddr) {
+				t.Helper()
+				c.Take()
+				require.Eventually(t, func() bool {
+					for _, f := range c.Take() {
+						if bytes.Equal(f.Data[:6], mac) {
+							return true
+						}
+					}
+					return false
+				}, time.Minute, 5*time.Millisecond)
+			}
+			sentTo(e[1].card.MAC)
+			require.NoError(t, e[0].Alive(Now()+uint64(time.Hour)))
+			require.NoError(t, e[0].SetHost(e[1].addr, Host{Send: true, Receive: true, Via: via}))
+			sentTo(router)
+			require.NoError(t, e[0].SetHost(e[1].addr, Host{Send: true, Receive: true, Via: e[1].addr}))
+			sentTo(e[1].card.MAC)
+			require.NoError(t, e[0].SetHost(e[1].addr, Host{Send: true, Receive: true, Via: via}))
+			sentTo(router)
+			require.NoError(t, e[0].Alive(0)) // the daemon is dead
+			sentTo(e[1].card.MAC)
+		})
+	}
 }

@@ -212,7 +212,7 @@ func TestLeftByXDP(t *testing.T) {
 		"MAC is behind another host": {func(p *Tables, _ *Stripper) error {
 			return p.PutRemote(vnet97, remote, netip.MustParseAddr("192.0.2.3"), Now())
 		}, nil, nil},
-		"host may not be heard": {func(p *Tables, _ *Stripper) error { return p.SetHost(there4, true, false) }, nil, nil},
+		"host may not be heard": {func(p *Tables, _ *Stripper) error { return p.SetHost(there4, Host{Send: true}) }, nil, nil},
 		"receiving is off":      {func(p *Tables, _ *Stripper) error { return p.ClearUnderlay(here4) }, nil, nil},
 		"device is not allowed": {func(_ *Tables, s *Stripper) error { s.Forget(loopback); return nil }, nil, nil},
 	} {
@@ -247,7 +247,7 @@ func TestLeftByXDP(t *testing.T) {
 		p := load(t, Times{HostTTL: time.Hour, Renew: time.Nanosecond, RenewEvery: time.Hour})
 		require.NoError(t, p.SetUnderlay(Underlay{Addr: here4, Index: loopback, MTU: 1500, Port: wire.Port, Receive: true}))
 		require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
-		require.NoError(t, p.SetHost(there4, true, true))
+		require.NoError(t, p.SetHost(there4, both))
 		require.NoError(t, p.PutRemote(vnet97, remote, there4, Now()))
 		s, err := p.LoadXDP()
 		require.NoError(t, err)
@@ -304,7 +304,7 @@ func attacked(t *testing.T) (p *Tables, s *Stripper, good [][]byte) {
 	require.NoError(t, p.SetTimes(Times{MACTTL: time.Hour, HostTTL: time.Hour, Renew: time.Hour})) // nothing ages between the two
 	s.answered(t, loopback, Now()+uint64(time.Hour))
 	require.NoError(t, p.SetUnderlay(Underlay{Addr: here6, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true}))
-	require.NoError(t, p.SetHost(there6, true, true))
+	require.NoError(t, p.SetHost(there6, both))
 	other := wire.MAC{0, 0x16, 0x3e, 0, 0, 3}
 	require.NoError(t, p.PutRemote(vnet97, other, there6, Now()))
 	require.NoError(t, p.Heard(there6, Now()))
@@ -366,7 +366,7 @@ func FuzzStrip(f *testing.F) {
 			require.NoError(t, err)
 			require.NoError(t, p.SetUnderlay(Underlay{Addr: here4, Index: loopback, MTU: 1500, Port: wire.Port, TTL: 64, Send: true, Receive: true}))
 			require.NoError(t, p.AddVnet(vnet97, loopback, 1500))
-			require.NoError(t, p.SetHost(there4, true, true))
+			require.NoError(t, p.SetHost(there4, both))
 			require.NoError(t, p.Heard(there4, Now()+uint64(time.Hour)))
 			require.NoError(t, p.PutRemote(vnet97, remote, there4, Now()+uint64(time.Hour)))
 			s, err = p.LoadXDP()

@@ -3,6 +3,7 @@ package hostnet
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -48,6 +49,7 @@ func FuzzParse(f *testing.F) {
 				_ = ev.Link.String()
 			}
 		}
+		_, _ = parseNextHop(b, netip.IPv6Unspecified(), 1)
 	})
 }
 

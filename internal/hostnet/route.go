@@ -151,6 +151,51 @@ func (h *Host) RouteDevices(to netip.Addr) ([]int, error) {
 	return devices, nil
 }
 
+// NextHop asks the kernel by which neighbour of a device it sends from one of its addresses to another host: the gateway, or the host
+// itself if that is on the link. The zero Addr: that is not one neighbour of the same family for all packets, since there are several
+// next hops, or an encapsulation. ErrNotFound if there is no route by that device.
+func (h *Host) NextHop(from, to netip.Addr, index int) (netip.Addr, error) {
+	m := routeMessage(family(to))
+	m.Dst_len, m.Src_len = uint8(to.BitLen()), uint8(from.BitLen())
+	m.Flags = unix.RTM_F_FIB_MATCH // the route as it stands in the table, not one next hop of it; Linux 4.13
+	b, err := h.get(unix.RTM_GETROUTE, m, attribute(unix.RTA_DST, to.AsSlice()), attribute(unix.RTA_SRC, from.AsSlice()),
+		numberAttribute(unix.RTA_OIF, uint32(index)))
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES):
+		return netip.Addr{}, &OpError{Op: "find next hop to", Object: to.String(), Err: noRouteError{err}}
+	case err != nil:
+		return netip.Addr{}, wrap("find next hop to", to.String(), err)
+	}
+	via, err := parseNextHop(b, to, index)
+	return via, wrap("find next hop to", to.String(), err)
+}
+
+func parseNextHop(b []byte, to netip.Addr, index int) (netip.Addr, error) {
+	r, err := parseRoute(b)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if r.Type != unix.RTN_UNICAST {
+		return netip.Addr{}, noRouteError{unix.ENETUNREACH}
+	}
+	several := false
+	eachAttribute(b[unix.SizeofRtMsg:], func(kind uint16, _ []byte) {
+		switch kind {
+		case unix.RTA_MULTIPATH, unix.RTA_VIA, unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE:
+			several = true
+		}
+	})
+	switch {
+	case several:
+		return netip.Addr{}, nil
+	case r.Index != index:
+		return netip.Addr{}, noRouteError{unix.ENETUNREACH}
+	case r.Via.IsValid():
+		return r.Via, nil
+	}
+	return to, nil
+}
+
 // noRouteError is the kernel's answer that there is no route, which matches ErrNotFound.
 type noRouteError struct{ error }
 

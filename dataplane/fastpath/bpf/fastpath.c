@@ -228,9 +228,19 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 	}
 	__u16 source = u->port;
 	if (u->flow_port)
-		source = bpf_htons(0x8000 | (bpf_get_hash_recalc(skb) & 0x7fff));
+		source = bpf_htons(0x8000 | ((p.ports ? p.flow >> 16 : bpf_get_hash_recalc(skb)) & 0x7fff));
 
 	__u32 out = u->ifindex, slot = v->slot, host_slot = peer->slot;
+	// The way to the host is known as long as user space follows the routes; that saves looking it up for each packet.
+	struct bpf_redir_neigh via = {};
+	int known = (peer->flags & HOST_VIA) && now < t->alive;
+	if (known && is4) {
+		via.nh_family = AF_INET;
+		via.ipv4_nh = ((__u32 *)peer->via)[3];
+	} else if (known) {
+		via.nh_family = AF_INET6;
+		__builtin_memcpy(via.ipv6_nh, peer->via, 16);
+	}
 	touch(&from->seen, now);
 	int err = is4 ? encapsulate4(skb, v, u, to, flags, source, &in) : encapsulate6(skb, v, u, to, flags, source, &in);
 	if (err == -1)
@@ -239,6 +249,8 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 		return OUT(LEFT_ERROR);
 	count(&vnet_counters, slot, 1, frames, bytes);
 	count(&host_counters, host_slot, 1, frames, bytes);
+	if (known)
+		return bpf_redirect_neigh(out, &via, sizeof(via), 0);
 	return bpf_redirect_neigh(out, 0, 0, 0); // by the route from that device
 }
 

@@ -76,9 +76,10 @@ struct host {
 	__u64 renewed; // when a packet was last left to the socket, to renew that
 	__u32 slot;
 	__u32 flags;
+	__u8 via[16]; // with HOST_VIA: the neighbour by which the kernel's routes reach it, IPv4 mapped
 };
 
-enum { HOST_SEND = 1, HOST_RECEIVE = 2 };
+enum { HOST_SEND = 1, HOST_RECEIVE = 2, HOST_VIA = 4 };
 
 // How to send by one address family; written while flags is 0.
 struct underlay {
@@ -100,7 +101,7 @@ struct timing {
 	__u64 host_ttl; // ns after which a host that no socket heard is left to the sockets
 	__u64 renew;    // ns after which a packet is left to the socket now and then
 	__u64 renew_every;
-	__u64 alive;   // until when user space reads its sockets for certain: else nothing is left to renew
+	__u64 alive;   // until when user space reads its sockets, and follows the routes, for certain: else nothing is left to renew
 	__u64 version; // of what the tables mean; fastpath.go
 };
 
@@ -305,7 +306,10 @@ struct inner {
 	__u8 part;    // a fragment: user space has all parts of a packet, in order, since some do not fit the underlay
 	__u8 crc;     // SCTP: its checksum may not be there yet, and a host in user space could not tell
 	__u8 syn;     // TCP with SYN: user space clamps its MSS
+	__u8 ports;   // TCP or UDP: the hash is the same for all packets of a connection
 };
+
+#define has_ports(proto) ((proto) == IPPROTO_TCP || (proto) == IPPROTO_UDP)
 
 #define mix(h, w) (((h) ^ (w)) * 0x9e3779b1)
 
@@ -329,6 +333,7 @@ static __always_inline void read_inner(struct __sk_buff *skb, __u32 off, __be16 
 			if (plain && !r->part && b[32] >> 4 >= 5)
 				r->header = ETH_HLEN + sizeof(struct iphdr) + 4 * (b[32] >> 4);
 		}
+		r->ports = plain && !r->part && has_ports(b[9]);
 		r->flow = mix(mix(mix(0, w[3]), w[4]), w[5]);
 	} else if (proto == bpf_htons(ETH_P_IPV6)) {
 		if (bpf_skb_load_bytes(skb, l3, w, 56) && bpf_skb_load_bytes(skb, l3, w, 44) && bpf_skb_load_bytes(skb, l3, w, 40))
@@ -341,6 +346,7 @@ static __always_inline void read_inner(struct __sk_buff *skb, __u32 off, __be16 
 			if (b[0] >> 4 == 6 && b[52] >> 4 >= 5)
 				r->header = ETH_HLEN + sizeof(struct ipv6hdr) + 4 * (b[52] >> 4);
 		}
+		r->ports = has_ports(b[6]);
 		__u32 h = 0;
 #pragma unroll
 		for (int i = 2; i < 11; i++)
