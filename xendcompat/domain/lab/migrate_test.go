@@ -304,8 +304,12 @@ func crashMigrate(dir, op string, before func(string) error, arm func()) error {
 
 // kill -9 at each step, on each side: in the end the domain runs on exactly one host, and with Managers it is known to one.
 func TestMigrateKilled(t *testing.T) {
-	t.Run("toolstack", func(t *testing.T) { migrateKilled(t, false) })
-	t.Run("managed", func(t *testing.T) { migrateKilled(t, true) })
+	for name, managed := range map[string]bool{"toolstack": false, "managed": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			migrateKilled(t, managed)
+		})
+	}
 }
 
 func migrateKilled(t *testing.T, managed bool) {
@@ -335,6 +339,7 @@ func migrateKilled(t *testing.T, managed bool) {
 	}
 	for _, side := range []string{"leave", "serve"} {
 		t.Run(side, func(t *testing.T) {
+			t.Parallel() // most of it is to wait
 			p := newPair(t)
 			p.stop()
 			ran := map[string]int{}
