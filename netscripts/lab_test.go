@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/netscripts/internal/nstest"
 )
 
@@ -23,6 +24,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("NETSCRIPT_CHILD") != "" {
 		os.Exit(child())
 	}
+	nettest.SideBySide()
 	goleak.VerifyTestMain(m)
 }
 

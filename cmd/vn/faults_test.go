@@ -43,7 +43,7 @@ const (
 	output  = "chain o { type filter hook output priority -300; policy accept; %s; }; "
 )
 
-// faults are made one after the other on three hosts, of which A and B have vnet 97 and all have vnets 98 and 99.
+// faults are made one after the other, a part of them in each of some labs of three hosts, of which A and B have vnet 97 and all have vnets 98 and 99.
 var faults = []fault{
 	{"A host's firewall drops UDP 1798, but for the group", "blocked-unicast",
 		nft(b, fmt.Sprintf(input, "udp dport 1798 ip daddr != 224.0.0.0/4 drop")), nil},
@@ -232,10 +232,22 @@ func (f *faultLab) check() finding.Report {
 // newFaultLab makes hosts on one switch, with the file of vnet 97 where XEND_PREFIX is.
 func newFaultLab(t *testing.T, names ...string) *faultLab {
 	t.Helper()
+	return newFaultLabOf(t, faultPrograms(t), names...)
+}
+
+// faultPrograms builds what runs on the hosts.
+func faultPrograms(t *testing.T) (bin string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	f := &faultLab{t: t, bin: clitest.Build(t)}
+	return clitest.Build(t)
+}
+
+// newFaultLabOf is newFaultLab with programs that are built.
+func newFaultLabOf(t *testing.T, bin string, names ...string) *faultLab {
+	t.Helper()
+	f := &faultLab{t: t, bin: bin}
 	s, err := lab.New(t).Switch("lan", 1500)
 	require.NoError(t, err)
 	for _, name := range names {
@@ -251,7 +263,23 @@ func newFaultLab(t *testing.T, names ...string) *faultLab {
 
 // Every fault is found by its name, and what is well is not called ill.
 func TestFaults(t *testing.T) {
-	f := newFaultLab(t, "A", "B", "C")
+	bin := faultPrograms(t)
+	const labs = 4
+	for i := range labs {
+		var list []fault
+		for j := i; j < len(faults); j += labs {
+			list = append(list, faults[j])
+		}
+		t.Run(fmt.Sprint("lab ", i+1), func(t *testing.T) {
+			t.Parallel() // most of it is to wait for answers
+			findFaults(t, newFaultLabOf(t, bin, "A", "B", "C"), list)
+		})
+	}
+}
+
+// findFaults makes faults one after the other.
+func findFaults(t *testing.T, f *faultLab, list []fault) {
+	t.Helper()
 	for i, h := range f.hosts {
 		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "etc/xen/vnet.toml"), []byte("[dataplane]\nhold_down = \"0s\"\n"), 0o644))
 		f.sh(i, "xend start && vn vnet-create 98 && vn vnet-create 99")
@@ -264,7 +292,7 @@ func TestFaults(t *testing.T) {
 	}
 	require.Len(t, well.Hosts, 2)
 	require.Zero(t, well.ExitStatus())
-	for _, x := range faults {
+	for _, x := range list {
 		t.Run(x.What, func(t *testing.T) {
 			f := &faultLab{t: t, bin: f.bin, hosts: f.hosts}
 			x.make(f)

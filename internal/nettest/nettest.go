@@ -4,10 +4,12 @@ package nettest
 import (
 	"context"
 	"errors"
+	"flag"
 	"io/fs"
 	"log/slog"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +40,15 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("did not happen: %s", what)
 		}
 		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// SideBySide has more tests of a package run at the same time than there are processors, of those that say that they may: most of
+// their time they wait for kernels and timers. For a TestMain; go test -parallel counts more. An emulated machine has no more to give.
+func SideBySide() {
+	const most = 4
+	if os.Getenv("XEND_TEST_VM") == "" && runtime.GOMAXPROCS(0) < most {
+		_ = flag.Set("test.parallel", strconv.Itoa(most))
 	}
 }
 

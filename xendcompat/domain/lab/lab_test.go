@@ -18,6 +18,7 @@ import (
 
 	"github.com/xenvnet/xend/internal/hostnet"
 	xlab "github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/nettest"
 	"github.com/xenvnet/xend/netscripts"
 	"github.com/xenvnet/xend/xendcompat/domain"
 )
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashEnv); dir != "" {
 		os.Exit(crash(dir))
 	}
+	nettest.SideBySide()
 	os.Exit(m.Run())
 }
 
