@@ -333,8 +333,8 @@ func TestMirroredHosts(t *testing.T) {
 	require.Zero(t, h.p.hosts[hostB].heard, "by no socket")
 	rec := h.Engine.hosts.See(hostB, h.now())
 	h.memory.advance(time.Second)
-	rec.HeardByUnicast(h.now())
 	at := h.now()
+	rec.HeardByUnicast(at)
 	h.mirror.hear()
 	require.InDelta(t, at, h.mirror.engineTime(h.p.hosts[hostB].heard), float64(100*time.Millisecond))
 

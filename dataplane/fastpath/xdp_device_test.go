@@ -274,7 +274,7 @@ func TestStripsNothingAlone(t *testing.T) {
 		for range 10 {
 			require.NoError(t, one.Send(wired, packet))
 		}
-		require.Eventually(t, func() bool { return stripped(t, s) == before+10 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return stripped(t, s) == before+10 }, patience, time.Millisecond)
 		_, err := one.Ping(t.Context(), two.addr, lab.PingOptions{}) // behind them
 		require.NoError(t, err)
 		assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
@@ -326,7 +326,7 @@ func TestStrippedGenerations(t *testing.T) {
 			o, err := (&Stripper{tables: other}).Counters()
 			require.NoError(t, err)
 			return o.Foreign == 10
-		}, 10*time.Second, time.Millisecond)
+		}, patience, time.Millisecond)
 		assert.Equal(t, before+10, stripped(t, s))
 	})
 }
@@ -456,7 +456,7 @@ func TestStripAtBridgePort(t *testing.T) {
 			require.NoError(t, one.Send(wired, packet))
 		}
 	}
-	require.Eventually(t, func() bool { return stripped(t, s) == before+20 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return stripped(t, s) == before+20 }, patience, time.Millisecond)
 	_, err = one.Ping(ctx, two.addr, lab.PingOptions{}) // behind them
 	require.NoError(t, err)
 	assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")

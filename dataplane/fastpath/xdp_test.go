@@ -406,7 +406,7 @@ func TestSilence(t *testing.T) {
 	heard(ago(61 * time.Second))
 	left(t, p, p.In(), in, 0, LeftHost)
 	// XDP believes what the tables said for some ms more.
-	require.Eventually(t, func() bool { return bytes.Equal(in, runXDP(t, s.prog, in).packet) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return bytes.Equal(in, runXDP(t, s.prog, in).packet) }, patience, time.Millisecond)
 	// Nothing that is left confirms the MAC.
 	require.NoError(t, p.PutRemote(vnet97, remote, there4, ago(61*time.Second)))
 	require.EqualValues(t, pass, run(t, p.In(), in, 0).action)
