@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	bpflink "github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -282,7 +281,7 @@ func (h *Host) NetkitDecides(index int) (bool, error) {
 	}
 	decides := true
 	err = h.Do(func() error {
-		q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: ebpf.AttachNetkitPrimary})
+		q, err := queryPrograms(index, ebpf.AttachNetkitPrimary)
 		if err == nil {
 			decides = len(q.Programs) > 0
 		}

@@ -47,7 +47,7 @@ func (h *Host) TCXPrograms(index int, egress bool) (ids []ebpf.ProgramID, err er
 }
 
 func tcxPrograms(index int, egress bool) (ids []ebpf.ProgramID, err error) {
-	q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: tcxHook(egress)})
+	q, err := queryPrograms(index, tcxHook(egress))
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +55,17 @@ func tcxPrograms(index int, egress bool) (ids []ebpf.ProgramID, err error) {
 		ids = append(ids, p.ID)
 	}
 	return ids, nil
+}
+
+// queryPrograms asks how many programs are at a device, and then for them: where more have come in between (ENOSPC; bpf(2)) it
+// asks again.
+func queryPrograms(index int, attach ebpf.AttachType) (q *bpflink.QueryResult, err error) {
+	for range 100 {
+		if q, err = bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: attach}); !errors.Is(err, unix.ENOSPC) {
+			break
+		}
+	}
+	return q, err
 }
 
 // TCXState tells what is at a TCX hook from what was there before. The zero value is that of a device that is gone.

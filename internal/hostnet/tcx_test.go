@@ -3,6 +3,7 @@ package hostnet
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"sync/atomic"
@@ -134,6 +135,40 @@ func TestTCXLosesNothing(t *testing.T) {
 	stop.Store(true)
 	<-done
 	require.Equal(t, <-sent, got.Load())
+}
+
+// What is at TCX can be asked for while programs come and go there.
+func TestTCXIsAskedWhileItChanges(t *testing.T) {
+	h := newHost(t)
+	a, _ := pair(t, h, "a", "b")
+	needTCX(t, h, a.Index)
+	one, first := passer(t, "one", ebpf.SchedCLS, -1)
+	two, second := passer(t, "two", ebpf.SchedCLS, -1)
+	require.NoError(t, h.AttachTCXProgram(a.Index, false, one, 0))
+	asked := make(chan error, 1)
+	go func() {
+		for range 200 {
+			ids, err := h.TCXPrograms(a.Index, false)
+			if err == nil && (len(ids) == 0 || ids[0] != first) {
+				err = fmt.Errorf("programs %v, of which %d was there all the time", ids, first)
+			}
+			if err != nil {
+				asked <- err
+				return
+			}
+		}
+		asked <- nil
+	}()
+	for {
+		select {
+		case err := <-asked:
+			require.NoError(t, err)
+			return
+		default:
+		}
+		require.NoError(t, h.AttachTCXProgram(a.Index, false, two, 0))
+		require.NoError(t, h.DetachTCXProgram(a.Index, false, second))
+	}
 }
 
 // An XDP program stays when its file descriptor is closed, and is replaced and taken away only by who knows it.

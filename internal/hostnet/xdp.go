@@ -17,7 +17,7 @@ import (
 func (h *Host) FirstAtIngress(index int) (ebpf.ProgramID, error) {
 	var first ebpf.ProgramID
 	err := h.Do(func() error {
-		q, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: ebpf.AttachTCXIngress})
+		q, err := queryPrograms(index, ebpf.AttachTCXIngress)
 		if err == nil && len(q.Programs) > 0 {
 			first = q.Programs[0].ID
 		}
