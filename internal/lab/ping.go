@@ -258,7 +258,7 @@ func (p *Pinger) Fresh(ctx context.Context) (Reply, error) {
 	p.mu.Unlock()
 	for {
 		r, err := p.Next(ctx)
-		if err != nil || r.Seq > after&0xffff {
+		if err != nil || int16(r.Seq-after) > 0 { // numbers begin anew after 65,535
 			return r, err
 		}
 	}
