@@ -81,7 +81,7 @@ func (e *Engine) attach(c vnet.Config, d port.Devices) error {
 		return fmt.Errorf("vnet %s: %w", c.IDText, err)
 	}
 	if state == stateRunning && !same {
-		e.log.Info("vnet is up", "vnet", c.IDText, "vnif", d.VnifName, "bridge", d.Bridge, "adopted", !d.Created)
+		e.log.Info("vnet is up", "vnet", c.ID.Short(), "vnif", d.VnifName, "bridge", d.Bridge, "adopted", !d.Created)
 	}
 	e.kickSecurity()
 	e.learner.look(c.ID)
@@ -204,7 +204,7 @@ func (e *Engine) Detach(id vnet.ID) error {
 	e.retire(ports)
 	e.unprotect(id, "")
 	e.table.ForgetVnet(id)
-	e.log.Info("vnet is down", "vnet", a.config.IDText)
+	e.log.Info("vnet is down", "vnet", a.config.ID.Short())
 	return nil
 }
 
@@ -254,7 +254,7 @@ func (e *Engine) lost(id vnet.ID, partner int) {
 	quiesce(workers)
 	e.retire(ports)
 	if a.problem == "" {
-		e.log.Warn("the devices of a vnet vanished", "vnet", a.config.IDText, "vnif", a.config.Vnetif)
+		e.log.Warn("the devices of a vnet vanished", "vnet", a.config.ID.Short(), "vnif", a.config.Vnetif)
 	}
 }
 

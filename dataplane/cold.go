@@ -147,7 +147,7 @@ func (e *Engine) tellDoubledLocked(now int64) {
 			continue
 		}
 		e.log.Warn("a domain on this host has a MAC that another host has, too: two domains with one MAC, or a vif that was left behind",
-			"vnet", a.config.IDText, "mac", d.MAC, "host", d.Addr)
+			"vnet", a.config.ID.Short(), "mac", d.MAC, "host", d.Addr)
 	}
 }
 
@@ -235,16 +235,16 @@ func (e *Engine) noticeLocked(n notice) {
 			// to the other it is most often the same host.
 			level = e.log.Debug
 		}
-		level("MAC moved", "vnet", n.network.config.IDText, "mac", n.mac, "from", from, "to", to)
+		level("MAC moved", "vnet", n.network.config.ID.Short(), "mac", n.mac, "from", from, "to", to)
 	case noticeFlapping:
 		if e.tellLocked("flapping " + n.network.config.IDText + n.mac.String()) {
 			e.log.Warn("MAC moves to and fro: two domains with one MAC, or a loop; it stays where it was before for a while",
-				"vnet", n.network.config.IDText, "mac", n.mac, "other", n.addr, "moves", n.change.Moves)
+				"vnet", n.network.config.ID.Short(), "mac", n.mac, "other", n.addr, "moves", n.change.Moves)
 		}
 	case noticeLoop:
 		if e.tellLocked("loop " + n.network.config.IDText) {
 			e.log.Warn("loop: a frame that this host sent came back; the vnet's bridges are joined by another way, too",
-				"vnet", n.network.config.IDText, "mac", n.mac, "from", n.addr)
+				"vnet", n.network.config.ID.Short(), "mac", n.mac, "from", n.addr)
 		}
 	case noticeSpeech:
 		e.publishLocked()

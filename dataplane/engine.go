@@ -274,7 +274,7 @@ func (e *Engine) open() error {
 		err := e.attach(a.config, a.devices)
 		if err != nil && a.secured() {
 			// The others live on.
-			e.log.Error("a vnet with security does not come up", "vnet", a.config.IDText, "err", err)
+			e.log.Error("a vnet with security does not come up", "vnet", a.config.ID.Short(), "err", err)
 			continue
 		}
 		if err != nil {
@@ -467,7 +467,7 @@ func (e *Engine) notBehindVnif(n *network, mac wire.MAC) {
 	err := e.kernel.DeleteFDB(hostnet.FDBEntry{MAC: mac, Port: n.devices.VnifIndex})
 	// A vnif that is on no bridge, or gone.
 	if err != nil && !errors.Is(err, hostnet.ErrNotFound) {
-		e.log.Debug("entry of a MAC behind the vnif cannot be removed from the bridge's table", "vnet", n.config.IDText, "mac", mac, "err", err)
+		e.log.Debug("entry of a MAC behind the vnif cannot be removed from the bridge's table", "vnet", n.config.ID.Short(), "mac", mac, "err", err)
 	}
 }
 

@@ -384,7 +384,7 @@ func (e *Engine) securityLocked() time.Duration {
 			a.waits = false
 			for _, p := range a.ports {
 				if err := e.workers[p.worker].watch(p.FD(), p.token); err != nil {
-					e.log.Error("a vnif cannot be read", "vnet", a.config.IDText, "err", err)
+					e.log.Error("a vnif cannot be read", "vnet", a.config.ID.Short(), "err", err)
 				}
 			}
 		}

@@ -75,7 +75,7 @@ func (a *app) do(ctx context.Context, args []string) error {
 	if c == nil {
 		return fmt.Errorf("unknown command: %s", line.Rest[0])
 	}
-	in, err := c.Parse(line.Rest[1:], cli.OptionsFirst)
+	in, err := c.Parse(line.Rest[1:], cli.Mixed)
 	switch {
 	case err != nil && slices.Equal(line.Rest[1:], []string{"-h"}), err == nil && in.Has("help"):
 		a.table.WriteHelp(a.stdout, c)

@@ -326,6 +326,15 @@ func (a *app) captured(ctx context.Context, arg string) (o capture.Options, err 
 		return o, fmt.Errorf("the underlay's port: %w", err)
 	}
 	o.Port = uint16(port)
+	stats, err := a.askOne(ctx, "vn.stats", "stats")
+	if err != nil {
+		return o, err
+	}
+	for _, f := range stats.Children("fastpath") {
+		o.Kernel = slices.ContainsFunc(f.Children("vnet"), func(f sxp.Value) bool {
+			return f.ChildValue("id", "") == v.ChildValue("id", "") && f.ChildValue("carrier", "") == "kernel"
+		})
+	}
 	if v.ChildValue("security", "none") == "none" {
 		return o, nil
 	}

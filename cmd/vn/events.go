@@ -36,11 +36,11 @@ func untilInterrupt(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // events prints what an operator must know.
 func (a *app) events(ctx context.Context, in cli.Invocation) error {
-	wanted, lines := eventFilter(in), 0
+	wanted, lines := eventFilter(in), -1
 	var err error
 	if in.Has("lines") {
-		if lines, err = strconv.Atoi(in.Value("lines")); err != nil || lines < 1 {
-			return fmt.Errorf("--lines: expected a number from 1 on, not %s", in.Value("lines"))
+		if lines, err = strconv.Atoi(in.Value("lines")); err != nil || lines < 0 {
+			return fmt.Errorf("--lines: expected a number from 0 on, not %s", in.Value("lines"))
 		}
 	}
 	log, err := a.eventsFrom(ctx, 0)
@@ -48,7 +48,7 @@ func (a *app) events(ctx context.Context, in cli.Invocation) error {
 		return err
 	}
 	list := slices.DeleteFunc(log.Events, func(e events.Event) bool { return !wanted(e) })
-	if lines > 0 && len(list) > lines {
+	if lines >= 0 && len(list) > lines {
 		list = list[len(list)-lines:]
 	}
 	if in.Has("json") && !in.Has("follow") {

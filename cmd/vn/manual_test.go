@@ -26,7 +26,7 @@ and peers that last stand in
 .Xr vnet.toml 5 .
 .Pp
 Without a command it prints help.
-Options stand before arguments.
+Options may stand before, between and after arguments.
 .Pp
 Vnets, addresses and peers are printed as S-expressions with an empty line
 after each, sorted by vnet id and then by address.

@@ -10,6 +10,7 @@ import (
 	"github.com/xenvnet/xend/internal/cli"
 	"github.com/xenvnet/xend/sxp"
 	"github.com/xenvnet/xend/vnet"
+	"github.com/xenvnet/xend/xendcompat/topology"
 	"github.com/xenvnet/xend/xendcompat/traffic"
 )
 
@@ -89,7 +90,7 @@ func (a *app) traffic(ctx context.Context, in cli.Invocation) (t traffic.Snapsho
 // printTraffic prints what went to and fro; with all, also idle vnets.
 func (a *app) printTraffic(t traffic.Snapshot, all bool) {
 	row := func(name, more string, tx, rx traffic.Counts) {
-		fmt.Fprintf(a.stdout, "%-24s %12d %10s %12d %10s  %s\n", name, tx.Packets, amount(tx.Bytes), rx.Packets, amount(rx.Bytes), more)
+		fmt.Fprintf(a.stdout, "%-24s %12d %10s %12d %10s  %s\n", name, tx.Packets, topology.Bytes(tx.Bytes), rx.Packets, topology.Bytes(rx.Bytes), more)
 	}
 	dropped := func(d traffic.Drops) {
 		if len(d) > 0 {
@@ -256,14 +257,15 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 		a.print(formWidth, mtu)
 		return nil
 	}
-	for _, p := range mtu.Children("path") {
+	for _, w := range ways(mtu.Children("path")) {
+		p := w.path
 		path, ip, udp, header, esp := number(p, "mtu"), number(p, "ip"), number(p, "udp"), number(p, "header"), number(p, "esp")
 		fits := path - ip - udp - header - esp - ethernetHeader
 		of := ""
 		if esp != 0 {
 			of = ", vnets with security"
 		}
-		fmt.Fprintf(a.stdout, "%s %s over %s%s\n", p.ChildValue("to", ""), p.ChildValue("addr", ""), p.ChildValue("device", "-"), of)
+		fmt.Fprintf(a.stdout, "%s over %s%s\n", strings.Join(w.to, ", "), p.ChildValue("device", "-"), of)
 		fmt.Fprintf(a.stdout, "    %6d  MTU of %s; what lies behind it may carry less\n", path, p.ChildValue("device", "it"))
 		fmt.Fprintf(a.stdout, "  - %6d  IP header\n", ip)
 		if udp != 0 {
@@ -281,6 +283,29 @@ func (a *app) mtu(ctx context.Context, in cli.Invocation) error {
 	}
 	fmt.Fprintln(a.stdout, modeText(mtu.ChildValue("mode", "")))
 	return nil
+}
+
+// way is what packets to several places have in common.
+type way struct {
+	path sxp.Value
+	to   []string // "group 224.10.0.1", "host 192.0.2.2"
+}
+
+// ways puts paths together on which the same is left of the same.
+func ways(paths []sxp.Value) (list []way) {
+	for _, p := range paths {
+		same := func(w way) bool {
+			return !slices.ContainsFunc([]string{"device", "mtu", "ip", "udp", "header", "esp"}, func(field string) bool {
+				return w.path.ChildValue(field, "") != p.ChildValue(field, "")
+			})
+		}
+		i := slices.IndexFunc(list, same)
+		if i < 0 {
+			i, list = len(list), append(list, way{path: p})
+		}
+		list[i].to = append(list[i].to, p.ChildValue("to", "")+" "+p.ChildValue("addr", ""))
+	}
+	return list
 }
 
 // modeText says what happens to packets that do not fit.

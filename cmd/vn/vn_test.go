@@ -198,10 +198,10 @@ func TestStats(t *testing.T) {
 	require.NoError(t, err)
 	const vnets = "" +
 		"Vnet                             Sent      bytes     Received      bytes  MACs here, elsewhere\n" +
-		"97                                 10    2.0 KiB            3    180.0 b  1, 2; by the kernel 4 sent, 0 received\n"
+		"97                                 10    2.0 KiB            3      180 B  1, 2; by the kernel 4 sent, 0 received\n"
 	const hosts = "" +
 		"\nHost, by unicast                 Sent      bytes     Received      bytes  Last heard by unicast, by the group; MACs\n" +
-		"192.0.2.2                           8    1.0 MiB            0      0.0 b  0.4 s, never; 2\n"
+		"192.0.2.2                           8    1.0 MiB            0        0 B  0.4 s, never; 2\n"
 	const went = "\nOf 10 packets sent, 8 went to one host each (4 by the kernel), 2 to the group or its stand-ins; 6 were forwarded to peers.\n"
 	const drops = "" +
 		"\n     Dropped  Reason               Meaning\n" +
@@ -212,8 +212,8 @@ func TestStats(t *testing.T) {
 		"           1  not_underlay         where\n" +
 		"                                   at least 1 from 192.0.2.7, by vnet97\n"
 	const fast = "\nFast path in the kernel: off (fastpath = \"off\")\n"
-	down := "98                                  0      0.0 b            0      0.0 b  1, 0; down\n"
-	host3 := "192.0.2.3                           0      0.0 b            0      0.0 b  11 s, 10 min; 0\n"
+	down := "98                                  0        0 B            0        0 B  1, 0; down\n"
+	host3 := "192.0.2.3                           0        0 B            0        0 B  11 s, 10 min; 0\n"
 	for _, tt := range []struct {
 		args           string
 		replies        []string
@@ -324,12 +324,13 @@ func TestMTU(t *testing.T) {
 	s := h.daemon(`(mtu (mode fragment) (mtu 1500)
  (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22))
  (path (to host) (addr 192.0.2.7) (device eth0) (mtu 9000) (ip 20) (udp 0) (header 18))
+ (path (to host) (addr 192.0.2.8) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22))
  (path (to group) (addr 224.10.0.1) (device eth0) (mtu 1500) (ip 20) (udp 8) (header 22) (esp 42))
 )`, "(mtu (mode pmtu) (mtu 1500))", "(mtu (mode x) (mtu 1500) (path (to peer)))")
 	stdout, stderr, status := h.vn("mtu")
 	require.Empty(t, stderr)
 	require.Equal(t, 0, status)
-	require.Equal(t, `group 224.10.0.1 over eth0
+	require.Equal(t, `group 224.10.0.1, host 192.0.2.8 over eth0
       1500  MTU of eth0; what lies behind it may carry less
   -     20  IP header
   -      8  UDP header

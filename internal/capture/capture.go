@@ -45,6 +45,8 @@ type Options struct {
 	Reader *esp.Reader
 	// Secured says that the vnet has security.
 	Secured bool
+	// Kernel says that the kernel's fast path carries the vnet: what it carries does not come by Vnif.
+	Kernel bool
 	// Recorded says that the packets come from a file that another program captured on an underlay device, of a vnet whose
 	// level may be any: nothing is known of a vnif and of directions, and Device is the file.
 	Recorded bool
@@ -190,6 +192,10 @@ func (c *Correlator) lost(h *held) {
 		text = "was not seen leaving by " + c.o.Device + " in one piece"
 	case h.Place == Vnif:
 		text = "was not seen coming by " + c.o.Device + " in one piece"
+	case c.o.Kernel && h.Outgoing:
+		text = "its frame was not seen on " + c.o.Vnif + ", which the kernel's fast path passes by, or not in one piece"
+	case c.o.Kernel:
+		text = "was not seen on " + c.o.Vnif + ", which the kernel's fast path passes by, or not in one piece"
 	case h.Outgoing:
 		text = "its frame was not seen on " + c.o.Vnif + " in one piece"
 	default:

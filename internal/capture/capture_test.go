@@ -78,6 +78,17 @@ func TestCorrelate(t *testing.T) {
 	}, comments(list))
 	require.Empty(t, c.Flush(after(time.Hour)))
 
+	// Where the kernel carries the vnet, it is no wonder.
+	o := options()
+	o.Kernel = true
+	fast := New(o)
+	fast.Add(Packet{Time: after(0), Place: Underlay, Data: wired(t, there, here, vudp(frame("past"))...)})
+	fast.Add(Packet{Time: after(1), Place: Underlay, Outgoing: true, Data: wired(t, here, there, vudp(frame("past, too"))...)})
+	require.Equal(t, [][]string{
+		{"VUDP from 192.0.2.2 by unicast", "was not seen on vnif97, which the kernel's fast path passes by, or not in one piece"},
+		{"VUDP to 192.0.2.2 by unicast", "its frame was not seen on vnif97, which the kernel's fast path passes by, or not in one piece"},
+	}, comments(fast.Flush(after(time.Second))))
+
 	var b bytes.Buffer
 	f, err := NewFile(&b, options())
 	require.NoError(t, err)

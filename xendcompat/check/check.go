@@ -333,7 +333,7 @@ func reported(h *dataplane.Inquired) finding.Host {
 	for _, a := range h.Answer.Addrs {
 		out.Addresses = append(out.Addresses, a.String())
 	}
-	for _, id := range h.Answer.Vnets {
+	for _, id := range slices.SortedFunc(slices.Values(h.Answer.Vnets), vnet.ID.Compare) {
 		out.Vnets = append(out.Vnets, id.Short())
 	}
 	if h.ClockKnown {

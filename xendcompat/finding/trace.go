@@ -36,7 +36,7 @@ type Place struct {
 	Host string `json:"host,omitempty"`
 	// HostName is what that host is called, as configured or by the resolver; "" if it has no name that is known.
 	HostName string `json:"host_name,omitempty"`
-	// Source is who says so: "frame", "announce" or "by hand", Age for how many seconds nothing new was heard.
+	// Source is who says so: "frame", "announce" or "hand", Age for how many seconds nothing new was heard.
 	Source string  `json:"source,omitempty"`
 	Age    float64 `json:"age_s"`
 	// Since is when it came there and Before where it was until then, as far as the log still tells; else zero and "".
@@ -83,7 +83,10 @@ func (p *Place) writeText(w io.Writer, target string) {
 	fmt.Fprintf(w, "%s on vnet %s\n", clean(head), clean(p.Vnet))
 	since := ""
 	if p.Source != "" {
-		since = fmt.Sprintf(", by %s %s ago", strings.TrimPrefix(p.Source, "by "), seconds(p.Age))
+		since = fmt.Sprintf(", by %s %s ago", p.Source, seconds(p.Age))
+		if p.Source == "hand" { // or by a script: Age is since it was last heard of
+			since = fmt.Sprintf(", as xend was told (vif-add, or a domain's start); last frame or news %s ago", seconds(p.Age))
+		}
 	}
 	if !p.Since.IsZero() {
 		since += fmt.Sprintf("; since %s, before on %s", p.Since.Local().Format("15:04:05"), p.Before)

@@ -226,6 +226,6 @@ func (r *Registry) discard(c vnet.Config) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.dir.Discard(vnetfile.Name(c.ID)); err != nil {
-		r.log.Warn("can't remove what a vnet's file was before", "vnet", c.IDText, "error", err)
+		r.log.Warn("can't remove what a vnet's file was before", "vnet", c.ID.Short(), "error", err)
 	}
 }

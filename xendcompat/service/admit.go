@@ -72,7 +72,7 @@ func (s *Service) there(c vnet.Config) (bool, error) {
 	if d := old.Difference(c); d != "" {
 		return false, refuse(Exists, "id", "vnet %s exists already, with %s", c.IDText, d)
 	}
-	s.log.Info("vnet exists already as it was asked for", "vnet", old.IDText)
+	s.log.Info("vnet exists already as it was asked for", "vnet", old.ID.Short())
 	return true, nil
 }
 

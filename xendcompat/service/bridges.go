@@ -79,7 +79,7 @@ func (b Bridges) DemandBridge(ctx context.Context, name string) (bool, error) {
 		if err := b.Service.CreateVnet(ctx, c); err != nil {
 			return false, fmt.Errorf("%s describes it, and it can't be made: %w", file, err)
 		}
-		b.Service.log.Info("vnet made because a domain asked for its bridge", "vnet", c.IDText, "bridge", name, "file", file)
+		b.Service.log.Info("vnet made because a domain asked for its bridge", "vnet", c.ID.Short(), "bridge", name, "file", file)
 		return true, nil
 	}
 	return false, nil

@@ -151,7 +151,7 @@ func (f *findings) health() Health {
 		} else if !c.Up && !f.off {
 			reason = c.Problem
 		}
-		cure := "vn events -g vnet=" + v.IDText
+		cure := "vn events -g vnet=" + v.ID.Short()
 		if reason == "" && f.surveyErr == nil {
 			var mend string
 			reason, mend = misplaced(f.survey.Find(port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif}))
@@ -169,7 +169,7 @@ func (f *findings) health() Health {
 			h.Default++
 		}
 		if reason != "" {
-			down = append(down, Trouble{"vnet-down", Degraded, "vnet " + v.IDText, "down: " + reason, cure})
+			down = append(down, Trouble{"vnet-down", Degraded, "vnet " + v.ID.Short(), "down: " + reason, cure})
 		}
 	}
 	if len(down) > 0 && len(down) == len(f.wanted) {

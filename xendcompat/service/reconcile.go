@@ -115,7 +115,7 @@ func (r *reconciler) start(ctx context.Context) error {
 		}
 		if err := r.bringUp(v.Config); err != nil {
 			r.unrestored.Add(1)
-			r.log.Error("a vnet can't be brought up; it will be tried again", "vnet", v.IDText, "error", explain(v, err))
+			r.log.Error("a vnet can't be brought up; it will be tried again", "vnet", v.ID.Short(), "error", explain(v, err))
 			r.lookAt(time.Now().Add(r.pause(v.ID, time.Now())))
 		}
 	}
@@ -163,7 +163,7 @@ func (r *reconciler) tellNames() {
 		for _, name := range []string{v.Bridge, v.Vnetif} {
 			if port.Reserved(name) {
 				r.log.Warn("a vnet's device has a name that xend gives to devices of its own; it stays, but a vnet of that id can't be created",
-					"vnet", v.IDText, "device", name)
+					"vnet", v.ID.Short(), "device", name)
 			}
 		}
 	}
@@ -317,10 +317,10 @@ func (r *reconciler) restore(ctx context.Context) {
 		if err != nil {
 			r.unrestored.Add(1)
 			r.lookAt(now.Add(delay))
-			r.log.Error("a vnet can't be restored; it will be tried again", "vnet", v.IDText, "because", missing, "in", delay, "error", explain(v, err))
+			r.log.Error("a vnet can't be restored; it will be tried again", "vnet", v.ID.Short(), "because", missing, "in", delay, "error", explain(v, err))
 			continue
 		}
 		r.restored.Add(1)
-		r.log.Warn("vnet restored", "vnet", v.IDText, "because", missing)
+		r.log.Warn("vnet restored", "vnet", v.ID.Short(), "because", missing)
 	}
 }

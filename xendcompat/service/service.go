@@ -163,13 +163,13 @@ func (s *Service) CreateVnet(ctx context.Context, c vnet.Config) error {
 	}
 	if err != nil {
 		if undo := s.forget(c.ID); undo != nil {
-			s.log.Error("a vnet that can't be made stays in the registry and will be tried again", "vnet", c.IDText, "error", undo)
+			s.log.Error("a vnet that can't be made stays in the registry and will be tried again", "vnet", c.ID.Short(), "error", undo)
 			err = errors.Join(err, undo)
 		}
 		return failed("create vnet "+c.IDText, err)
 	}
 	s.warnUnknown(c)
-	s.log.Info("vnet created", "vnet", c.IDText, "bridge", c.Bridge, "vnetif", c.Vnetif)
+	s.log.Info("vnet created", "vnet", c.ID.Short(), "bridge", c.Bridge, "vnetif", c.Vnetif)
 	_ = s.step("created") // too late to fail
 	return nil
 }
@@ -198,20 +198,20 @@ func (s *Service) ChangeVnet(ctx context.Context, c vnet.Config) error {
 	}
 	if err := ch.do(); err != nil {
 		if undo := ch.undo(); undo != nil {
-			s.log.Error("a vnet that can't be changed can't be restored either", "vnet", c.IDText, "error", undo)
+			s.log.Error("a vnet that can't be changed can't be restored either", "vnet", c.ID.Short(), "error", undo)
 			err = errors.Join(err, undo)
 		}
 		return failed("change vnet "+c.IDText, err)
 	}
 	s.warnUnknown(c)
-	s.log.Info("vnet changed", "vnet", c.IDText, "before", difference, "bridge", c.Bridge, "vnetif", c.Vnetif, "security", c.Security)
+	s.log.Info("vnet changed", "vnet", c.ID.Short(), "before", difference, "bridge", c.Bridge, "vnetif", c.Vnetif, "security", c.Security)
 	_ = s.step("changed") // too late to fail
 	return nil
 }
 
 func (s *Service) warnUnknown(c vnet.Config) {
 	if len(c.Unknown) > 0 {
-		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.IDText, "fields", c.Unknown)
+		s.log.Warn("vnet has unknown fields, which are kept and mean nothing", "vnet", c.ID.Short(), "fields", c.Unknown)
 	}
 }
 
@@ -252,13 +252,13 @@ func (s *Service) DeleteVnet(ctx context.Context, id vnet.ID) error {
 			undo = s.bringUp(c)
 		}
 		if undo != nil {
-			s.log.Error("a vnet that can't be deleted can't be restored either", "vnet", c.IDText, "error", undo)
+			s.log.Error("a vnet that can't be deleted can't be restored either", "vnet", c.ID.Short(), "error", undo)
 			err = errors.Join(err, undo)
 		}
 		return failed("delete vnet "+c.IDText, err)
 	}
 	deletion.Commit()
-	s.log.Info("vnet deleted", "vnet", c.IDText)
+	s.log.Info("vnet deleted", "vnet", c.ID.Short())
 	return nil
 }
 
@@ -277,7 +277,7 @@ func (s *Service) AddTransient(ctx context.Context, c vnet.Config) error {
 		return failed("create vnet "+c.IDText, err)
 	}
 	s.setOthers(append(slices.Clone(s.others), Vnet{c, Transient}))
-	s.log.Info("vnet created until xend restarts", "vnet", c.IDText, "vnetif", c.Vnetif)
+	s.log.Info("vnet created until xend restarts", "vnet", c.ID.Short(), "vnetif", c.Vnetif)
 	return nil
 }
 
@@ -305,7 +305,7 @@ func (s *Service) DeleteTransient(ctx context.Context, id vnet.ID) error {
 		return failed("delete vnet "+v.IDText, err)
 	}
 	s.setOthers(slices.DeleteFunc(slices.Clone(s.others), func(o Vnet) bool { return o.ID == id }))
-	s.log.Info("vnet deleted", "vnet", v.IDText)
+	s.log.Info("vnet deleted", "vnet", v.ID.Short())
 	return nil
 }
 

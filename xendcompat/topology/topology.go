@@ -197,10 +197,10 @@ func (t *Topology) edges() []edge {
 	return out
 }
 
-// Bytes writes a number of bytes for a person: "14.2 MB".
+// Bytes writes a number of bytes for a person: "14.2 MiB".
 func Bytes(n uint64) string {
-	const unit = 1000
-	size, units := float64(n), []string{"B", "kB", "MB", "GB", "TB", "PB"}
+	const unit = 1024
+	size, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	i := 0
 	for size >= unit && i < len(units)-1 {
 		size /= unit

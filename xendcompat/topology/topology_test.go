@@ -42,7 +42,7 @@ func TestText(t *testing.T) {
 │ ├ vif1.0  vm1
 │ └ tap2.0
 ├ vnet 98 on lan, conf: 0 MACs, DOWN: no key
-├ unicast ── 10.9.0.2  live, heard 0.4 s ago, 1.2 kB out, 14.2 MB in, 14.2 Gbit/s
+├ unicast ── 10.9.0.2  live, heard 0.4 s ago, 1.2 KiB out, 13.5 MiB in, 14.2 Gbit/s
 │ └ vnet 97: 1 MAC
 ├ group, secured ── 10.9.0.3  stale, heard 5 min ago
 └ none ── 10.9.0.4  gone
@@ -74,11 +74,11 @@ func TestGraphs(t *testing.T) {
 	dot := sample().DOT()
 	require.Contains(t, dot, `h0 [label="A\n10.9.0.1", style="rounded"]`)
 	require.Contains(t, dot, `h0v0 [label="vnet 97\nvm1\ntap2.0", shape=ellipse]`)
-	require.Contains(t, dot, `h0 -- h1 [style=solid, penwidth=4.0, label="1.2 kB out, 14.2 MB in\n14.2 Gbit/s"]`)
+	require.Contains(t, dot, `h0 -- h1 [style=solid, penwidth=4.0, label="1.2 KiB out, 13.5 MiB in\n14.2 Gbit/s"]`)
 	require.Contains(t, dot, `h0 -- h2 [style=dotted, penwidth=1.0, label="secured"]`)
 	mermaid := sample().Mermaid()
 	require.True(t, strings.HasPrefix(mermaid, "flowchart LR\n  h0[\"A<br/>10.9.0.1\"]\n"), mermaid)
-	require.Contains(t, mermaid, `h0 ===|"1.2 kB out, 14.2 MB in<br/>14.2 Gbit/s"| h1`)
+	require.Contains(t, mermaid, `h0 ===|"1.2 KiB out, 13.5 MiB in<br/>14.2 Gbit/s"| h1`)
 	require.Contains(t, mermaid, "h0 ~~~ h3\n")
 }
 
@@ -196,7 +196,7 @@ func TestJSON(t *testing.T) {
 }
 
 func TestWords(t *testing.T) {
-	require.Equal(t, []string{"0 B", "999 B", "1.0 kB", "14.2 GB"}, []string{Bytes(0), Bytes(999), Bytes(1000), Bytes(14_200_000_000)})
+	require.Equal(t, []string{"0 B", "1023 B", "1.0 KiB", "13.2 GiB"}, []string{Bytes(0), Bytes(1023), Bytes(1024), Bytes(14_200_000_000)})
 	require.Equal(t, []string{"never", "0.0 s ago", "11 s ago", "3 min ago", "5 h ago"},
 		[]string{Ago(-1), Ago(0), Ago(11 * time.Second), Ago(3 * time.Minute), Ago(5 * time.Hour)})
 }
