@@ -370,7 +370,7 @@ func TestQuerier(t *testing.T) {
 func TestSummaryCountsVnets(t *testing.T) {
 	in := well()
 	in.health = service.Health{Vnets: 1, Up: 1, Transient: 1, Default: 3}
-	require.Contains(t, in.summary(), "1 vnet and 1 transient vnet and 3 default vnets")
+	require.Contains(t, in.summary(), "1 vnet, 1 transient vnet and 3 default vnets")
 	in.health = service.Health{Default: 3}
 	require.Contains(t, in.summary(), "0 vnets and 3 default vnets")
 }

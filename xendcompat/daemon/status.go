@@ -23,6 +23,9 @@ import (
 	"github.com/xenvnet/xend/xendcompat/service"
 )
 
+// maxTroubles bounds the troubles that are written for a person, the worst first.
+const maxTroubles = 20
+
 // statusTimeout bounds the wait for a daemon that runs: one that does not say how it is, is not well.
 const statusTimeout = 10 * time.Second
 
@@ -166,7 +169,11 @@ func (r *StatusReport) WriteJSON(w io.Writer) error {
 
 // WriteText writes it for a person: trouble first, a line for each fact.
 func (r *StatusReport) WriteText(w io.Writer) {
-	for _, t := range r.Troubles {
+	for i, t := range r.Troubles {
+		if i == maxTroubles {
+			fmt.Fprintf(w, "%-9s and %d more; --json lists them\n", "", len(r.Troubles)-i)
+			break
+		}
 		fmt.Fprintf(w, "%-9s %s: %s\n", strings.ToUpper(t.Severity), t.Of, t.Text)
 		if t.Cure != "" {
 			fmt.Fprintf(w, "          → %s\n", t.Cure)

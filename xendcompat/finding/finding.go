@@ -131,12 +131,8 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 	if verbose {
 		r.writeHosts(w)
 	}
-	hidden := 0
-	for _, f := range r.Findings {
-		if f.Detail && !verbose {
-			hidden++
-			continue
-		}
+	list, hidden := r.lines(verbose)
+	for _, f := range list {
 		word := string(f.Level)
 		if f.Level == Fail || f.Level == Warn {
 			word = strings.ToUpper(word)
@@ -145,7 +141,17 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 		if f.Host != "" {
 			of += " (" + f.Host + ")"
 		}
+		if len(f.all) > 1 {
+			of = fmt.Sprintf("%d times", len(f.all))
+		}
 		fmt.Fprintf(w, "%-5s %-18s %s\n", word, clean(of), clean(f.Text))
+		if len(f.all) > 1 {
+			text := strings.Join(f.all[:min(len(f.all), maxTogether)], ", ")
+			if n := len(f.all) - maxTogether; n > 0 {
+				text += fmt.Sprintf(" and %d more; -v lists them", n)
+			}
+			fmt.Fprintf(w, "      of %s\n", clean(text))
+		}
 		if f.Level == OK {
 			continue
 		}
@@ -156,6 +162,9 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 			continue
 		}
 		fmt.Fprintf(w, "      troubleshooting: %s\n", f.Name)
+		if f.more > 0 {
+			fmt.Fprintf(w, "%-5s %-18s %d more of %s; -v lists them\n", word, "", f.more, f.Name)
+		}
 	}
 	if hidden > 0 {
 		fmt.Fprintf(w, "ok    %-18s %d more checks found nothing, or could not be made; -v lists them\n", "", hidden)
@@ -171,6 +180,64 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 	default:
 		fmt.Fprintf(w, "%s, %s\n", plural.Of(fails, "failure"), plural.Of(warns, "warning"))
 	}
+}
+
+const (
+	// minTogether is from how many findings on that differ only in what they are of are told in one; maxTogether is how many
+	// of these are named then.
+	minTogether, maxTogether = 3, 8
+	// maxOfAName bounds the findings of one name that are told.
+	maxOfAName = 10
+)
+
+// line is a finding as it is told: of all of these, if that is more than one; more is how many of its name are not told behind it.
+type line struct {
+	Finding
+	all  []string
+	more int
+}
+
+// lines are what is told of the findings, and how many checks are not told one by one. verbose tells all.
+func (r *Report) lines(verbose bool) (list []line, hidden int) {
+	if verbose {
+		for _, f := range r.Findings {
+			list = append(list, line{Finding: f})
+		}
+		return list, 0
+	}
+	alike := map[Finding][]string{}
+	key := func(f Finding) Finding {
+		f.Of, f.Host = "", ""
+		return f
+	}
+	for _, f := range r.Findings {
+		alike[key(f)] = append(alike[key(f)], f.Of)
+	}
+	type name struct {
+		level Level
+		name  string
+	}
+	together, told, last := map[Finding]bool{}, map[name]int{}, map[name]int{}
+	for _, f := range r.Findings {
+		k, all := name{f.Level, f.Name}, alike[key(f)]
+		switch {
+		case f.Detail:
+			hidden++
+			continue
+		case together[key(f)]:
+			continue
+		case f.Level != OK && told[k] == maxOfAName:
+			list[last[k]].more++
+			continue
+		case len(all) < minTogether:
+			all = nil
+		}
+		together[key(f)] = all != nil
+		told[k]++
+		last[k] = len(list)
+		list = append(list, line{Finding: f, all: all})
+	}
+	return list, hidden
 }
 
 func (r *Report) writeHosts(w io.Writer) {

@@ -3,6 +3,8 @@ package finding
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,6 +55,34 @@ ok                       2 more checks found nothing, or could not be made; -v l
 	b.Reset()
 	well.WriteText(&b, false)
 	require.Contains(t, b.String(), "All is well.")
+}
+
+// What is wrong with many things at once is one line, and of what is wrong with each in another way some are told.
+func TestTextIsBounded(t *testing.T) {
+	r := Report{Name: "host1"}
+	for i := range 1000 {
+		r.Add(Finding{Name: "one-sided", Level: Warn, Of: fmt.Sprint("vnet ", i), Text: "is nowhere", Cure: "there"})
+		r.Add(Finding{Name: "vnet-down", Level: Fail, Of: fmt.Sprint("vnet ", i), Text: fmt.Sprint("problem ", i)})
+	}
+	r.Add(Finding{Name: "wrong-id", Level: Warn, Of: "vnet 7", Text: "twice"})
+	r.Add(Finding{Name: "wrong-id", Level: Warn, Of: "vnet 8", Text: "twice"})
+	r.Sort()
+	var b bytes.Buffer
+	r.WriteText(&b, false)
+	text := b.String()
+	require.Equal(t, 10, strings.Count(text, "FAIL  vnet "), text)
+	require.Contains(t, text, "      troubleshooting: vnet-down\nFAIL                     990 more of vnet-down; -v lists them\n")
+	require.Contains(t, text, `WARN  1000 times         is nowhere
+      of vnet 0, vnet 1, vnet 2, vnet 3, vnet 4, vnet 5, vnet 6, vnet 7 and 992 more; -v lists them
+      → there
+      troubleshooting: one-sided
+`)
+	require.Equal(t, 2, strings.Count(text, "  twice\n"))
+	require.Contains(t, text, "\n1000 failures, 1002 warnings\n")
+	b.Reset()
+	r.WriteText(&b, true)
+	require.Equal(t, 1000, strings.Count(b.String(), "  is nowhere\n"))
+	require.Equal(t, 1000, strings.Count(b.String(), "  problem "))
 }
 
 func TestCatalogue(t *testing.T) {

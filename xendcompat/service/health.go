@@ -64,8 +64,10 @@ func VnetCount(persistent int, up string, transient, defaults int) string {
 	if up != "" {
 		text, and = text+", "+up, ", and "
 	}
-	if transient > 0 {
-		text, and = text+and+plural.Of(transient, "transient vnet"), " and "
+	if transient > 0 && defaults > 0 {
+		text += ", " + plural.Of(transient, "transient vnet")
+	} else if transient > 0 {
+		text += and + plural.Of(transient, "transient vnet")
 	}
 	if defaults > 0 {
 		text += and + plural.Of(defaults, "default vnet")
