@@ -36,7 +36,7 @@ type kernelTables interface {
 	VnetCounters(vnet.ID) (fastpath.Counters, bool)
 	HostCounters(netip.Addr) (fastpath.Counters, bool)
 	Left() (fastpath.Left, error)
-	Stop()
+	Stop(counted func(vnet.ID, fastpath.Counters))
 	Close()
 }
 
@@ -676,7 +676,9 @@ func (m *mirror) removeVnet(id vnet.ID) {
 		return
 	}
 	m.counting.Lock()
-	m.countLocked(id)
+	if c, ok := m.tables.VnetCounters(id); ok {
+		m.countLocked(id, c)
+	}
 	m.tables.RemoveVnet(id)
 	m.counting.Unlock()
 	delete(m.vnets, id)
@@ -689,12 +691,8 @@ func (m *mirror) removeVnet(id vnet.ID) {
 // end has the kernel carry nothing more, keeps what was counted, and gives the tables back. MACs are not taken out one by one: they
 // go with the tables.
 func (m *mirror) end() {
-	m.tables.Stop()
-	vnets := m.vnetsNow()
-	m.counting.Lock()
-	for _, id := range vnets {
-		m.countLocked(id)
-	}
+	m.counting.Lock() // whoever asks meanwhile counts nothing twice
+	m.tables.Stop(m.countLocked)
 	m.counting.Unlock()
 	for addr := range maps.Clone(m.hosts) {
 		m.removeHost(addr)
@@ -703,11 +701,7 @@ func (m *mirror) end() {
 }
 
 // countLocked keeps what the kernel has carried of a vnet, if that is not gone. counting is held.
-func (m *mirror) countLocked(id vnet.ID) {
-	c, ok := m.tables.VnetCounters(id)
-	if !ok {
-		return
-	}
+func (m *mirror) countLocked(id vnet.ID, c fastpath.Counters) {
 	if _, there := m.engine.view.Load().vnets[id]; there {
 		m.counted[id] = sum(m.counted[id], c)
 	} else {

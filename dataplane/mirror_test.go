@@ -24,7 +24,7 @@ type tablesInMemory struct {
 	counted map[vnet.ID]fastpath.Counters
 	// maxMACs and maxHosts are what fits.
 	maxMACs, maxHosts int
-	closed, stopped   bool
+	closed            bool
 }
 
 type hostInMemory struct {
@@ -62,7 +62,12 @@ func (p *tablesInMemory) RemoveVnet(id vnet.ID) {
 	}
 }
 
-func (p *tablesInMemory) Stop() { p.stopped = true }
+func (p *tablesInMemory) Stop(counted func(vnet.ID, fastpath.Counters)) {
+	for id := range p.vnets {
+		counted(id, p.counted[id])
+	}
+	clear(p.vnets)
+}
 
 func (p *tablesInMemory) SetHost(addr netip.Addr, is fastpath.Host) error {
 	h, known := p.hosts[addr]
@@ -519,7 +524,8 @@ func TestEnd(t *testing.T) {
 	id, p := idOf(t, "97"), h.p
 	p.counted[id] = fastpath.Counters{TxFrames: 5}
 	h.mirror.end()
-	require.True(t, p.stopped)
+	_, known := p.VnetCounters(id)
+	require.False(t, known, "who has asked for the tables before counts nothing twice")
 	require.True(t, p.closed)
 	require.EqualValues(t, 5, h.mirror.carriedOf(id).TxFrames)
 	require.Empty(t, h.mirror.vnetsNow())

@@ -308,8 +308,7 @@ func (p *Tables) RemoveVnet(id vnet.ID) {
 
 func (p *Tables) removeLocked(id vnet.ID, c carried) {
 	delete(p.vnets, id)
-	_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
-	_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+	p.haltLocked(id, c)
 	// A slot that is used again must not bring the MACs of its last user.
 	for mac := range p.macs[c.slot] {
 		_ = p.bpf.Macs.Delete(&bpfMacKey{Slot: c.slot, Mac: mac})
@@ -318,15 +317,27 @@ func (p *Tables) removeLocked(id vnet.ID, c carried) {
 	p.slots.give(c.slot)
 }
 
-// Stop has the kernel carry no vnet any more. What was counted can be asked for until Close; MACs stay in the tables until these
-// are gone, or whoever takes them over deletes them.
-func (p *Tables) Stop() {
+// haltLocked has the kernel carry a vnet no more.
+func (p *Tables) haltLocked(id vnet.ID, c carried) {
+	_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
+	_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+}
+
+// Stop has the kernel carry no vnet any more, and then tells what it has carried of each. Only Close may follow: MACs stay in the
+// tables until these are gone, or whoever takes them over deletes them.
+func (p *Tables) Stop(counted func(vnet.ID, Counters)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, c := range p.vnets {
-		_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
-		_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+		p.haltLocked(id, c)
 	}
+	for id, c := range p.vnets {
+		if n, ok := sum(p.bpf.VnetCounters, c.slot); ok {
+			counted(id, n)
+		}
+	}
+	clear(p.vnets)
+	clear(p.macs)
 }
 
 // Host is what the kernel may do with a host: send to it, receive from it. Via is the neighbour by which the routes reach it, while

@@ -667,6 +667,20 @@ func TestAdopt(t *testing.T) {
 	p2.Close()
 }
 
+// TestStop: the kernel carries nothing more, and what it carried is told once.
+func TestStop(t *testing.T) {
+	p := known(t, there4)
+	frame := ethernet(remote, local, 0x0800, udp4(t, 1))
+	require.EqualValues(t, redirect, run(t, p.Out(), frame, 0).action)
+	carried := map[vnet.ID]uint64{}
+	p.Stop(func(id vnet.ID, c Counters) { carried[id] += c.TxFrames })
+	assert.Equal(t, map[vnet.ID]uint64{vnet97: 1}, carried)
+	_, ok := p.VnetCounters(vnet97)
+	assert.False(t, ok)
+	assert.NotEqualValues(t, redirect, run(t, p.Out(), frame, 0).action)
+	assert.NotEqualValues(t, redirect, run(t, p.In(), outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, udp4(t, 1))), 0).action)
+}
+
 // TestAdoptHalfRemoved: a daemon that was killed while it took a vnet out of the kernel left MACs whose vnet is not known any more. The
 // vnet that gets its place has none of them.
 func TestAdoptHalfRemoved(t *testing.T) {
