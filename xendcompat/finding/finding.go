@@ -137,10 +137,7 @@ func (r *Report) WriteText(w io.Writer, verbose bool) {
 		if f.Level == Fail || f.Level == Warn {
 			word = strings.ToUpper(word)
 		}
-		of := f.Of
-		if f.Host != "" {
-			of += " (" + f.Host + ")"
-		}
+		of := f.subject()
 		if len(f.all) > 1 {
 			of = fmt.Sprintf("%d times", len(f.all))
 		}
@@ -197,6 +194,14 @@ type line struct {
 	more int
 }
 
+// subject is what a finding is of, with that host's name if it is one that has one.
+func (f *Finding) subject() string {
+	if f.Host == "" {
+		return f.Of
+	}
+	return f.Of + " (" + f.Host + ")"
+}
+
 // lines are what is told of the findings, and how many checks are not told one by one. verbose tells all.
 func (r *Report) lines(verbose bool) (list []line, hidden int) {
 	if verbose {
@@ -211,7 +216,7 @@ func (r *Report) lines(verbose bool) (list []line, hidden int) {
 		return f
 	}
 	for _, f := range r.Findings {
-		alike[key(f)] = append(alike[key(f)], f.Of)
+		alike[key(f)] = append(alike[key(f)], f.subject())
 	}
 	type name struct {
 		level Level

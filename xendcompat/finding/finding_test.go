@@ -62,6 +62,9 @@ func TestTextIsBounded(t *testing.T) {
 	r := Report{Name: "host1"}
 	for i := range 1000 {
 		r.Add(Finding{Name: "one-sided", Level: Warn, Of: fmt.Sprint("vnet ", i), Text: "is nowhere", Cure: "there"})
+		if i < minTogether {
+			r.Add(Finding{Name: "mtu", Level: Warn, Of: fmt.Sprint("10.9.0.", i), Host: fmt.Sprint("host", i), Text: "is narrow"})
+		}
 		r.Add(Finding{Name: "vnet-down", Level: Fail, Of: fmt.Sprint("vnet ", i), Text: fmt.Sprint("problem ", i)})
 	}
 	r.Add(Finding{Name: "wrong-id", Level: Warn, Of: "vnet 7", Text: "twice"})
@@ -77,8 +80,9 @@ func TestTextIsBounded(t *testing.T) {
       → there
       troubleshooting: one-sided
 `)
+	require.Contains(t, text, "3 times            is narrow\n      of 10.9.0.0 (host0), 10.9.0.1 (host1), 10.9.0.2 (host2)\n")
 	require.Equal(t, 2, strings.Count(text, "  twice\n"))
-	require.Contains(t, text, "\n1000 failures, 1002 warnings\n")
+	require.Contains(t, text, "\n1000 failures, 1005 warnings\n")
 	b.Reset()
 	r.WriteText(&b, true)
 	require.Equal(t, 1000, strings.Count(b.String(), "  is nowhere\n"))
