@@ -112,12 +112,9 @@ func (h *Host) RouteTo(to netip.Addr) (Route, error) {
 // RouteDevices lists the devices by which the kernel may send to an address: several where the route has several
 // next hops. None without a route, and for this host's own addresses.
 func (h *Host) RouteDevices(to netip.Addr) ([]int, error) {
-	m := routeMessage(family(to))
-	m.Dst_len = uint8(to.BitLen())
-	m.Flags = unix.RTM_F_FIB_MATCH // the route as it stands in the table, not one next hop of it; Linux 4.13
-	b, err := h.get(unix.RTM_GETROUTE, m, attribute(unix.RTA_DST, to.AsSlice()))
+	b, err := h.tableRoute(to, routeMessage(family(to)))
 	switch {
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES):
+	case errors.Is(err, ErrNotFound):
 		return nil, nil
 	case err != nil:
 		return nil, wrap("find route to", to.String(), err)
@@ -156,14 +153,9 @@ func (h *Host) RouteDevices(to netip.Addr) ([]int, error) {
 // next hops, or an encapsulation. ErrNotFound if there is no route by that device.
 func (h *Host) NextHop(from, to netip.Addr, index int) (netip.Addr, error) {
 	m := routeMessage(family(to))
-	m.Dst_len, m.Src_len = uint8(to.BitLen()), uint8(from.BitLen())
-	m.Flags = unix.RTM_F_FIB_MATCH // the route as it stands in the table, not one next hop of it; Linux 4.13
-	b, err := h.get(unix.RTM_GETROUTE, m, attribute(unix.RTA_DST, to.AsSlice()), attribute(unix.RTA_SRC, from.AsSlice()),
-		numberAttribute(unix.RTA_OIF, uint32(index)))
-	switch {
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES):
-		return netip.Addr{}, &OpError{Op: "find next hop to", Object: to.String(), Err: noRouteError{err}}
-	case err != nil:
+	m.Src_len = uint8(from.BitLen())
+	b, err := h.tableRoute(to, m, attribute(unix.RTA_SRC, from.AsSlice()), numberAttribute(unix.RTA_OIF, uint32(index)))
+	if err != nil {
 		return netip.Addr{}, wrap("find next hop to", to.String(), err)
 	}
 	via, err := parseNextHop(b, to, index)
@@ -194,6 +186,17 @@ func parseNextHop(b []byte, to netip.Addr, index int) (netip.Addr, error) {
 		return r.Via, nil
 	}
 	return to, nil
+}
+
+// tableRoute asks for the route to an address as it stands in the table, and not for one next hop of it (Linux 4.13), as an
+// RTM_NEWROUTE message; noRouteError if there is none.
+func (h *Host) tableRoute(to netip.Addr, m *nl.RtMsg, parts ...nl.NetlinkRequestData) ([]byte, error) {
+	m.Dst_len, m.Flags = uint8(to.BitLen()), unix.RTM_F_FIB_MATCH
+	b, err := h.get(unix.RTM_GETROUTE, append([]nl.NetlinkRequestData{m, attribute(unix.RTA_DST, to.AsSlice())}, parts...)...)
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) {
+		err = noRouteError{err}
+	}
+	return b, err
 }
 
 // noRouteError is the kernel's answer that there is no route, which matches ErrNotFound.

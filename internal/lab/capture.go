@@ -44,7 +44,6 @@ type Capture struct {
 	// reading orders those who read: run, which waits for frames, and whoever asks.
 	reading  sync.Mutex
 	buf, ctl []byte
-	errRead  error // of run
 
 	mu     sync.Mutex
 	frames []Frame       // that nobody has asked for yet
@@ -98,20 +97,21 @@ func (c *Capture) open(index int) error {
 // run reads until the socket is closed or its device is gone.
 func (c *Capture) run() {
 	defer close(c.done)
+	var errRead error
 	err := c.raw.Read(func(fd uintptr) bool {
-		c.errRead = c.readAll(int(fd))
-		return c.errRead != nil
+		errRead = c.readAll(int(fd))
+		return errRead != nil
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.err = cmp.Or(err, c.errRead)
+	c.err = cmp.Or(err, errRead)
 	if c.closed.Load() {
 		c.err = os.ErrClosed
 	}
 	close(c.more)
 }
 
-// readAll adds all that the socket has; nil when it has no more for now.
+// readAll adds all frames that the socket has by now. It returns nil when these are read.
 func (c *Capture) readAll(fd int) error {
 	c.reading.Lock()
 	defer c.reading.Unlock()

@@ -73,7 +73,9 @@ func (w *firewallWatch) look(bridges []string) {
 			}
 		}
 		err := w.setRules(bridges)
-		blocked = (&firewall.Firewall{}).Read().Blocked(bridges...)
+		if len(bridges) > 0 {
+			blocked = (&firewall.Firewall{}).Read().Blocked(bridges...)
+		}
 		return err
 	})
 	switch {
