@@ -54,6 +54,9 @@ const (
 	maxLimits = 1024
 	// settle is the time that changes of the network are given to finish, since they come in bursts.
 	settle = 20 * time.Millisecond
+	// maxPause bounds the time from one look at the network to the next: a look that had to wait, on a busy machine, must not keep the
+	// host from its network.
+	maxPause = 2 * time.Second
 	// tickEvery is the longest time between two looks at the clock.
 	tickEvery = 5 * time.Second
 )
@@ -92,7 +95,7 @@ func (e *Engine) cold(ctx context.Context, watch <-chan hostnet.Event) error {
 			waiting = false
 			start := time.Now()
 			e.refresh()
-			pause = 10 * time.Since(start) // a look at many routes takes time
+			pause = min(10*time.Since(start), maxPause) // a look at many routes takes time
 		case n := <-e.notices:
 			e.act(n)
 		case <-e.securityKick:

@@ -42,6 +42,8 @@ type memoryHost struct {
 // memoryKernel is the network of a host in memory: one device, which leads to everybody.
 type memoryKernel struct {
 	addresses []hostnet.Address
+	// slow is how long it takes to list them.
+	slow time.Duration
 	// forgotten is what the bridges were made to forget.
 	forgotten []hostnet.FDBEntry
 }
@@ -79,7 +81,10 @@ func (k *memoryKernel) RouteTo(netip.Addr) (hostnet.Route, error) {
 
 func (k *memoryKernel) RouteDevices(netip.Addr) ([]int, error) { return []int{eth0.Index}, nil }
 
-func (k *memoryKernel) Addresses(int) ([]hostnet.Address, error) { return k.addresses, nil }
+func (k *memoryKernel) Addresses(int) ([]hostnet.Address, error) {
+	time.Sleep(k.slow)
+	return k.addresses, nil
+}
 
 func (k *memoryKernel) DeleteFDB(e hostnet.FDBEntry) error {
 	k.forgotten = append(k.forgotten, e)

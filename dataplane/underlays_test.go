@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -175,6 +176,29 @@ func TestSteadyChanges(t *testing.T) {
 	cancel()
 	<-ended
 	require.NoError(t, <-done)
+}
+
+// A look that the machine kept waiting for long does not put the next one off for ten times as long.
+func TestSlowLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t, 1, testConfig())
+		e := m.hosts[0]
+		k := &memoryKernel{addresses: e.kernel.(*memoryKernel).addresses, slow: 10 * time.Second}
+		e.kernel = k
+		ctx, cancel := context.WithCancel(t.Context())
+		watch, done := make(chan hostnet.Event), make(chan error, 1)
+		go func() { done <- e.cold(ctx, watch) }()
+		time.Sleep(time.Minute) // it has looked
+		synctest.Wait()
+		k.slow = 0
+		k.addresses = []hostnet.Address{{Index: eth0.Index, Prefix: netip.MustParsePrefix("10.9.1.77/24")}}
+		watch <- hostnet.RouteEvent{}
+		time.Sleep(maxPause + time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, "10.9.1.77", e.Snapshot().Underlays[0].Address.String())
+		cancel()
+		require.NoError(t, <-done)
+	})
 }
 
 // The underlay device goes and comes, in all the ways in which devices do.
