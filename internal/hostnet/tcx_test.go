@@ -105,7 +105,9 @@ func TestTCXLosesNothing(t *testing.T) {
 			if _, err := out.Write(b); err != nil {
 				t.Error(err)
 			}
-			for n-got.Load() > 500 && !stop.Load() { // what the socket's buffer takes
+			// Half of what the socket's buffer takes (212,992 bytes twice, 768 or more for each), since the kernel gives a quarter of
+			// it back late.
+			for n-got.Load() > 200 && !stop.Load() {
 				runtime.Gosched()
 			}
 		}
