@@ -10,7 +10,7 @@ LDFLAGS  := -s -w -X github.com/xenvnet/xend/internal/version.Version=$(VERSION)
 PROGRAMS := xend xm vn sxp netscript
 SCRIPTS  := network-bridge network-vnet network-route network-nat network-dummy vnet-insert vif-bridge vif-route vif-nat vif-setup
 # How long each fuzz target runs in `make fuzz`.
-FUZZTIME ?= 60s
+FUZZTIME ?= 200000x
 
 .PHONY: book help build bpf bpf-check test test-user recipes race lint fuzz demo lab screenshots bench install uninstall deb test-install test-vm test-xen clean need-go need-root dist test-dist rpm
 
@@ -49,7 +49,7 @@ race: need-root need-go ## run the tests of the concurrent packages under the ra
 lint: need-go ## vet, golangci-lint, gofmt, tidy module files
 	@scripts/lint
 
-fuzz: need-root need-go ## run every fuzz target for FUZZTIME (60s)
+fuzz: need-root need-go ## run every fuzz target with FUZZTIME inputs (200000x; or for a time: 60s)
 	@scripts/fuzz "$(FUZZTIME)"
 
 demo: need-root build ## two hosts on this machine, a vnet between them, a migration: told as a story

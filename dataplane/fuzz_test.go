@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,15 +17,22 @@ import (
 	"github.com/xenvnet/xend/internal/lab"
 )
 
-// fuzzTime is how long TestFuzzEngine runs: $FUZZTIME, which `make fuzz` sets.
-func fuzzTime(t testing.TB) time.Duration {
+// fuzzing tells how long TestFuzzEngine goes on: by $FUZZTIME, which `make fuzz` sets, in go test's own two forms, a time
+// ("60s") or a number of inputs ("2000x"). Without it that is a second. What it returns says whether another one is due after n.
+func fuzzing(t testing.TB) func(n int) bool {
 	text := os.Getenv("FUZZTIME")
 	if text == "" {
-		return time.Second
+		text = "1s"
+	}
+	if count, ok := strings.CutSuffix(text, "x"); ok {
+		most, err := strconv.Atoi(count)
+		require.NoError(t, err)
+		return func(n int) bool { return n < most }
 	}
 	d, err := time.ParseDuration(text)
 	require.NoError(t, err)
-	return d
+	end := time.Now().Add(d)
+	return func(int) bool { return time.Now().Before(end) }
 }
 
 // TestFuzzEngine feeds a running engine with random and mutated packets from the underlay and from a
@@ -100,9 +109,8 @@ func TestFuzzEngine(t *testing.T) {
 		}
 		return p
 	}
-	end := time.Now().Add(fuzzTime(t))
-	n := 0
-	for ; time.Now().Before(end); n++ {
+	more, n := fuzzing(t), 0
+	for ; more(n); n++ {
 		p := mutate()
 		switch n % 64 {
 		case 0, 8, 16, 24, 32, 40:
