@@ -59,6 +59,7 @@ type bpfTiming struct {
 	RenewEvery uint64
 	Alive      uint64
 	Version    uint64
+	Changes    uint64
 }
 
 type bpfUnderlay struct {
@@ -101,6 +102,8 @@ const (
 	bpfMapLeft          = "left"
 	bpfMapMacs          = "macs"
 	bpfMapOrdered       = "ordered"
+	bpfMapRecentIns     = "recent_ins"
+	bpfMapRecentOuts    = "recent_outs"
 	bpfMapStripCounters = "strip_counters"
 	bpfMapTimes         = "times"
 	bpfMapUnderlays     = "underlays"
@@ -171,6 +174,8 @@ type bpfMapSpecs struct {
 	Left          *ebpf.MapSpec `ebpf:"left"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Ordered       *ebpf.MapSpec `ebpf:"ordered"`
+	RecentIns     *ebpf.MapSpec `ebpf:"recent_ins"`
+	RecentOuts    *ebpf.MapSpec `ebpf:"recent_outs"`
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
@@ -213,6 +218,8 @@ type bpfMaps struct {
 	Left          *ebpf.Map `ebpf:"left"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Ordered       *ebpf.Map `ebpf:"ordered"`
+	RecentIns     *ebpf.Map `ebpf:"recent_ins"`
+	RecentOuts    *ebpf.Map `ebpf:"recent_outs"`
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
@@ -231,6 +238,8 @@ func (m *bpfMaps) Close() error {
 		m.Left,
 		m.Macs,
 		m.Ordered,
+		m.RecentIns,
+		m.RecentOuts,
 		m.StripCounters,
 		m.Times,
 		m.Underlays,

@@ -421,8 +421,10 @@ func (b *Bypass) apply(l look, now uint64) error {
 	b.mu.Lock()
 	was := b.ports
 	b.mu.Unlock()
+	moved := false
 	for k, v := range b.macs {
 		if macs[k] != v {
+			moved = true
 			_ = b.tables.bpf.Vifs.Delete(&k)
 			delete(b.macs, k)
 		}
@@ -461,6 +463,9 @@ func (b *Bypass) apply(l look, now uint64) error {
 	until := uint64(0)
 	if any {
 		until = now + uint64(bypassTTL)
+	}
+	if len(changed) > 0 || moved {
+		b.tables.changed()
 	}
 	err := b.tables.bpf.BypassUntil.Put(uint32(0), until)
 	b.mu.Lock()
@@ -532,6 +537,7 @@ func (b *Bypass) stop() {
 		_ = b.tables.bpf.Vifs.Delete(&k)
 	}
 	b.macs = map[bpfMacKey]bpfVif{}
+	b.tables.changed()
 	b.mu.Lock()
 	ports := b.ports
 	b.ports = map[int]BypassedPort{}
@@ -573,4 +579,5 @@ func (p *Tables) forgetVifs() {
 	_ = p.bpf.BypassUntil.Put(uint32(0), uint64(0))
 	deleteIf(p.bpf.Vifs, func(*bpfMacKey, *bpfVif) bool { return true })
 	deleteIf(p.bpf.VnetOfVnif, func(index *uint32, v *bpfVnet) bool { return v.Vnif != *index })
+	p.changed()
 }

@@ -106,11 +106,13 @@ type Tables struct {
 	mu    sync.Mutex
 	times Times
 	alive uint64
-	vnets map[vnet.ID]carried
-	macs  map[uint32]map[wire.MAC]struct{} // those that the kernel has, by the slot of their vnet
-	slots slots                            // of vnets
-	hosts map[netip.Addr]uint32            // slots
-	free  slots                            // of hosts
+	// changes is what the programs compare with what they remember of the tables; it never is what another daemon wrote before.
+	changes uint64
+	vnets   map[vnet.ID]carried
+	macs    map[uint32]map[wire.MAC]struct{} // those that the kernel has, by the slot of their vnet
+	slots   slots                            // of vnets
+	hosts   map[netip.Addr]uint32            // slots
+	free    slots                            // of hosts
 }
 
 type carried struct {
@@ -136,7 +138,7 @@ var programNames = map[string]string{bpfProgUnderlayIn: NameIn, bpfProgVnetOut: 
 // the same: what the kernel carries goes on, and programs can be replaced one by one.
 func Load(t Times, attached ...ebpf.ProgramID) (*Tables, error) {
 	p := &Tables{
-		times: t.withDefaults(),
+		times: t.withDefaults(), changes: Now(),
 		vnets: map[vnet.ID]carried{},
 		macs:  map[uint32]map[wire.MAC]struct{}{},
 		hosts: map[netip.Addr]uint32{},
@@ -193,12 +195,24 @@ func (p *Tables) putTimesLocked() error {
 	t := p.times
 	v := bpfTiming{
 		MacTtl: uint64(t.MACTTL), HostTtl: uint64(t.HostTTL), Renew: uint64(t.Renew), RenewEvery: uint64(t.RenewEvery),
-		Alive: p.alive, Version: version,
+		Alive: p.alive, Version: version, Changes: p.changes,
 	}
 	if err := p.bpf.Times.Put(uint32(0), &v); err != nil {
 		return fmt.Errorf("kernel fast path: times: %w", err)
 	}
 	return nil
+}
+
+// changedLocked voids what the programs remember: something in a table has changed, or is gone. Without it they notice some ms later.
+func (p *Tables) changedLocked() {
+	p.changes++
+	_ = p.putTimesLocked()
+}
+
+func (p *Tables) changed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changedLocked()
 }
 
 // Close gives the tables and programs back. Programs that are attached go on with what they know.
@@ -294,6 +308,9 @@ func (p *Tables) AddVnet(id vnet.ID, vnif, mtu int) error {
 		return fmt.Errorf("kernel fast path: vnet %s: %w", id, err)
 	}
 	p.vnets[id] = c
+	if had {
+		p.changedLocked()
+	}
 	return nil
 }
 
@@ -309,6 +326,7 @@ func (p *Tables) RemoveVnet(id vnet.ID) {
 func (p *Tables) removeLocked(id vnet.ID, c carried) {
 	delete(p.vnets, id)
 	p.haltLocked(id, c)
+	p.changedLocked()
 	// A slot that is used again must not bring the MACs of its last user.
 	for mac := range p.macs[c.slot] {
 		_ = p.bpf.Macs.Delete(&bpfMacKey{Slot: c.slot, Mac: mac})
@@ -331,6 +349,7 @@ func (p *Tables) Stop(counted func(vnet.ID, Counters)) {
 	for id, c := range p.vnets {
 		p.haltLocked(id, c)
 	}
+	p.changedLocked()
 	for id, c := range p.vnets {
 		if n, ok := sum(p.bpf.VnetCounters, c.slot); ok {
 			counted(id, n)
@@ -365,6 +384,7 @@ func (p *Tables) SetHost(addr netip.Addr, h Host) error {
 	k := bpfId{Id: addr.As16()}
 	var v bpfHost
 	err := p.bpf.Hosts.Lookup(&k, &v)
+	before := v
 	if err == nil || errors.Is(err, ebpf.ErrKeyNotExist) {
 		v.Slot, v.Flags, v.Via = slot, 0, [16]byte{}
 		if h.Send {
@@ -386,6 +406,9 @@ func (p *Tables) SetHost(addr netip.Addr, h Host) error {
 		return fmt.Errorf("kernel fast path: host %s: %w", addr, err)
 	}
 	p.hosts[addr] = slot
+	if had && v != before {
+		p.changedLocked()
+	}
 	return nil
 }
 
@@ -418,6 +441,7 @@ func (p *Tables) RemoveHost(addr netip.Addr) {
 	if slot, ok := p.hosts[addr]; ok {
 		delete(p.hosts, addr)
 		_ = p.bpf.Hosts.Delete(&bpfId{Id: addr.As16()})
+		p.changedLocked()
 		p.free.give(slot)
 	}
 }
@@ -447,6 +471,9 @@ func (p *Tables) put(id vnet.ID, mac wire.MAC, m bpfMac) error {
 	case err != nil:
 		return fmt.Errorf("kernel fast path: MAC %s of vnet %s: %w", mac, id, err)
 	}
+	if _, had := p.macs[c.slot][mac]; had {
+		p.changedLocked()
+	}
 	p.hasLocked(c.slot, mac)
 	return nil
 }
@@ -466,6 +493,7 @@ func (p *Tables) Delete(id vnet.ID, mac wire.MAC) {
 	if c, ok := p.vnets[id]; ok {
 		_ = p.bpf.Macs.Delete(&bpfMacKey{Slot: c.slot, Mac: mac})
 		delete(p.macs[c.slot], mac)
+		p.changedLocked()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/dataplane/wire/wiretest"
@@ -473,9 +474,10 @@ func TestFirewall(t *testing.T) {
 	packet := outer(t, there4, here4, vnet97, frame)
 
 	left(t, p, p.In(), packet, 0, LeftHost) // never heard
-	require.NoError(t, p.Heard(there4, Now()))
+	require.NoError(t, p.Heard(there4, ago(time.Second)))
 	require.EqualValues(t, redirect, run(t, p.In(), packet, 0).action, "nobody reads the sockets")
 	require.NoError(t, p.Alive(Now()+uint64(time.Hour)))
+	p.changed() // or wait for some ms, until the tables are asked again
 	left(t, p, p.In(), packet, 0, LeftRenew)
 	for range 3 {
 		assert.EqualValues(t, redirect, run(t, p.In(), packet, 0).action, "until the next renewal")
@@ -541,11 +543,12 @@ func TestSeen(t *testing.T) {
 		return m
 	}
 	assert.Empty(t, seen(long))
-	before := Now()
+	var before unix.Timespec
+	require.NoError(t, unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &before)) // the programs' clock, which is some ms behind
 	require.EqualValues(t, redirect, run(t, p.In(), outer(t, there4, here4, vnet97, ethernet(local, remote, 0x0800, udp4(t, 1))), 0).action)
 	m := seen(long)
 	require.Len(t, m, 1)
-	assert.GreaterOrEqual(t, m[remote], before)
+	assert.GreaterOrEqual(t, m[remote], uint64(before.Nano()))
 	require.EqualValues(t, redirect, run(t, p.Out(), ethernet(remote, local, 0x0800, udp4(t, 1)), 0).action)
 	assert.Len(t, seen(long), 2)
 }

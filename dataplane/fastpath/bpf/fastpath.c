@@ -42,7 +42,53 @@ struct outer6 {
 
 #define OUTER_LEN(h) (sizeof(h) - sizeof((h).pad))
 
-static __always_inline void vnet_header(__u8 *to, const struct vnet *v)
+// What the tables said of a frame on its way out: where its destination is, and that its source is here. A processor's own.
+struct recent_out {
+	__u8 dst[6], src[6];
+	__u32 ifindex;
+	__u64 until, changes;
+	struct id vnet, host, via;
+	__u32 slot, host_slot, mtu;
+	__u32 has_via;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENTS);
+	__type(key, __u32);
+	__type(value, struct recent_out);
+} recent_outs SEC(".maps");
+
+// What they said of one on its way in: that its source is behind the host that sent it, and past which bridge it may go.
+struct recent_in {
+	__u8 dst[6], src[6];
+	__u32 vnif;
+	__u64 until, changes;
+	struct id vnet, host;
+	__u32 slot, host_slot, mtu;
+	struct vif vif; // of the destination; 0: none
+	__u32 zero;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENTS);
+	__type(key, __u32);
+	__type(value, struct recent_in);
+} recent_ins SEC(".maps");
+
+// The two addresses that a frame begins with.
+#define PAIR (2 * ETH_ALEN)
+
+static __always_inline int same_pair(const struct ethhdr *frame, const __u8 *b)
+{
+	__u32 a[PAIR / 4];
+	copy(a, frame, PAIR);
+	const __u32 *w = (const __u32 *)b;
+	return a[0] == w[0] && a[1] == w[1] && a[2] == w[2];
+}
+
+static __always_inline void vnet_header(__u8 *to, const struct id *vnet)
 {
 	to[0] = 0;
 	to[1] = 2; // VUDP
@@ -50,7 +96,7 @@ static __always_inline void vnet_header(__u8 *to, const struct vnet *v)
 	to[3] = 0;
 	to[4] = 0x00; // EtherIP version 4 where little-endian machines have it
 	to[5] = 0x40;
-	copy(to + 6, v->id, 16);
+	copy(to + 6, vnet->id, 16);
 }
 
 // make_room makes room in front of a frame's Ethernet header. The kernel has two ways, of which the one that knows of
@@ -70,8 +116,8 @@ static __always_inline int retype(struct __sk_buff *skb)
 	       bpf_skb_vlan_pop(skb) || bpf_skb_vlan_pop(skb);
 }
 
-static __always_inline int encapsulate4(struct __sk_buff *skb, const struct vnet *v, const struct underlay *u,
-					const struct mac *to, __u64 flags, __u16 source, const struct ethhdr *in)
+static __always_inline int encapsulate4(struct __sk_buff *skb, const struct id *vnet, const struct underlay *u,
+					const struct id *to, __u64 flags, __u16 source, const struct ethhdr *in)
 {
 	struct outer4 h = {};
 	flags |= BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
@@ -86,7 +132,7 @@ static __always_inline int encapsulate4(struct __sk_buff *skb, const struct vnet
 	h.ip.ttl = u->ttl;
 	h.ip.protocol = IPPROTO_UDP;
 	h.ip.saddr = v4(u->addr);
-	h.ip.daddr = v4(to->host);
+	h.ip.daddr = v4(to->id);
 	__u32 sum = 0;
 	__u16 *w = (__u16 *)&h.ip;
 #pragma unroll
@@ -98,13 +144,13 @@ static __always_inline int encapsulate4(struct __sk_buff *skb, const struct vnet
 	h.udp.source = source;
 	h.udp.dest = u->port;
 	h.udp.len = bpf_htons(total - sizeof(h.ip));
-	vnet_header(h.vnet, v);
+	vnet_header(h.vnet, vnet);
 	copy(&h.in, in, sizeof(h.in));
 	return bpf_skb_store_bytes(skb, 0, &h.eth, OUTER_LEN(h), 0) ? -2 : 0;
 }
 
-static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet *v, const struct underlay *u,
-					const struct mac *to, __u64 flags, __u16 source, const struct ethhdr *in)
+static __always_inline int encapsulate6(struct __sk_buff *skb, const struct id *vnet, const struct underlay *u,
+					const struct id *to, __u64 flags, __u16 source, const struct ethhdr *in)
 {
 	struct outer6 h = {};
 	flags |= BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
@@ -117,11 +163,11 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet
 	h.ip.nexthdr = IPPROTO_UDP;
 	h.ip.hop_limit = u->ttl;
 	__builtin_memcpy(&h.ip.saddr, u->addr, 16);
-	__builtin_memcpy(&h.ip.daddr, to->host, 16);
+	__builtin_memcpy(&h.ip.daddr, to->id, 16);
 	h.udp.source = source;
 	h.udp.dest = u->port;
 	h.udp.len = bpf_htons(payload); // checksum 0: RFC 6935
-	vnet_header(h.vnet, v);
+	vnet_header(h.vnet, vnet);
 	copy(&h.in, in, sizeof(h.in));
 	return bpf_skb_store_bytes(skb, 0, &h.eth, OUTER_LEN(h), 0) ? -2 : 0;
 }
@@ -134,11 +180,8 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct vnet
 static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now)
 {
 	__u32 index = skb->ifindex, zero = 0;
-	struct vnet *v = bpf_map_lookup_elem(&vnet_of_vnif, &index);
-	if (!v)
-		return OUT(LEFT_VNET);
 	struct ethhdr in __attribute__((aligned(8)));
-	if (bpf_skb_load_bytes(skb, 0, &in, sizeof(in)))
+	if (load(skb, 0, &in, sizeof(in)))
 		return OUT(LEFT_FORM);
 	if (in.h_dest[0] & 1)
 		return OUT(LEFT_FLOOD);
@@ -149,29 +192,55 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 	if (!t)
 		return OUT(LEFT_OFF);
 
-	struct mac_key k = {.slot = v->slot};
-	copy(k.mac, in.h_dest, 6);
-	struct mac *to = bpf_map_lookup_elem(&macs, &k);
-	if (!to || to->place != PLACE_REMOTE || older(to->seen, t->mac_ttl, now))
-		return OUT(LEFT_MISS);
-	copy(k.mac, in.h_source, 6);
-	struct mac *from = bpf_map_lookup_elem(&macs, &k);
-	if (!from || from->place != PLACE_LOCAL)
-		return OUT(LEFT_SOURCE);
-	if (at_vif) {
-		struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
-		if (!vif)
-			return TC_ACT_UNSPEC;
-		if (vif->ifindex != index) { // the MAC moved, or somebody uses another's
-			bpf_map_delete_elem(&vifs, &k);
+	__u32 at = (in.h_dest[5] ^ in.h_source[5] ^ index) % RECENTS;
+	struct recent_out *r = bpf_map_lookup_elem(&recent_outs, &at);
+	if (!r)
+		return OUT(LEFT_OFF);
+	struct mac *from = 0;
+	__u64 changes = *(volatile __u64 *)&t->changes;
+	if (now >= r->until || changes != r->changes || index != r->ifindex || !same_pair(&in, r->dst)) {
+		struct vnet *v = bpf_map_lookup_elem(&vnet_of_vnif, &index);
+		if (!v)
+			return OUT(LEFT_VNET);
+		struct mac_key k = {.slot = v->slot};
+		copy(k.mac, in.h_dest, 6);
+		struct mac *to = bpf_map_lookup_elem(&macs, &k);
+		if (!to || to->place != PLACE_REMOTE || older(to->seen, t->mac_ttl, now))
+			return OUT(LEFT_MISS);
+		copy(k.mac, in.h_source, 6);
+		from = bpf_map_lookup_elem(&macs, &k);
+		if (!from || from->place != PLACE_LOCAL)
+			return OUT(LEFT_SOURCE);
+		if (at_vif) {
+			struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
+			if (!vif)
+				return TC_ACT_UNSPEC;
+			if (vif->ifindex != index) { // the MAC moved, or somebody uses another's
+				bpf_map_delete_elem(&vifs, &k);
+				return TC_ACT_UNSPEC;
+			}
+		}
+		struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)to->host);
+		if (!peer || !(peer->flags & HOST_SEND))
+			return OUT(LEFT_HOST);
+		if (at_vif && older(from->bridged, BRIDGE_EVERY, now)) {
+			from->bridged = now;
 			return TC_ACT_UNSPEC;
 		}
+		copy(r->dst, &in, PAIR);
+		r->ifindex = index;
+		r->vnet = *(struct id *)v->id;
+		r->host = *(struct id *)to->host;
+		r->via = *(struct id *)peer->via;
+		r->has_via = peer->flags & HOST_VIA;
+		r->slot = v->slot;
+		r->host_slot = peer->slot;
+		r->mtu = v->mtu;
+		r->changes = changes;
+		r->until = now + RECENT_SPAN;
 	}
-	struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)to->host);
-	if (!peer || !(peer->flags & HOST_SEND))
-		return OUT(LEFT_HOST);
 
-	int is4 = mapped(to->host);
+	int is4 = mapped(r->host.id);
 	__u32 family = is4 ? 0 : 1;
 	struct underlay *u = bpf_map_lookup_elem(&underlays, &family);
 	if (!u || !(u->flags & UNDERLAY_SEND))
@@ -197,7 +266,7 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 	if (place && !older(*place, ORDER_SPAN, now))
 		return TC_ACT_UNSPEC;
 	__u32 gso = skb->gso_size, bytes = skb->len, frames = 1;
-	if (at_vif && !gso && bytes > v->mtu + ETH_HLEN)
+	if (at_vif && !gso && bytes > r->mtu + ETH_HLEN)
 		return TC_ACT_UNSPEC; // the bridge judges what its ports take
 	if (!gso) {
 		if (bytes + overhead > u->mtu) {
@@ -222,67 +291,71 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 		}
 		frames = skb->gso_segs ?: 1;
 	}
-	if (at_vif && older(from->bridged, BRIDGE_EVERY, now)) {
-		from->bridged = now;
-		return TC_ACT_UNSPEC;
-	}
 	__u16 source = u->port;
 	if (u->flow_port)
 		source = bpf_htons(0x8000 | ((p.ports ? p.flow >> 16 : bpf_get_hash_recalc(skb)) & 0x7fff));
 
-	__u32 out = u->ifindex, slot = v->slot, host_slot = peer->slot;
+	__u32 out = u->ifindex;
 	// The way to the host is known as long as user space follows the routes; that saves looking it up for each packet.
 	struct bpf_redir_neigh via = {};
-	int known = (peer->flags & HOST_VIA) && now < t->alive;
+	int known = r->has_via && now < t->alive;
 	if (known && is4) {
 		via.nh_family = AF_INET;
-		via.ipv4_nh = ((__u32 *)peer->via)[3];
+		via.ipv4_nh = v4(r->via.id);
 	} else if (known) {
 		via.nh_family = AF_INET6;
-		__builtin_memcpy(via.ipv6_nh, peer->via, 16);
+		__builtin_memcpy(via.ipv6_nh, r->via.id, 16);
 	}
-	touch(&from->seen, now);
-	int err = is4 ? encapsulate4(skb, v, u, to, flags, source, &in) : encapsulate6(skb, v, u, to, flags, source, &in);
+	if (from)
+		touch(&from->seen, now);
+	int err = is4 ? encapsulate4(skb, &r->vnet, u, &r->host, flags, source, &in)
+		      : encapsulate6(skb, &r->vnet, u, &r->host, flags, source, &in);
 	if (err == -1)
 		return OUT(LEFT_ROOM);
 	if (err || (in.h_proto == bpf_htons(ETH_P_ARP) && retype(skb)))
 		return OUT(LEFT_ERROR);
-	count(&vnet_counters, slot, 1, frames, bytes);
-	count(&host_counters, host_slot, 1, frames, bytes);
+	count(&vnet_counters, r->slot, 1, frames, bytes);
+	count(&host_counters, r->host_slot, 1, frames, bytes);
 	if (known)
 		return bpf_redirect_neigh(out, &via, sizeof(via), 0);
 	return bpf_redirect_neigh(out, 0, 0, 0); // by the route from that device
 }
 
+// now_ns is some ms behind, and cheap: nothing here is told by less.
+static __always_inline __u64 now_ns(void) { return bpf_ktime_get_coarse_ns(); }
+
 // vnet_out is at the egress of a vnif: what the bridge sends to the other hosts.
 SEC("tc")
 int vnet_out(struct __sk_buff *skb)
 {
-	return send_out(skb, 0, bpf_ktime_get_ns());
+	return send_out(skb, 0, now_ns());
 }
 
 // vif_in is at the ingress of a vif whose frames may pass the bridge by: what its domain sends to the other hosts.
 SEC("tc")
 int vif_in(struct __sk_buff *skb)
 {
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = now_ns();
 	if (!may_bypass(now))
 		return TC_ACT_UNSPEC;
 	return send_out(skb, 1, now);
 }
 
-// deliver gives a frame, from a MAC that is behind another host, to its vnet: to the bridge by the vnif, or past the
-// bridge to the vif of its destination, whose key is dst. proto is what is in the frame.
-static __always_inline int deliver(struct __sk_buff *skb, const struct mac_key *dst, __u32 vnif, struct mac *from,
-				   __be16 proto, __u64 now)
+// to_bridge reports whether the bridge must have a frame from a MAC that is behind another host, or it would forget where that is.
+static __always_inline int to_bridge(struct mac *from, __u64 now)
 {
-	struct vif *vif = bpf_map_lookup_elem(&vifs, dst);
-	if (!vif || !may_bypass(now) || (!skb->gso_size && skb->len > vif->mtu + ETH_HLEN))
+	if (!older(from->bridged, BRIDGE_EVERY, now))
+		return 0;
+	from->bridged = now;
+	return 1;
+}
+
+// deliver gives a frame to its vnet: to the bridge by the vnif, or past the bridge to the vif of its destination, which may be
+// none. proto is what is in the frame.
+static __always_inline int deliver(struct __sk_buff *skb, const struct vif *vif, __u32 vnif, __be16 proto, __u64 now)
+{
+	if (!vif->ifindex || !may_bypass(now) || (!skb->gso_size && skb->len > vif->mtu + ETH_HLEN))
 		return bpf_redirect(vnif, BPF_F_INGRESS);
-	if (older(from->bridged, BRIDGE_EVERY, now)) {
-		from->bridged = now;
-		return bpf_redirect(vnif, BPF_F_INGRESS);
-	}
 	int ip = proto == bpf_htons(ETH_P_IP) || proto == bpf_htons(ETH_P_IPV6);
 	// Before Linux 6.3 a packet of the other family is still taken for what was outside, and would be lost where it must be cut.
 	if (ip && skb->protocol != proto && retype(skb))
@@ -310,15 +383,16 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	count(&host_counters, m->host_slot, 0, frames, bytes);
 	struct mac_key k = {.slot = m->slot};
 	copy(k.mac, m->mac, 6);
-	if (!bpf_map_lookup_elem(&vifs, &k))
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
+	if (!vif)
 		return bpf_redirect(m->vnif, BPF_F_INGRESS);
 	struct mac_key s = {.slot = m->slot};
 	if (bpf_skb_load_bytes(skb, 6, s.mac, 6))
 		return IN(LEFT_ERROR);
 	struct mac *from = bpf_map_lookup_elem(&macs, &s);
-	if (!from)
+	if (!from || to_bridge(from, now))
 		return bpf_redirect(m->vnif, BPF_F_INGRESS);
-	return deliver(skb, &k, m->vnif, from, skb->protocol, now);
+	return deliver(skb, vif, m->vnif, skb->protocol, now);
 }
 
 // What a packet of a vnet begins with. IP and what is before it end where UDP begins, as long as they may be.
@@ -354,7 +428,7 @@ SEC("tc")
 int underlay_in(struct __sk_buff *skb)
 {
 	struct mark m;
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = now_ns();
 	switch (take_mark(skb, &m, now)) {
 	case MARK_STRIPPED:
 		return put_in(skb, &m, now);
@@ -446,26 +520,45 @@ int underlay_in(struct __sk_buff *skb)
 
 	struct id id;
 	copy(id.id, h.vnet + 6, 16);
-	struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
-	if (!v)
-		return IN(LEFT_VNET);
-	if (!gso && skb->len - start > v->mtu + ETH_HLEN + (h.in.h_proto == bpf_htons(ETH_P_8021Q) ? 4 : 0))
-		return IN(LEFT_SIZE); // user space refuses it
-	struct host *peer = bpf_map_lookup_elem(&hosts, &src);
-	if (!peer || !(peer->flags & HOST_RECEIVE))
-		return IN(LEFT_HOST);
-	if (older(peer->heard, t->host_ttl, now))
-		return IN(LEFT_HOST);
-	if (older(peer->heard, t->renew, now) && now < t->alive && older(peer->renewed, t->renew_every, now)) {
-		peer->renewed = now;
-		return IN(LEFT_RENEW);
+	__u32 at = (h.in.h_dest[5] ^ h.in.h_source[5] ^ id.id[15] ^ src.id[15]) % RECENTS;
+	struct recent_in *r = bpf_map_lookup_elem(&recent_ins, &at);
+	if (!r)
+		return IN(LEFT_OFF);
+	struct mac *from = 0;
+	int bridge = 0;
+	__u64 changes = *(volatile __u64 *)&t->changes;
+	if (now >= r->until || changes != r->changes || !same_pair(&h.in, r->dst) || !same(id.id, r->vnet.id) || !same(src.id, r->host.id)) {
+		struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
+		if (!v)
+			return IN(LEFT_VNET);
+		struct host *peer = bpf_map_lookup_elem(&hosts, &src);
+		if (!peer || !(peer->flags & HOST_RECEIVE) || older(peer->heard, t->host_ttl, now))
+			return IN(LEFT_HOST);
+		if (older(peer->heard, t->renew, now) && now < t->alive && older(peer->renewed, t->renew_every, now)) {
+			peer->renewed = now;
+			return IN(LEFT_RENEW);
+		}
+		struct mac_key k = {.slot = v->slot};
+		copy(k.mac, h.in.h_source, 6);
+		from = bpf_map_lookup_elem(&macs, &k);
+		if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
+			return IN(LEFT_SOURCE);
+		copy(k.mac, h.in.h_dest, 6);
+		struct vif none = {}, *vif = bpf_map_lookup_elem(&vifs, &k);
+		bridge = vif && may_bypass(now) && to_bridge(from, now);
+		copy(r->dst, &h.in, PAIR);
+		r->vnif = v->vnif;
+		r->vnet = id;
+		r->host = src;
+		r->slot = v->slot;
+		r->host_slot = peer->slot;
+		r->mtu = v->mtu;
+		r->vif = vif ? *vif : none;
+		r->changes = changes;
+		r->until = now + RECENT_SPAN;
 	}
-	struct mac_key k = {.slot = v->slot};
-	copy(k.mac, h.in.h_source, 6);
-	struct mac *from = bpf_map_lookup_elem(&macs, &k);
-	if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
-		return IN(LEFT_SOURCE);
-
+	if (!gso && skb->len - start > r->mtu + ETH_HLEN + (h.in.h_proto == bpf_htons(ETH_P_8021Q) ? 4 : 0))
+		return IN(LEFT_SIZE); // user space refuses it
 	if (p.syn)
 		return IN(LEFT_SYN);
 	if (h.in.h_proto == bpf_htons(ETH_P_8021Q)) {
@@ -481,8 +574,9 @@ int underlay_in(struct __sk_buff *skb)
 	__u64 *place = flow_place(&p, 1);
 	if (place && !older(*place, ORDER_SPAN, now))
 		return IN(LEFT_ORDER);
-	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len - start, slot = v->slot, vnif = v->vnif, host_slot = peer->slot;
-	touch(&from->seen, now);
+	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len - start;
+	if (from)
+		touch(&from->seen, now);
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (family == 0 && h.in.h_proto == bpf_htons(ETH_P_IPV6))
 		flags |= DECAP_L3_IPV6;
@@ -495,10 +589,11 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_ROOM);
 	if (bpf_skb_store_bytes(skb, 0, &h.in, sizeof(h.in), 0))
 		return IN(LEFT_ERROR);
-	count(&vnet_counters, slot, 0, frames, bytes);
-	count(&host_counters, host_slot, 0, frames, bytes);
-	copy(k.mac, h.in.h_dest, 6);
-	return deliver(skb, &k, vnif, from, h.in.h_proto, now);
+	count(&vnet_counters, r->slot, 0, frames, bytes);
+	count(&host_counters, r->host_slot, 0, frames, bytes);
+	if (bridge)
+		return bpf_redirect(r->vnif, BPF_F_INGRESS);
+	return deliver(skb, &r->vif, r->vnif, h.in.h_proto, now);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

@@ -103,7 +103,13 @@ struct timing {
 	__u64 renew_every;
 	__u64 alive;   // until when user space reads its sockets, and follows the routes, for certain: else nothing is left to renew
 	__u64 version; // of what the tables mean; fastpath.go
+	__u64 changes; // grows when user space has changed or taken out what was in a table: what is remembered of it is void
 };
+
+// How long programs remember what the tables said, for the next packets of a flow, if nothing has changed: by then ages are looked
+// at again, and written.
+#define RECENT_SPAN 4000000 // ns
+#define RECENTS 64
 
 struct counters {
 	__u64 tx_frames, tx_bytes, rx_frames, rx_bytes;
@@ -284,6 +290,18 @@ static __always_inline void count(void *map, __u32 slot, __u32 out, __u32 frames
 // copy copies n bytes, an even number, between places that are aligned to 2, as all in a frame is behind a pad of 2.
 #define copy(to, from, n) __builtin_memcpy(__builtin_assume_aligned(to, 2), __builtin_assume_aligned(from, 2), n)
 
+// load copies n bytes of a packet, a constant number, to a place that is aligned to 4: as a rule without a call, else as
+// bpf_skb_load_bytes does.
+static __always_inline int load(struct __sk_buff *skb, __u32 off, void *to, __u32 n)
+{
+	void *p = (void *)(long)skb->data + off;
+	if (p + n > (void *)(long)skb->data_end)
+		return bpf_skb_load_bytes(skb, off, to, n); // it is not all in the first piece, or is not there
+	// The kernel reads what is not aligned; the compiler would do so by bytes.
+	__builtin_memcpy(__builtin_assume_aligned(to, 4), __builtin_assume_aligned(p, 4), n);
+	return 0;
+}
+
 // sums reports whether the checksum of an IPv4 header without options is right; it is aligned to 2.
 static __always_inline int sums(const void *ip)
 {
@@ -319,7 +337,7 @@ static __always_inline void read_inner(struct __sk_buff *skb, __u32 off, __be16 
 	__u32 w[14] = {}, l3 = off + ETH_HLEN;
 	const __u8 *b = (const __u8 *)w;
 	if (proto == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, l3, w, 36) && bpf_skb_load_bytes(skb, l3, w, 24) && bpf_skb_load_bytes(skb, l3, w, 20))
+		if (load(skb, l3, w, 36) && bpf_skb_load_bytes(skb, l3, w, 24) && bpf_skb_load_bytes(skb, l3, w, 20))
 			return;
 		int plain = b[0] == 0x45;
 		r->total = ETH_HLEN + ((__u32)b[2] << 8 | b[3]);
@@ -336,7 +354,7 @@ static __always_inline void read_inner(struct __sk_buff *skb, __u32 off, __be16 
 		r->ports = plain && !r->part && has_ports(b[9]);
 		r->flow = mix(mix(mix(0, w[3]), w[4]), w[5]);
 	} else if (proto == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes(skb, l3, w, 56) && bpf_skb_load_bytes(skb, l3, w, 44) && bpf_skb_load_bytes(skb, l3, w, 40))
+		if (load(skb, l3, w, 56) && bpf_skb_load_bytes(skb, l3, w, 44) && bpf_skb_load_bytes(skb, l3, w, 40))
 			return;
 		r->total = ETH_HLEN + sizeof(struct ipv6hdr) + ((__u32)b[4] << 8 | b[5]);
 		r->part = b[6] == IPPROTO_FRAGMENT;

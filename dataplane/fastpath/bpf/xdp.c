@@ -30,11 +30,8 @@ struct recent {
 	__u8 mac[6];
 	__u16 zero;
 	__u32 vnif, slot, host_slot, mtu;
-	__u64 until;
+	__u64 until, changes;
 };
-
-#define RECENTS 64
-#define RECENT_SPAN 4000000 // ns; that much later the tables are believed
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -127,7 +124,8 @@ int underlay_xdp(struct xdp_md *x)
 	struct recent *r = bpf_map_lookup_elem(&recents, &at);
 	if (!r)
 		return XDP_PASS;
-	if (now >= r->until || !same(r->src.id, src.id) || !same(r->vnet.id, id.id) || !same_mac(r->mac, k.mac)) {
+	__u64 changes = *(volatile __u64 *)&t->changes;
+	if (now >= r->until || changes != r->changes || !same(r->src.id, src.id) || !same(r->vnet.id, id.id) || !same_mac(r->mac, k.mac)) {
 		struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 		struct host *peer = bpf_map_lookup_elem(&hosts, &src);
 		if (!v || !peer || !(peer->flags & HOST_RECEIVE) || older(peer->heard, t->host_ttl, now))
@@ -147,6 +145,7 @@ int underlay_xdp(struct xdp_md *x)
 		r->mtu = v->mtu;
 		r->host_slot = peer->slot;
 		r->until = now + RECENT_SPAN;
+		r->changes = changes;
 	}
 	if (length - start > r->mtu + ETH_HLEN)
 		return XDP_PASS;
