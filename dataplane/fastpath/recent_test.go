@@ -14,7 +14,7 @@ import (
 )
 
 // untilAt is where the fields until and changes begin in what programs remember, by the name of the map.
-var untilAt = map[string]int{"recent_outs": 16, "recent_ins": 16, "recents": 56}
+var untilAt = map[string]int{"recent_outs": 16, "recent_ins": 16, "recents": 72}
 
 // remember has a program remember for ever, on all processors, what it remembers on the one that just ran it.
 func remember(t *testing.T, prog *ebpf.Program) {
@@ -90,6 +90,15 @@ func TestChangesAreNoticed(t *testing.T) {
 			require.Equal(t, c.out, run(t, p.Out(), out, 0).action == pass, "out")
 		})
 	}
+	t.Run("nothing is to be stripped at a device", func(t *testing.T) {
+		p, s := stripping(t, there4)
+		require.Len(t, runXDP(t, s.prog, in).packet, markSize+len(in)-64)
+		remember(t, s.prog)
+		require.NoError(t, p.bpf.Ingresses.Delete(uint32(loopback))) // behind its back
+		require.Len(t, runXDP(t, s.prog, in).packet, markSize+len(in)-64, "it does remember")
+		s.Forget(loopback)
+		require.Equal(t, in, runXDP(t, s.prog, in).packet)
+	})
 	t.Run("nothing", func(t *testing.T) {
 		p := known(t, there4)
 		require.EqualValues(t, redirect, run(t, p.Out(), out, 0).action)

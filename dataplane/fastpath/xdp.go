@@ -207,7 +207,8 @@ func Unstrip(h *hostnet.Host, index int) error {
 func (s *Stripper) allow(d Device) error {
 	var v xdpIngress
 	_ = s.tables.bpf.Ingresses.Lookup(uint32(d.Index), &v) // if there is one
-	for v.Generation == 0 {                                // which strips nothing
+	nobody := v.Nobody
+	for v.Generation == 0 { // which strips nothing
 		var b [4]byte
 		_, _ = rand.Read(b[:]) // never fails
 		v.Generation = binary.NativeEndian.Uint32(b[:])
@@ -221,6 +222,9 @@ func (s *Stripper) allow(d Device) error {
 	}
 	if err := s.tables.bpf.Ingresses.Put(uint32(d.Index), &v); err != nil {
 		return fmt.Errorf("kernel fast path: XDP of %s: %w", d.Name, err)
+	}
+	if v.Nobody != nobody {
+		s.tables.changed()
 	}
 	return nil
 }
@@ -268,7 +272,10 @@ func (a *Attached) Detach() error {
 }
 
 // Forget removes what the programs know of a device that is gone, or was detached some time ago.
-func (s *Stripper) Forget(index int) { _ = s.tables.bpf.Ingresses.Delete(uint32(index)) }
+func (s *Stripper) Forget(index int) {
+	_ = s.tables.bpf.Ingresses.Delete(uint32(index))
+	s.tables.changed()
+}
 
 // StripCounters tell what the XDP programs of all devices did.
 type StripCounters struct {

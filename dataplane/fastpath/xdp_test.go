@@ -84,6 +84,7 @@ func (s *Stripper) answered(t testing.TB, index int, at uint64) {
 	require.NoError(t, s.tables.bpf.Ingresses.Lookup(uint32(index), &v))
 	v.Answered = at
 	require.NoError(t, s.tables.bpf.Ingresses.Put(uint32(index), &v))
+	s.tables.changed() // or wait for some ms
 }
 
 // generation is that of a device's programs.
@@ -106,6 +107,7 @@ func TestStripsForAWhile(t *testing.T) {
 	assert.InDelta(t, Now()+uint64(stripFor), v.Until, 2e9)
 	v.Until = ago(time.Second)
 	require.NoError(t, s.tables.bpf.Ingresses.Put(uint32(loopback), &v))
+	s.tables.changed() // or wait for some ms
 	assert.Equal(t, packet, runXDP(t, s.prog, packet).packet)
 	require.NoError(t, s.allow(Device{Name: "lo", Index: loopback})) // somebody has looked
 	assert.Less(t, len(runXDP(t, s.prog, packet).packet), len(packet))

@@ -24,12 +24,15 @@ struct outer6 {
 	struct vudp v;
 } __attribute__((packed));
 
-// What the tables said of a sender a moment ago: bulk TCP asks the same for each of its packets. A processor's own.
+// What the tables said of a sender a moment ago, and of the device while it strips: bulk TCP asks the same for each of its packets.
+// A processor's own.
 struct recent {
 	struct id src, vnet;
 	__u8 mac[6];
-	__u16 zero;
+	__u8 nobody[6];
+	__u32 ifindex, generation;
 	__u32 vnif, slot, host_slot, mtu;
+	__u32 zero;
 	__u64 until, changes;
 };
 
@@ -108,14 +111,11 @@ int underlay_xdp(struct xdp_md *x)
 		return XDP_PASS;
 	if (!bulk(h + 1, end, h->in.h_proto))
 		return XDP_PASS;
-	__u32 index = x->ingress_ifindex;
-	struct ingress *in = bpf_map_lookup_elem(&ingresses, &index);
-	if (!in || !in->generation || !same_mac(eth->h_dest, u->mac))
-		return XDP_PASS; // not allowed; or for another host, which the card let through
+	if (!same_mac(eth->h_dest, u->mac))
+		return XDP_PASS; // for another host, which the card let through
 
+	__u32 index = x->ingress_ifindex;
 	__u64 now = bpf_ktime_get_coarse_ns(); // some ms behind: nothing here is told by less
-	if (now >= in->until)
-		return XDP_PASS; // the daemon is dead
 	struct id id;
 	copy(id.id, h->vnet + 6, 16);
 	struct mac_key k = {};
@@ -125,7 +125,14 @@ int underlay_xdp(struct xdp_md *x)
 	if (!r)
 		return XDP_PASS;
 	__u64 changes = *(volatile __u64 *)&t->changes;
-	if (now >= r->until || changes != r->changes || !same(r->src.id, src.id) || !same(r->vnet.id, id.id) || !same_mac(r->mac, k.mac)) {
+	struct mark m = {
+		.magic = MARK_MAGIC,
+		.kind = MARK_STRIPPED,
+	};
+	if (now >= r->until || changes != r->changes || index != r->ifindex || !same(r->src.id, src.id) || !same(r->vnet.id, id.id) || !same_mac(r->mac, k.mac)) {
+		struct ingress *in = bpf_map_lookup_elem(&ingresses, &index);
+		if (!in || !in->generation || now >= in->until)
+			return XDP_PASS; // not allowed, or the daemon is dead
 		struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 		struct host *peer = bpf_map_lookup_elem(&hosts, &src);
 		if (!v || !peer || !(peer->flags & HOST_RECEIVE) || older(peer->heard, t->host_ttl, now))
@@ -144,19 +151,21 @@ int underlay_xdp(struct xdp_md *x)
 		r->slot = v->slot;
 		r->mtu = v->mtu;
 		r->host_slot = peer->slot;
-		r->until = now + RECENT_SPAN;
+		r->ifindex = index;
+		r->generation = in->generation;
+		__builtin_memcpy(r->nobody, in->nobody, 6);
 		r->changes = changes;
+		r->until = now + RECENT_SPAN;
+		if (older(in->answered, ANSWER_TTL, now)) {
+			r->until = 0;
+			m.kind = MARK_ASK;
+		}
 	}
 	if (length - start > r->mtu + ETH_HLEN)
 		return XDP_PASS;
 
-	struct mark m = {
-		.magic = MARK_MAGIC,
-		.generation = in->generation,
-		.kind = MARK_ASK,
-	};
-	if (!older(in->answered, ANSWER_TTL, now)) {
-		m.kind = MARK_STRIPPED;
+	m.generation = r->generation;
+	if (m.kind == MARK_STRIPPED) {
 		m.vnif = r->vnif;
 		m.slot = r->slot;
 		m.host_slot = r->host_slot;
@@ -180,7 +189,7 @@ int underlay_xdp(struct xdp_md *x)
 	if ((void *)(meta + 1) > data || (void *)(eth + 1) > end)
 		return XDP_DROP; // cannot be
 	if (m.kind == MARK_STRIPPED) {
-		__builtin_memcpy(eth->h_dest, in->nobody, 6);
+		__builtin_memcpy(eth->h_dest, r->nobody, 6);
 		count_strip(STRIP_DONE);
 	} else {
 		count_strip(STRIP_ASKED);
