@@ -6,23 +6,26 @@
 
 #include "strip.h"
 
+// Without it the compiler reads such structures by bytes.
+#define READ_BY_TWO __attribute__((packed, aligned(2)))
+
 struct vudp {
 	struct udphdr udp;
 	__u8 vnet[VNET_HEADER];
 	struct ethhdr in;
-} __attribute__((packed));
+} READ_BY_TWO;
 
 struct outer4 {
 	struct ethhdr eth;
 	struct iphdr ip;
 	struct vudp v;
-} __attribute__((packed));
+} READ_BY_TWO;
 
 struct outer6 {
 	struct ethhdr eth;
 	struct ipv6hdr ip;
 	struct vudp v;
-} __attribute__((packed));
+} READ_BY_TWO;
 
 // What the tables said of a sender a moment ago, and of the device while it strips: bulk TCP asks the same for each of its packets.
 // A processor's own.
