@@ -86,7 +86,7 @@ complete -c vn -n '__fish_seen_subcommand_from events' -s w -l warnings -d 'only
 complete -c vn -n '__fish_seen_subcommand_from events' -s g -l grep -x -d 'only those that contain TEXT, in whatever case'
 complete -c vn -n '__fish_seen_subcommand_from events' -s n -l lines -x -d 'the last N only'
 complete -c vn -n '__fish_seen_subcommand_from events' -l json -d 'as JSON'
-complete -c vn -n __fish_use_subcommand -a topology -d 'draw this host\'s vnets, their domains, and the other hosts'
+complete -c vn -n __fish_use_subcommand -a topology -d 'draw this host\'s vnets, or those that are named, their domains, and the other hosts'
 complete -c vn -n '__fish_seen_subcommand_from topology' -s f -l format -x -d 'draw it so'
 complete -c vn -n '__fish_seen_subcommand_from topology' -l json -d 'the same as --format json'
 complete -c vn -n __fish_use_subcommand -a top -d 'show live what vnets and hosts send and receive, and what is dropped, the busiest first'

@@ -156,8 +156,8 @@ func (a *app) commands() *cli.Table {
 				},
 			},
 			{
-				Name: "topology", Group: host, Run: a.topology,
-				Summary: "draw this host's vnets, their domains, and the other hosts",
+				Name: "topology", Group: host, Args: "[ID|IF...]", Max: -1, Run: a.topology,
+				Summary: "draw this host's vnets, or those that are named, their domains, and the other hosts",
 				Details: []string{"FORMAT is text (the default), dot (for Graphviz), mermaid, svg or json."},
 				Options: []cli.Option{
 					{Short: 'f', Long: "format", Arg: "FORMAT", Help: "draw it so"},

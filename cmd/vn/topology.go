@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/xenvnet/xend/internal/cli"
+	"github.com/xenvnet/xend/vnet"
 	"github.com/xenvnet/xend/xendcompat/topology"
 )
 
@@ -27,9 +29,34 @@ func (a *app) topology(ctx context.Context, in cli.Invocation) error {
 	if err := a.control.JSON(ctx, command("vn.topology"), &t); err != nil {
 		return err
 	}
+	if len(in.Args) > 0 {
+		t = a.onlyVnets(t, in.Args)
+	}
 	if f == nil {
 		return a.printJSON(t)
 	}
 	fmt.Fprint(a.stdout, f(t))
 	return nil
+}
+
+// onlyVnets is what there is of the vnets that args mean, by id or interface; what means none is told, as by vn vnets.
+func (a *app) onlyVnets(t topology.Topology, args []string) topology.Topology {
+	means := func(arg string, v topology.Vnet) bool {
+		if v.Vnetif != "" && arg == v.Vnetif {
+			return true
+		}
+		want, err := vnet.ParseIDPadded(arg)
+		id, errID := vnet.ParseIDPadded(v.ID)
+		return err == nil && errID == nil && want == id
+	}
+	for _, arg := range args {
+		if !slices.ContainsFunc(t.Hosts, func(h topology.Host) bool {
+			return slices.ContainsFunc(h.Vnets, func(v topology.Vnet) bool { return means(arg, v) })
+		}) {
+			fmt.Fprintf(a.stderr, "vn: vnet not found: %s\n", arg)
+		}
+	}
+	return t.Only(func(v topology.Vnet) bool {
+		return slices.ContainsFunc(args, func(arg string) bool { return means(arg, v) })
+	})
 }

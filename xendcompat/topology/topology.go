@@ -126,6 +126,27 @@ func StateOf(heard time.Duration) State {
 	return Stale
 }
 
+// Only is what there is of the vnets that keep names: they, the hosts that are asked themselves or have one of them, and what goes
+// between these.
+func (t Topology) Only(keep func(Vnet) bool) Topology {
+	whole := t.Hosts
+	t.Hosts = []Host{}
+	for _, h := range whole {
+		h.Vnets = slices.DeleteFunc(slices.Clone(h.Vnets), func(v Vnet) bool { return !keep(v) })
+		if h.State == Self || len(h.Vnets) > 0 {
+			t.Hosts = append(t.Hosts, h)
+		}
+	}
+	find := t.finder()
+	for i, h := range t.Hosts {
+		t.Hosts[i].Links = slices.DeleteFunc(slices.Clone(h.Links), func(l Link) bool {
+			_, ok := find[l.To]
+			return !ok
+		})
+	}
+	return t
+}
+
 // Find returns the host that has an address; nil if there is none.
 func (t *Topology) Find(addr netip.Addr) *Host {
 	for i := range t.Hosts {

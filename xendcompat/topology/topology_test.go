@@ -36,6 +36,20 @@ func sample() Topology {
 	}}
 }
 
+// TestOnly: of some vnets, what is of them and no more; what it is made from stays as it was.
+func TestOnly(t *testing.T) {
+	whole := sample()
+	one := whole.Only(func(v Vnet) bool { return v.ID == "97" })
+	require.Len(t, one.Hosts, 2)
+	require.Equal(t, whole.Hosts[0].Vnets[:1], one.Hosts[0].Vnets)
+	require.Equal(t, whole.Hosts[0].Links[:1], one.Hosts[0].Links)
+	require.Equal(t, whole.Hosts[1], one.Hosts[1])
+	none := whole.Only(func(Vnet) bool { return false })
+	require.Len(t, none.Hosts, 1, "this host")
+	require.Empty(t, none.Hosts[0].Vnets)
+	require.Equal(t, sample(), whole)
+}
+
 func TestText(t *testing.T) {
 	require.Equal(t, `A  10.9.0.1 on eth0, MTU 1500, group 224.10.0.1:1798
 ├ vnet 97: 2 MACs
