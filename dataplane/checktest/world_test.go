@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -363,10 +364,13 @@ func (w *world) sync(t *testing.T) {
 // duplicates is how many copies of frames the engine has dropped.
 func (x *side) duplicates() int { return int(x.engine.Counters().Drops[dataplane.DropDuplicate].Count) }
 
-// drops lists what the engines dropped.
+// drops lists what the engines dropped, and what the kernels of their hosts and of both domains did.
 func (w *world) drops() string {
 	var out []string
 	for _, x := range w.sides {
+		for _, n := range []*lab.Node{x.host.Node, x.domain.Node, x.guest.Node} {
+			out = append(out, kernelDrops(n)...)
+		}
 		for _, d := range x.engine.Counters().Drops {
 			if d.Count > 0 {
 				out = append(out, fmt.Sprintf("%s %s %d", x.host.Name, d.Reason, d.Count))
@@ -374,9 +378,45 @@ func (w *world) drops() string {
 		}
 	}
 	if out == nil {
-		return "the engines dropped nothing"
+		return "neither the engines nor the kernels dropped anything"
 	}
 	return "drops: " + strings.Join(out, ", ")
+}
+
+// kernelDrops lists what the kernel of a node dropped at its devices, while it put fragments together, and at sockets; since the node
+// was made.
+func kernelDrops(n *lab.Node) (out []string) {
+	var dev, snmp []byte
+	err := n.Do(func() (err error) {
+		if dev, err = os.ReadFile("/proc/thread-self/net/dev"); err == nil {
+			snmp, err = os.ReadFile("/proc/thread-self/net/snmp")
+		}
+		return err
+	})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for line := range strings.Lines(string(dev)) {
+		name, rest, _ := strings.Cut(line, ":")
+		if f := strings.Fields(rest); len(f) == 16 && (f[3] != "0" || f[11] != "0") { // received, sent: bytes, packets, errs, drop, …
+			out = append(out, fmt.Sprintf("%s %s received %s sent %s", n.Name, strings.TrimSpace(name), f[3], f[11]))
+		}
+	}
+	var names []string
+	for line := range strings.Lines(string(snmp)) { // pairs of lines, names and numbers
+		f := strings.Fields(line)
+		if len(names) == 0 {
+			names = f
+			continue
+		}
+		for i, name := range names {
+			if slices.Contains([]string{"InDiscards", "OutDiscards", "ReasmFails", "ReasmTimeout", "FragFails", "InErrors", "RcvbufErrors", "SndbufErrors", "MemErrors"}, name) && f[i] != "0" {
+				out = append(out, fmt.Sprintf("%s %s %s %s", n.Name, strings.TrimSuffix(names[0], ":"), name, f[i]))
+			}
+		}
+		names = nil
+	}
+	return out
 }
 
 // expected is what a shot becomes.
