@@ -133,9 +133,10 @@ type side struct {
 // world is two hosts with a vnet.
 type world struct {
 	*setup
-	sides [2]*side
-	wire  *wireCheck
-	marks int
+	sides  [2]*side
+	fabric *lab.Node // where the switch is
+	wire   *wireCheck
+	marks  int
 }
 
 func vnet97(t testing.TB) vnet.Config {
@@ -152,8 +153,8 @@ func newWorld(t *testing.T, s setup) *world {
 	sw, err := l.Switch("lan", s.underlay)
 	require.NoError(t, err)
 	c := vnet97(t)
-	w := &world{setup: &s, wire: newWireCheck(&s, c.ID)}
 	n, bridge := sw.Device()
+	w := &world{setup: &s, fabric: n, wire: newWireCheck(&s, c.ID)}
 	openTap(t, n, bridge, "switch", false, w.wire.frame)
 	for i := range w.sides {
 		w.sides[i] = w.newSide(t, sw, c, i)
@@ -364,9 +365,10 @@ func (w *world) sync(t *testing.T) {
 // duplicates is how many copies of frames the engine has dropped.
 func (x *side) duplicates() int { return int(x.engine.Counters().Drops[dataplane.DropDuplicate].Count) }
 
-// drops lists what the engines dropped, and what the kernels of their hosts and of both domains did.
+// drops lists what the engines dropped, and what the kernels of their hosts, of both domains and of the switch did: a veth
+// whose other end has no room counts that itself, and so do the switch's ports for the hosts' cards.
 func (w *world) drops() string {
-	var out []string
+	out := kernelDrops(w.fabric)
 	for _, x := range w.sides {
 		for _, n := range []*lab.Node{x.host.Node, x.domain.Node, x.guest.Node} {
 			out = append(out, kernelDrops(n)...)
@@ -463,7 +465,20 @@ const (
 	// windowFast is less, too: frames are two packets each where they don't fit, come from both sides, and wait for the same
 	// processor at up to four devices; one with XDP has room for 256.
 	windowFast = 50
+	// windowFragments is how many IPv4 fragments may be between two of one packet before the kernel gives it up (default of
+	// net.ipv4.ipfrag_max_dist, ip-sysctl.rst). Two may pass different processors, of which one is kept waiting.
+	windowFragments = 64
 )
+
+// fragments is how many IPv4 fragments of the underlay frames become.
+func (w *world) fragments(frames [][]byte) (n int) {
+	for _, f := range frames {
+		if !w.v6 && len(f) > w.limit() {
+			n += 2
+		}
+	}
+	return n
+}
 
 // patience is how long frames may be on the way, on a machine that has other things to do.
 const patience = 20 * time.Second
@@ -503,10 +518,12 @@ func (w *world) shoot(ctx context.Context, s *setting, from, to *side, shots []e
 		most = windowCopies
 	}
 	for len(shots) > 0 && len(errs) == 0 {
-		n, frames, size, weight := 0, 0, 0, 0
+		n, frames, fragments, size, weight := 0, 0, 0, 0, 0
 		copies := to.duplicates()
-		for n < len(shots) && (n == 0 || frames+len(shots[n].frames) <= most && size+len(shots[n].shot.frame) <= windowBytes) {
+		for n < len(shots) && (n == 0 || frames+len(shots[n].frames) <= most &&
+			fragments+w.fragments(shots[n].frames) <= windowFragments && size+len(shots[n].shot.frame) <= windowBytes) {
 			frames += len(shots[n].frames)
+			fragments += w.fragments(shots[n].frames)
 			size += len(shots[n].shot.frame)
 			weight += weights(shots[n].frames)
 			if isFlooded(shots[n].shot.frame) {
