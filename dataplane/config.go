@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/hostnet"
 )
@@ -119,6 +120,8 @@ type Config struct {
 	FastPath FastPath
 	// Bypass says whether what the kernel carries may pass the vnets' bridges by.
 	Bypass Bypass
+	// XDP says where the kernel takes bulk TCP in the card's driver, before TC.
+	XDP fastpath.XDP
 	// Encapsulation is how frames are sent.
 	Encapsulation Encapsulation
 	// EtherIPHosts says whether EtherIP without UDP is received, and sent to hosts that know nothing else.
@@ -168,6 +171,7 @@ func DefaultConfig() Config {
 		ClampMSS:        true,
 		FastPath:        FastPathAuto,
 		Bypass:          BypassAuto,
+		XDP:             fastpath.XDPAuto,
 		Encapsulation:   EtherIPInUDP,
 		EtherIPHosts:    EtherIPAuto,
 		ResolveInterval: 60 * time.Second,
@@ -208,6 +212,8 @@ func (c Config) Validate() error {
 	check(c.FastPath == FastPathAuto || c.FastPath == FastPathOn || c.FastPath == FastPathOff,
 		"fastpath %q is neither %q nor %q nor %q", c.FastPath, FastPathAuto, FastPathOn, FastPathOff)
 	check(c.Bypass == BypassAuto || c.Bypass == BypassOff, "bypass %q is neither %q nor %q", c.Bypass, BypassAuto, BypassOff)
+	check(c.XDP == fastpath.XDPAuto || c.XDP == fastpath.XDPOn || c.XDP == fastpath.XDPOff,
+		"xdp %q is neither %q nor %q nor %q", c.XDP, fastpath.XDPAuto, fastpath.XDPOn, fastpath.XDPOff)
 	check(c.Encapsulation == EtherIPInUDP || c.Encapsulation == EtherIP,
 		"encapsulation %q is neither %q nor %q", c.Encapsulation, EtherIPInUDP, EtherIP)
 	check(c.EtherIPHosts == EtherIPAuto || c.EtherIPHosts == EtherIPOff,

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ import (
 func fastConfig() Config {
 	c := testConfig()
 	c.FastPath = FastPathOn
+	c.XDP = fastpath.XDPOn // all cards are veth here
 	return c
 }
 
@@ -570,14 +572,16 @@ func TestFirewallAppears(t *testing.T) {
 		plain, v6 bool
 		bypass    Bypass
 		legacy    bool
+		xdp       fastpath.XDP
 	}{
 		"TC": {bypass: BypassOff}, "iptables-legacy": {bypass: BypassOff, legacy: true}, "TC over IPv6": {bypass: BypassOff, v6: true}, "past the bridge": {bypass: BypassAuto},
 		"XDP": {bypass: BypassOff, plain: true}, "XDP over IPv6, past the bridge": {bypass: BypassAuto, plain: true, v6: true},
+		"joined": {bypass: BypassOff, plain: true, xdp: fastpath.XDPOff},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of it is to wait
 			cfg := fastConfig()
-			cfg.Bypass, cfg.IPv6 = c.bypass, c.v6
+			cfg.Bypass, cfg.IPv6, cfg.XDP = c.bypass, c.v6, cmp.Or(c.xdp, cfg.XDP)
 			_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
 				if c.plain {
 					makePlain(t, h)
@@ -627,6 +631,10 @@ func TestFirewallAppears(t *testing.T) {
 					hosts[0].awaitWay(pastBridge, "")
 				}
 				if !c.plain {
+					return
+				}
+				if c.xdp == fastpath.XDPOff {
+					hosts[0].awaitJoined()
 					return
 				}
 				eventually(t, "XDP", func() bool { return hosts[0].Counters().FastPath.Underlays[family].Way == "xdp" })
@@ -1115,14 +1123,16 @@ func TestSameDrops(t *testing.T) {
 		mode   FastPath
 		bypass Bypass
 		plain  bool
+		xdp    fastpath.XDP
 	}{
-		{"user space", FastPathOff, BypassOff, false}, // to which the others are compared
-		{"TC", FastPathOn, BypassOff, false}, {"TC, past the bridge", FastPathOn, BypassAuto, false},
-		{"XDP", FastPathOn, BypassOff, true}, {"XDP, past the bridge", FastPathOn, BypassAuto, true},
+		{"user space", FastPathOff, BypassOff, false, fastpath.XDPOff}, // to which the others are compared
+		{"TC", FastPathOn, BypassOff, false, fastpath.XDPOff}, {"TC, past the bridge", FastPathOn, BypassAuto, false, fastpath.XDPOff},
+		{"XDP", FastPathOn, BypassOff, true, fastpath.XDPOn}, {"XDP, past the bridge", FastPathOn, BypassAuto, true, fastpath.XDPOn},
+		{"joined", FastPathOn, BypassOff, true, fastpath.XDPOff}, {"joined, past the bridge", FastPathOn, BypassAuto, true, fastpath.XDPOff},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := fastConfig()
-			cfg.FastPath, cfg.Bypass, cfg.Workers = c.mode, c.bypass, 1
+			cfg.FastPath, cfg.Bypass, cfg.XDP, cfg.Workers = c.mode, c.bypass, c.xdp, 1
 			x := newVictim(t, cfg, c.plain)
 			at, err := x.d.Capture("eth0", isNumbered)
 			require.NoError(t, err)
@@ -1138,15 +1148,23 @@ func TestSameDrops(t *testing.T) {
 			if c.bypass == BypassAuto {
 				x.awaitWay(pastBridge, "")
 			}
-			if c.plain {
+			var joined *lab.Capture
+			switch {
+			case c.plain && c.xdp == fastpath.XDPOn:
 				x.awaitXDP()
+			case c.plain:
+				x.awaitJoined()
+				joined, err = x.Capture(fastpath.JoinDevice, func(f lab.Frame) bool { return !f.Outgoing })
+				require.NoError(t, err)
 			}
 			quiet(t, x.testHost)
 			_, rx0 := x.carried()
 			got := x.attacked(append(x.attacks(), x.odd()...), at)
 			_, rx := x.carried()
 			require.Equal(t, fast, rx.Packets-rx0.Packets > 100, "%d carried by the kernel", rx.Packets-rx0.Packets)
-			if c.plain {
+			if joined != nil {
+				require.NotEmpty(t, joined.Take())
+			} else if c.plain {
 				n, err := x.programs.shortcuts.strip.Counters()
 				require.NoError(t, err)
 				require.Greater(t, n.Stripped, uint64(50))

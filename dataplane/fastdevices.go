@@ -212,7 +212,7 @@ func (k *programs) syncShortcuts(v *view, wanted map[hook]struct{}, verify bool)
 			cards[h.index] = struct{}{}
 		}
 	}
-	k.shortcuts.ingress(k.mirror.tables, cards, verify)
+	k.shortcuts.ingress(k.mirror.tables, v.config.XDP, cards, verify)
 	k.shortcuts.pass(k.mirror.tables, v, k.mirror.vnetsNow())
 	for fam := range k.looked {
 		way, why := k.wayOf(k.looked[fam].hooks)

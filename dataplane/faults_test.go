@@ -119,11 +119,12 @@ func TestNextGeneration(t *testing.T) {
 // and no program is where it should not be.
 func TestFlaps(t *testing.T) {
 	for name, c := range map[string]struct {
+		in     string
 		plain  bool
 		bypass Bypass
-	}{"TC": {false, BypassOff}, "XDP past the bridge": {true, BypassAuto}} {
+	}{"TC": {"tc", false, BypassOff}, "XDP past the bridge": {"xdp", true, BypassAuto}, "joined": {"joined", true, BypassOff}} {
 		t.Run(name, func(t *testing.T) {
-			cfg := fastConfig()
+			cfg := inBy(fastConfig(), c.in)
 			cfg.Bypass = c.bypass
 			_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
 				if c.plain {
@@ -150,7 +151,7 @@ func TestFlaps(t *testing.T) {
 			}
 			way := hookClsact
 			switch {
-			case c.plain:
+			case c.in == "xdp":
 				way = "xdp"
 			case a.hasTCX():
 				way = hookTCX
@@ -186,6 +187,16 @@ func TestFlaps(t *testing.T) {
 				{"vnif goes down", false, flap("vnif97")},
 				{"bridge goes down", false, flap("vnet97")},
 				{"vif goes down", true, flap("vif1.0")},
+				{"the pair goes down", false, func() {
+					if c.in == "joined" {
+						flap(fastpath.JoinDevice)()
+					}
+				}},
+				{"the pair is deleted", false, func() {
+					if c.in == "joined" {
+						require.NoError(t, a.Net.Delete(index(fastpath.JoinDevice)))
+					}
+				}},
 				{"vif leaves the bridge", false, func() {
 					require.NoError(t, a.Net.SetMaster(index("vif1.0"), 0))
 					there.more(20)
@@ -205,7 +216,8 @@ func TestFlaps(t *testing.T) {
 				eventually(t, f.name+": programs are where they should be, and said to be", func() bool {
 					places, s := a.ours(), a.Counters().FastPath
 					return len(places) == len(at) && len(places[at[0]]) == 1 && len(places[at[1]]) == 1 &&
-						s.Vnets[idOf(t, "97")] == "" && s.Underlays[0].Device == u.Device && s.Underlays[0].Way == way && s.Underlays[0].Send+s.Underlays[0].Receive == ""
+						s.Vnets[idOf(t, "97")] == "" && s.Underlays[0].Device == u.Device && s.Underlays[0].Way == way && s.Underlays[0].Send+s.Underlays[0].Receive == "" &&
+						a.joining() == (c.in == "joined")
 				})
 				if c.bypass == BypassAuto {
 					a.awaitWay(pastBridge, "")
@@ -416,9 +428,9 @@ func TestFastAttack(t *testing.T) {
 	if os.Getenv("XEND_LONG_TESTS") != "" {
 		count = 10_000_000
 	}
-	for _, way := range []string{"tc", "xdp"} {
+	for _, way := range []string{"tc", "xdp", "joined"} {
 		t.Run(way, func(t *testing.T) {
-			x := newVictim(t, fastConfig(), way == "xdp")
+			x := newVictim(t, inBy(fastConfig(), way), way != "tc")
 			a, b, d, id, valid := x.testHost, x.b, x.d, x.id, x.frame
 			send := func(f []byte) { _ = x.send(f) } // the queue may be full
 			good := x.lies(4000)
@@ -443,7 +455,7 @@ func TestFastAttack(t *testing.T) {
 					send(f)
 				}
 				_, rx := a.carried()
-				return rx.Packets > rx0.Packets && (a.Counters().FastPath.Underlays[0].Way == "xdp") == (way == "xdp")
+				return rx.Packets > rx0.Packets && a.inBy(way)
 			})
 			_, rx0 = a.carried()
 			for n := range count {
@@ -593,9 +605,10 @@ func TestAttackDuringFaults(t *testing.T) {
 	want := u.attacked(u.attacks(), c)
 	require.Greater(t, len(want.frames), 150)
 
-	for _, way := range []string{"tc", "xdp"} {
+	for _, way := range []string{"tc", "xdp", "joined"} {
 		t.Run(way, func(t *testing.T) {
-			x := newVictim(t, cfg, way == "xdp")
+			cfg := inBy(cfg, way)
+			x := newVictim(t, cfg, way != "tc")
 			x.t = t
 			c, err := x.d.Capture("eth0", isNumbered)
 			require.NoError(t, err)
@@ -639,7 +652,7 @@ func TestAttackDuringFaults(t *testing.T) {
 				_, before := x.carried()
 				eventually(t, "the kernel carries what is in order", func() bool {
 					_, rx := x.carried()
-					return rx.Packets > before.Packets && (x.way() == "xdp") == (way == "xdp")
+					return rx.Packets > before.Packets && x.inBy(way)
 				})
 			}
 			index := func(name string) int { return deviceOf(t, x.Host, name).Index }
@@ -665,8 +678,18 @@ func TestAttackDuringFaults(t *testing.T) {
 				{"underlay is replaced", func() {
 					require.NoError(t, up.Delete())
 					require.NoError(t, up.Create())
-					if way == "xdp" {
+					if way != "tc" {
 						makePlain(t, x.Host)
+					}
+				}},
+				{"the pair goes down", func() {
+					if way == "joined" {
+						flap(fastpath.JoinDevice)()
+					}
+				}},
+				{"the pair is deleted", func() {
+					if way == "joined" {
+						require.NoError(t, x.Net.Delete(index(fastpath.JoinDevice)))
 					}
 				}},
 				{"vnif goes down", flap("vnif97")},
@@ -704,7 +727,7 @@ func TestAttackDuringFaults(t *testing.T) {
 				{"daemons are killed", func() {
 					x.stop()
 					for range 2 {
-						p := startProcess(t, x.Host, BypassOff)
+						p := startProcess(t, x.Host, BypassOff, way)
 						p.ready()
 						goesOn()
 						p.kill()

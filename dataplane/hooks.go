@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 )
 
@@ -300,6 +301,6 @@ func RemoveFastPath(h *hostnet.Host) error {
 	for at := range attached {
 		errs = append(errs, k.remove(at))
 	}
-	errs = append(errs, fastpath.RemoveBypass(h))
+	errs = append(errs, fastpath.RemoveBypass(h), fastpath.RemoveJoin(h, port.Group))
 	return errors.Join(errs...)
 }

@@ -93,8 +93,15 @@ func TestFramesStayInTheirVnet(t *testing.T) {
 		way     fastpath.Way // of the neighbour
 		tap     bool
 	}{
-		"TC":     {func(*attack) {}, fastpath.WayPeer, false},
-		"XDP":    {func(x *attack) { makePlain(x.t, x.b.Host); x.b.awaitXDP() }, fastpath.WayPeer, false},
+		"TC": {func(*attack) {}, fastpath.WayPeer, false},
+		"XDP": {func(x *attack) {
+			makePlain(x.t, x.b.Host)
+			cfg := testConfig()
+			cfg.Bypass, cfg.XDP = BypassAuto, fastpath.XDPOn
+			require.NoError(x.t, x.b.Reload(cfg))
+			x.b.awaitXDP()
+		}, fastpath.WayPeer, false},
+		"joined": {func(x *attack) { makePlain(x.t, x.b.Host); x.b.awaitJoined() }, fastpath.WayPeer, false},
 		"egress": {func(x *attack) { shape(x.b, x.neighbour) }, fastpath.WayEgress, false},
 		"tap":    {func(*attack) {}, fastpath.WayPeer, true},
 	} {

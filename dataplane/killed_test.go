@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
@@ -26,6 +27,9 @@ import (
 // says whether domains may pass their bridges by.
 const asDaemon = "XEND_TEST_DAEMON"
 
+// daemonIn says how packets come in to it, as inBy names it.
+const daemonIn = "XEND_TEST_DAEMON_IN"
+
 // daemon runs until its standard input ends. It says on standard output when the kernel carries vnet 97 and how many MACs are
 // known then.
 func daemon() int {
@@ -34,7 +38,7 @@ func daemon() int {
 		if err != nil {
 			return err
 		}
-		cfg := fastConfig()
+		cfg := inBy(fastConfig(), os.Getenv(daemonIn))
 		cfg.Bypass = Bypass(os.Getenv(asDaemon))
 		e, err := New(cfg, h, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		if err != nil {
@@ -90,20 +94,20 @@ type process struct {
 	took bool
 }
 
-// startProcess starts a daemon on a host.
-func startProcess(t testing.TB, h *lab.Host, bypass Bypass) *process {
+// startProcess starts a daemon on a host, where packets come in as inBy names it.
+func startProcess(t testing.TB, h *lab.Host, bypass Bypass, in string) *process {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := h.Command(context.Background(), self)
-	cmd.Env = append(cmd.Env, asDaemon+"="+string(bypass))
+	cmd.Env = append(cmd.Env, asDaemon+"="+string(bypass), daemonIn+"="+in)
 	cmd.Stderr = &testLog{T: t, Name: h.Name}
-	in, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, h.Start(cmd))
-	return &process{cmd: cmd, out: bufio.NewReader(out), in: in, t: t}
+	return &process{cmd: cmd, out: bufio.NewReader(out), in: stdin, t: t}
 }
 
 // ready waits until the kernel carries the vnet, and the daemon knows of MACs.
@@ -140,11 +144,15 @@ func (p *process) end() {
 func TestDaemonsKilled(t *testing.T) {
 	for name, c := range map[string]struct {
 		bypass Bypass
-		plain  bool
+		in     string
 		rounds int
-	}{"TC": {BypassOff, false, 6}, "past the bridge": {BypassAuto, false, 4}, "XDP": {BypassOff, true, 6}, "XDP, past the bridge": {BypassAuto, true, 4}} {
+	}{
+		"TC": {BypassOff, "tc", 6}, "past the bridge": {BypassAuto, "tc", 4},
+		"XDP": {BypassOff, "xdp", 6}, "XDP, past the bridge": {BypassAuto, "xdp", 4},
+		"joined, past the bridge": {BypassAuto, "joined", 4},
+	} {
 		t.Run(name, func(t *testing.T) {
-			bypass, rounds := c.bypass, c.rounds
+			bypass, rounds, plain := c.bypass, c.rounds, c.in != "tc"
 			s, err := lab.New(t).Switch("lan", 0)
 			require.NoError(t, err)
 			v := configOf(t, "97")
@@ -153,12 +161,12 @@ func TestDaemonsKilled(t *testing.T) {
 			var domains [2]*lab.Domain
 			for i := range hosts {
 				hosts[i] = addHost(t, s, s.Name+string(rune('A'+i)))
-				if c.plain {
+				if plain {
 					makePlain(t, hosts[i])
 				}
 				_, err := port.Ensure(hosts[i].Net, port.Spec{ID: v.ID, Bridge: v.Bridge, Vnetif: v.Vnetif})
 				require.NoError(t, err)
-				daemons[i] = startProcess(t, hosts[i], bypass)
+				daemons[i] = startProcess(t, hosts[i], bypass, c.in)
 				domains[i] = (&testHost{Host: hosts[i], t: t}).domain(i+1, "97")
 			}
 			ping(t, domains[0], domains[1].Addr())
@@ -176,22 +184,26 @@ func TestDaemonsKilled(t *testing.T) {
 			there := startStream(t, domains[0], domains[1], time.Millisecond)
 			back := startStream(t, domains[1], domains[0], time.Millisecond)
 			var bulk *segments
-			var stripped *lab.Capture
-			if c.plain {
+			var passed *lab.Capture
+			if plain {
 				// What the card's packet sockets see of it has passed XDP.
-				stripped, err = hosts[1].Capture("eth0", isSegment)
+				device, segment := "eth0", isSegment
+				if c.in == "joined" {
+					device, segment = fastpath.JoinDevice, isJoined
+				}
+				passed, err = hosts[1].Capture(device, segment)
 				require.NoError(t, err)
 				bulk = startSegments(t, domains[0], domains[1], time.Millisecond)
-				_, err = stripped.Next(soon(t))
+				_, err = passed.Next(soon(t))
 				require.NoError(t, err)
-				stripped.Take()
+				passed.Take()
 			}
 			for round := range rounds {
 				i := round % 2
 				daemons[i].kill()
 				there.more(20) // nobody is there
 				back.more(20)
-				daemons[i] = startProcess(t, hosts[i], bypass)
+				daemons[i] = startProcess(t, hosts[i], bypass, c.in)
 				if round/2%2 == 0 { // else the next kill comes while the next one takes over
 					daemons[i].ready()
 				} else {
@@ -204,9 +216,9 @@ func TestDaemonsKilled(t *testing.T) {
 			for _, s := range []*stream{there, back} {
 				t.Logf("%d datagrams", s.complete(t))
 			}
-			if c.plain {
+			if plain {
 				n := bulk.end()
-				require.Greater(t, len(stripped.Take()), int(n)*9/10, "of %d by XDP", n)
+				require.Greater(t, len(passed.Take()), int(n)*9/10, "of %d by XDP, or by the pair", n)
 				t.Logf("%d segments", n)
 			}
 			for i, d := range daemons {

@@ -7,12 +7,14 @@ import (
 	"sync/atomic"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/vnet"
 )
 
-// Two shorter ways of the fast path: native XDP at plain cards, before TC, and past the bridge at the domains' vifs. Both
-// come after the programs at TC and go before them.
+// Two shorter ways of the fast path: native XDP at plain cards, before TC, and past the bridge at the domains' vifs; and a detour
+// that is faster: where TC gets segments one by one, a pair of devices joins them. All come after the programs at TC and go
+// before them.
 
 // shortcuts are those of a host. They are the mirror's goroutine's own.
 type shortcuts struct {
@@ -20,6 +22,7 @@ type shortcuts struct {
 	host   *hostnet.Host
 
 	strip *fastpath.Stripper
+	join  *fastpath.Joiner
 	cards map[int]*card
 
 	bypass atomic.Pointer[fastpath.Bypass] // anybody reads it
@@ -32,13 +35,22 @@ type shortcuts struct {
 type card struct {
 	seen fastpath.Device // when a way was chosen
 	xdp  *fastpath.Attached
-	why  string // why it is this way
+	want fastpath.XDP // of the configuration then
+	why  string       // why it is this way
+	// joins: segments that come by it are joined; apart says why they are not, though they come one by one.
+	joins bool
+	apart string
 }
 
 // way names the way in, and says why.
 func (c *card) way() (way, why string) {
-	if c.xdp != nil {
+	switch {
+	case c.xdp != nil:
 		return fastpath.IngressXDP.String(), c.why
+	case c.joins:
+		return fastpath.IngressTC.String(), c.why + "; segments of TCP are joined by " + fastpath.JoinDevice
+	case c.apart != "":
+		return fastpath.IngressTC.String(), c.why + "; segments of TCP are not joined: " + c.apart
 	}
 	return fastpath.IngressTC.String(), c.why
 }
@@ -48,7 +60,8 @@ func newShortcuts(e *Engine, h *hostnet.Host) *shortcuts {
 }
 
 // ingress chooses a way for each device at whose ingress our TC program is; verify looks at those again that have one.
-func (s *shortcuts) ingress(t kernelTables, wanted map[int]struct{}, verify bool) {
+func (s *shortcuts) ingress(t kernelTables, xdp fastpath.XDP, wanted map[int]struct{}, verify bool) {
+	tables, _ := t.(*fastpath.Tables)
 	for index, c := range s.cards {
 		if _, ok := wanted[index]; !ok {
 			s.detach(c)
@@ -56,16 +69,95 @@ func (s *shortcuts) ingress(t kernelTables, wanted map[int]struct{}, verify bool
 			if s.strip != nil {
 				s.strip.Forget(index)
 			}
+			if tables != nil {
+				tables.Unjoin(index)
+			}
 		}
 	}
 	for index := range wanted {
-		if c := s.cards[index]; c == nil || verify {
-			s.choose(t, index)
+		if c := s.cards[index]; c == nil || verify || c.want != xdp {
+			s.choose(t, xdp, index)
+			if tables != nil {
+				s.joinAt(tables, index)
+			}
 		}
+	}
+	if tables == nil || len(wanted) == 0 {
+		return
+	}
+	for _, c := range s.cards {
+		if c.joins {
+			return
+		}
+	}
+	s.endJoin() // also of an earlier run
+}
+
+// joinAt has segments that come one by one by a device be joined.
+func (s *shortcuts) joinAt(t *fastpath.Tables, index int) {
+	c := s.cards[index]
+	if c == nil {
+		return
+	}
+	c.joins, c.apart = false, ""
+	if c.xdp != nil || c.seen.Index == 0 || !fastpath.Joins(c.seen) {
+		t.Unjoin(index)
+		return
+	}
+	var err error
+	if s.join == nil {
+		s.join, err = t.Join(s.host, port.Group)
+	}
+	if err == nil {
+		err = s.join.Let(index)
+	}
+	if err != nil {
+		t.Unjoin(index)
+		c.apart = err.Error()
+		return
+	}
+	c.joins = true
+}
+
+// checkJoin has segments be joined for another while, if the pair is whole, and tells of the devices where they may not.
+func (s *shortcuts) checkJoin(devices map[int]struct{}) {
+	if s.join == nil {
+		return
+	}
+	err := s.join.Check()
+	for index, c := range s.cards {
+		if !c.joins {
+			continue
+		}
+		if err == nil {
+			err = s.join.Let(index)
+		}
+		if err != nil {
+			devices[index] = struct{}{}
+		}
+	}
+	if err == nil {
+		return
+	}
+	s.engine.log.Warn("the pair that joins segments of TCP is not as it should be, and is made anew", "device", fastpath.JoinDevice, "reason", err)
+	for index, c := range s.cards {
+		if c.joins {
+			c.joins = false
+			s.join.Stop(index)
+		}
+	}
+	s.endJoin()
+}
+
+// endJoin takes the pair away, of whatever run.
+func (s *shortcuts) endJoin() {
+	s.join = nil
+	if err := fastpath.RemoveJoin(s.host, port.Group); err != nil {
+		s.engine.log.Warn("devices of the fast path stay where they should not be", "device", fastpath.JoinDevice, "err", err)
 	}
 }
 
-func (s *shortcuts) choose(t kernelTables, index int) {
+func (s *shortcuts) choose(t kernelTables, xdp fastpath.XDP, index int) {
 	d, err := fastpath.LookAt(s.host, index)
 	if err != nil {
 		return // it is going away
@@ -87,12 +179,12 @@ func (s *shortcuts) choose(t kernelTables, index int) {
 				c.seen = d
 			}
 		}
-		if d == c.seen {
+		if d == c.seen && xdp == c.want {
 			return // an attempt may stop a card for a moment
 		}
 	}
-	way, why := fastpath.ChooseIngress(d)
-	c.seen = d
+	way, why := fastpath.ChooseIngress(d, xdp)
+	c.seen, c.want = d, xdp
 	c.seen.Own = 0
 	if c.xdp != nil && way == fastpath.IngressXDP {
 		c.why = why
@@ -144,6 +236,7 @@ func (s *shortcuts) disturbed(devices map[int]struct{}) {
 			devices[index] = struct{}{}
 		}
 	}
+	s.checkJoin(devices)
 }
 
 func (s *shortcuts) detach(c *card) {
@@ -249,6 +342,7 @@ func (s *shortcuts) close() {
 		s.detach(c)
 	}
 	s.release()
+	s.endJoin()
 }
 
 // release ends what needs a daemon. XDP goes on as the programs at TC do, for the next one to take over, but not for long.
@@ -257,7 +351,7 @@ func (s *shortcuts) release() {
 		return
 	}
 	s.endBypass()
-	s.cards = map[int]*card{}
+	s.cards, s.join = map[int]*card{}, nil
 	if s.strip != nil {
 		s.strip.Close()
 		s.strip = nil

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
+	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
 )
@@ -110,6 +111,29 @@ func (h *testHost) awaitXDP() {
 	eventually(h.t, "XDP", func() bool { return h.way() == "xdp" })
 }
 
+// joining reports whether segments of TCP that come over IPv4 are joined.
+func (h *testHost) joining() bool {
+	return strings.Contains(h.Counters().FastPath.Underlays[0].Why, "joined by "+fastpath.JoinDevice)
+}
+
+func (h *testHost) awaitJoined() {
+	h.t.Helper()
+	eventually(h.t, "segments are joined", h.joining)
+}
+
+// inBy reports whether packets come in as tests name it: "tc", "xdp", or "joined", which is by TC and the pair.
+func (h *testHost) inBy(way string) bool {
+	return (h.way() == "xdp") == (way == "xdp") && h.joining() == (way == "joined")
+}
+
+// inBy is a configuration by which packets come in so on plain cards.
+func inBy(cfg Config, way string) Config {
+	if way == "joined" {
+		cfg.XDP = fastpath.XDPOff
+	}
+	return cfg
+}
+
 // xdp is the XDP program of a host's card; 0 for none.
 func (h *testHost) xdp() ebpf.ProgramID {
 	h.t.Helper()
@@ -135,6 +159,9 @@ type segments struct {
 
 // isSegment tells those of such a stream, as they are in a domain or stripped.
 func isSegment(f lab.Frame) bool { return len(f.Data) == 62 && f.Data[23] == 6 && !f.Outgoing }
+
+// isJoined tells them at the end of the pair, where they have a tag.
+func isJoined(f lab.Frame) bool { return len(f.Data) == 66 && f.Data[27] == 6 && !f.Outgoing }
 
 // startSegments sends one every pause, until end.
 func startSegments(t testing.TB, from, to *lab.Domain, pause time.Duration) *segments {
@@ -287,4 +314,115 @@ func TestIngressByXDP(t *testing.T) {
 	id := hosts[1].xdp()
 	require.NoError(t, hosts[1].Net.DetachXDP(theirs, id))
 	eventually(t, "it is back", func() bool { return hosts[1].xdp() == id })
+}
+
+// pair are the indices of the devices that join segments on a host.
+func (h *testHost) pair() (list []int) {
+	h.t.Helper()
+	links, err := h.Net.Links()
+	require.NoError(h.t, err)
+	for _, l := range links {
+		if strings.HasPrefix(l.Name, port.JoinPrefix) {
+			require.EqualValues(h.t, port.Group, l.Group)
+			require.True(h.t, port.Reserved(l.Name))
+			list = append(list, l.Index)
+		}
+	}
+	return list
+}
+
+// TestJoined: on plain veths segments are joined by a pair of devices, which is there as long as it is of use: not where cards hand
+// over whole what was sent, not beside XDP, and not without a fast path. A daemon that ends leaves it to the next one.
+func TestJoined(t *testing.T) {
+	cfg := fastConfig()
+	cfg.XDP = fastpath.XDPAuto
+	_, hosts := startPair(t, func(i int, h *lab.Host) *testHost {
+		if i == 1 {
+			makePlain(t, h)
+		}
+		return startEngine(t, h, cfg)
+	})
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	require.Empty(t, hosts[0].pair(), "its card is not plain")
+	b := hosts[1]
+	b.awaitJoined()
+	devices := b.pair()
+	require.Len(t, devices, 2)
+	require.Contains(t, b.Counters().FastPath.Underlays[0].Why, "where XDP copies")
+	bulk := startSegments(t, one, two, time.Millisecond)
+	bulk.more(50)
+
+	// XDP and back. Nothing is lost.
+	on, off := cfg, cfg
+	on.XDP, off.FastPath = fastpath.XDPOn, FastPathOff
+	require.NoError(t, b.Reload(on))
+	b.awaitXDP()
+	eventually(t, "the pair is gone", func() bool { return len(b.pair()) == 0 })
+	require.NoError(t, b.Reload(cfg))
+	b.awaitJoined()
+	require.Zero(t, b.xdp())
+	bulk.more(50)
+
+	devices = b.pair()
+	b.stop()
+	require.Equal(t, devices, b.pair(), "the kernel goes on")
+	hosts[1] = startEngine(t, b.Host, cfg)
+	b = hosts[1]
+	add(t, "97", b)
+	b.awaitJoined()
+	require.Equal(t, devices, b.pair())
+	bulk.more(50)
+	bulk.end()
+
+	// Somebody takes it away under way. It comes back by itself.
+	require.NoError(t, b.Net.Delete(devices[0]))
+	eventually(t, "it is made anew", func() bool { return len(b.pair()) == 2 && b.joining() })
+	require.Equal(t, 1, b.log.Count("is made anew"))
+	require.NotEqual(t, devices, b.pair())
+	_, err := lab.Transfer(soon(t), one.Node, two.Node, two.Addr(), 1<<20)
+	require.NoError(t, err)
+
+	require.NoError(t, b.Reload(off))
+	eventually(t, "there is no pair", func() bool { return len(b.pair()) == 0 })
+	require.NoError(t, b.Net.CreateVeth(hostnet.Veth{Name: fastpath.JoinDevice, Partner: "theirs"}))
+	require.NoError(t, b.Reload(cfg))
+	eventually(t, "it is said why segments are not joined", func() bool {
+		return strings.Contains(b.Counters().FastPath.Underlays[0].Why, "not joined: ") && strings.Contains(b.Counters().FastPath.Underlays[0].Why, fastpath.JoinDevice)
+	})
+	awaitFast(t, one, two, hosts...)
+	_, err = lab.Transfer(soon(t), one.Node, two.Node, two.Addr(), 1<<20)
+	require.NoError(t, err, "they come one by one")
+	theirs, err := b.Net.LinkByName(fastpath.JoinDevice)
+	require.NoError(t, err)
+	require.NoError(t, b.Net.Delete(theirs.Index))
+	b.mirror.lookAtNetwork()
+	b.awaitJoined()
+	b.stop()
+	require.NoError(t, RemoveFastPath(b.Net))
+	require.Empty(t, b.pair())
+}
+
+// TestJoinedGoesOn: of an established flow nothing is lost or doubled, and it stays in order, while daemons end and begin again.
+func TestJoinedGoesOn(t *testing.T) {
+	cfg := inBy(fastConfig(), "joined")
+	_, hosts := startPair(t, func(_ int, h *lab.Host) *testHost {
+		makePlain(t, h)
+		return startEngine(t, h, cfg)
+	})
+	one, two := hosts[0].domain(1, "97"), hosts[1].domain(2, "97")
+	awaitFast(t, one, two, hosts...)
+	hosts[1].awaitJoined()
+	passed, err := hosts[1].Capture(fastpath.JoinDevice, isJoined)
+	require.NoError(t, err)
+	bulk := startSegments(t, one, two, time.Millisecond)
+	for range 3 {
+		hosts[1].stop()
+		bulk.more(200) // nobody is there
+		hosts[1] = startEngine(t, hosts[1].Host, cfg)
+		add(t, "97", hosts[1])
+		hosts[1].awaitJoined()
+	}
+	n := bulk.end()
+	require.Greater(t, len(passed.Take()), int(n)*9/10)
 }

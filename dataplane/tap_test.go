@@ -115,17 +115,17 @@ func (d *tapDomain) inject(frame []byte, left wire.VnetHdr) error {
 // TestTapDomain: a domain with a tap device sends and gets by the kernel, past its bridge, bulk TCP in super-frames; nothing is
 // lost or comes twice, and while there is a policy all goes by the bridge.
 func TestTapDomain(t *testing.T) {
-	for _, way := range []string{"tc", "xdp"} {
+	for _, way := range []string{"tc", "xdp", "joined"} {
 		t.Run(way, func(t *testing.T) {
 			l := lab.New(t)
 			s, err := l.Switch("lan", 0)
 			require.NoError(t, err)
-			cfg := fastConfig()
+			cfg := inBy(fastConfig(), way)
 			cfg.Bypass = BypassAuto
 			var hosts []*testHost
 			for _, name := range []string{"A", "B"} {
 				h := addHost(t, s, name)
-				if way == "xdp" {
+				if way != "tc" {
 					makePlain(t, h)
 				}
 				hosts = append(hosts, startEngine(t, h, cfg))
@@ -135,9 +135,7 @@ func TestTapDomain(t *testing.T) {
 			awaitFast(t, one.Domain, two, hosts...)
 			hosts[0].awaitWay(func(w fastpath.Way) bool { return w == fastpath.WayEgress }, "")
 			hosts[1].awaitWay(func(w fastpath.Way) bool { return w == fastpath.WayPeer }, "")
-			if way == "xdp" {
-				hosts[0].awaitXDP()
-			}
+			eventually(t, way, func() bool { return hosts[0].inBy(way) })
 			const size = 8 << 20
 			for i := range two.Spec.Addrs {
 				tx0, rx0 := hosts[0].carried()

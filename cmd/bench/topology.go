@@ -63,6 +63,7 @@ var systems = []system{
 	{"xend", "xend, as it comes", joinXend(vnet.None, ""), false},
 	{"xend-vnif", "xend, fast path at the vnif", joinXend(vnet.None, "fastpath = \"on\"\nbypass = \"off\"\n"), false},
 	{"xend-bypass", "xend, fast path past the bridge", joinXend(vnet.None, "fastpath = \"on\"\nbypass = \"auto\"\n"), false},
+	{"xend-xdp", "xend, XDP on plain cards", joinXend(vnet.None, "fastpath = \"on\"\nxdp = \"on\"\n"), true},
 	{"xend-user", "xend, user space", joinXend(vnet.None, "fastpath = \"off\"\n"), false},
 	{"openvpn", "OpenVPN, tap, no cipher", joinOpenVPN, false},
 	{"xend-auth", "xend, security auth", joinXend(vnet.Auth, ""), false},

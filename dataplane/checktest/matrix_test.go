@@ -33,6 +33,11 @@ var setups = []setup{
 	pair(1500, bypassXDP, user),
 	pair(1500, bypassXDP, bypassXDP, func(s *setup) { s.v6 = true }),
 	pair(1500, bypassXDP, bypassXDP, func(s *setup) { s.xenbr = true }),
+	pair(1500, joined, joined, func(s *setup) { s.often = true }),
+	pair(1500, bypassJoined, tc),
+	pair(1500, bypassJoined, user),
+	pair(1500, bypassJoined, bypassXDP, func(s *setup) { s.v6 = true }),
+	pair(1500, bypassJoined, joined, func(s *setup) { s.xenbr = true }),
 
 	pair(1400, tc, tc),
 	pair(1400, tc, xdp),
@@ -43,12 +48,14 @@ var setups = []setup{
 	pair(1400, xdp, user),
 	pair(1400, bypassTC, bypassXDP),
 	pair(1400, bypassTC, user),
+	pair(1400, joined, bypassJoined),
 
 	pair(9000, tc, tc, func(s *setup) { s.inner = 8900 }),
 	pair(9000, tc, bypassTC),
 	pair(9000, tc, user),
 	pair(9000, bypassTC, bypassTC),
 	pair(9000, bypassTC, user, func(s *setup) { s.inner = 8900 }),
+	pair(9000, joined, bypassJoined, func(s *setup) { s.inner = 8900 }),
 }
 
 // pair is the world of two carriers on an underlay.
@@ -165,13 +172,16 @@ func (w *world) ways(t *testing.T, x *side, by carrier) {
 	switch {
 	case w.atClsact(x.host.Name):
 		ways = []string{"clsact"}
-	case by.segments():
+	case by.segments() || by.joined():
 		ways = []string{"tcx", "clsact"} // by the kernel
 	}
 	if w.v6 {
 		family = 1
 	}
 	require.Contains(t, ways, state.Underlays[family].Way, state.Underlays[family].Why)
+	if by.joined() {
+		require.Contains(t, state.Underlays[family].Why, "joined by "+fastpath.JoinDevice)
+	}
 	if !by.bypass() {
 		require.Empty(t, state.Ports)
 		return

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/dataplane/wire"
 	"github.com/xenvnet/xend/internal/bpftest"
@@ -63,6 +64,10 @@ const (
 	xdp       carrier = "XDP"
 	bypassTC  carrier = "bypass and TC"
 	bypassXDP carrier = "bypass and XDP"
+
+	// TC on cards that cut what is sent, too, behind which a pair of devices joins segments.
+	joined       carrier = "joined"
+	bypassJoined carrier = "bypass and joined"
 )
 
 func (c carrier) String() string {
@@ -73,7 +78,8 @@ func (c carrier) String() string {
 }
 
 func (c carrier) fast() bool     { return c != user }
-func (c carrier) bypass() bool   { return c == bypassTC || c == bypassXDP }
+func (c carrier) bypass() bool   { return c == bypassTC || c == bypassXDP || c == bypassJoined }
+func (c carrier) joined() bool   { return c == joined || c == bypassJoined }
 func (c carrier) segments() bool { return c == tc || c == bypassTC }
 
 // fast reports whether the kernel carries frames on a host.
@@ -250,6 +256,10 @@ func (w *world) startEngine(t *testing.T, h *lab.Host) *dataplane.Engine {
 	cfg.FastPath, cfg.Bypass = dataplane.FastPathOff, dataplane.BypassOff
 	if w.carrier(h.Name).fast() {
 		cfg.FastPath = dataplane.FastPathOn
+	}
+	cfg.XDP = fastpath.XDPOn // cards are veth
+	if w.carrier(h.Name).joined() {
+		cfg.XDP = fastpath.XDPAuto
 	}
 	if w.carrier(h.Name).bypass() {
 		cfg.Bypass = dataplane.BypassAuto

@@ -35,6 +35,13 @@ type bpfId struct {
 	Id [16]uint8
 }
 
+type bpfJoin struct {
+	_       structs.HostLayout
+	Until   uint64
+	Ifindex uint32
+	Zero    uint32
+}
+
 type bpfMac struct {
 	_        structs.HostLayout
 	Host     [16]uint8
@@ -99,6 +106,7 @@ const (
 	bpfMapHostCounters  = "host_counters"
 	bpfMapHosts         = "hosts"
 	bpfMapIngresses     = "ingresses"
+	bpfMapJoins         = "joins"
 	bpfMapLeft          = "left"
 	bpfMapMacs          = "macs"
 	bpfMapOrdered       = "ordered"
@@ -111,6 +119,8 @@ const (
 	bpfMapVnetCounters  = "vnet_counters"
 	bpfMapVnetOfId      = "vnet_of_id"
 	bpfMapVnetOfVnif    = "vnet_of_vnif"
+	bpfMapVnifOfSlot    = "vnif_of_slot"
+	bpfProgJoinedIn     = "joined_in"
 	bpfProgUnderlayIn   = "underlay_in"
 	bpfProgVifIn        = "vif_in"
 	bpfProgVnetOut      = "vnet_out"
@@ -158,6 +168,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	JoinedIn   *ebpf.ProgramSpec `ebpf:"joined_in"`
 	UnderlayIn *ebpf.ProgramSpec `ebpf:"underlay_in"`
 	VifIn      *ebpf.ProgramSpec `ebpf:"vif_in"`
 	VnetOut    *ebpf.ProgramSpec `ebpf:"vnet_out"`
@@ -171,6 +182,7 @@ type bpfMapSpecs struct {
 	HostCounters  *ebpf.MapSpec `ebpf:"host_counters"`
 	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
 	Ingresses     *ebpf.MapSpec `ebpf:"ingresses"`
+	Joins         *ebpf.MapSpec `ebpf:"joins"`
 	Left          *ebpf.MapSpec `ebpf:"left"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Ordered       *ebpf.MapSpec `ebpf:"ordered"`
@@ -183,6 +195,7 @@ type bpfMapSpecs struct {
 	VnetCounters  *ebpf.MapSpec `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.MapSpec `ebpf:"vnet_of_id"`
 	VnetOfVnif    *ebpf.MapSpec `ebpf:"vnet_of_vnif"`
+	VnifOfSlot    *ebpf.MapSpec `ebpf:"vnif_of_slot"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -215,6 +228,7 @@ type bpfMaps struct {
 	HostCounters  *ebpf.Map `ebpf:"host_counters"`
 	Hosts         *ebpf.Map `ebpf:"hosts"`
 	Ingresses     *ebpf.Map `ebpf:"ingresses"`
+	Joins         *ebpf.Map `ebpf:"joins"`
 	Left          *ebpf.Map `ebpf:"left"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Ordered       *ebpf.Map `ebpf:"ordered"`
@@ -227,6 +241,7 @@ type bpfMaps struct {
 	VnetCounters  *ebpf.Map `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.Map `ebpf:"vnet_of_id"`
 	VnetOfVnif    *ebpf.Map `ebpf:"vnet_of_vnif"`
+	VnifOfSlot    *ebpf.Map `ebpf:"vnif_of_slot"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -235,6 +250,7 @@ func (m *bpfMaps) Close() error {
 		m.HostCounters,
 		m.Hosts,
 		m.Ingresses,
+		m.Joins,
 		m.Left,
 		m.Macs,
 		m.Ordered,
@@ -247,6 +263,7 @@ func (m *bpfMaps) Close() error {
 		m.VnetCounters,
 		m.VnetOfId,
 		m.VnetOfVnif,
+		m.VnifOfSlot,
 	)
 }
 
@@ -260,6 +277,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	JoinedIn   *ebpf.Program `ebpf:"joined_in"`
 	UnderlayIn *ebpf.Program `ebpf:"underlay_in"`
 	VifIn      *ebpf.Program `ebpf:"vif_in"`
 	VnetOut    *ebpf.Program `ebpf:"vnet_out"`
@@ -267,6 +285,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.JoinedIn,
 		p.UnderlayIn,
 		p.VifIn,
 		p.VnetOut,

@@ -127,9 +127,13 @@ const (
 	NameOut = "xend_out" // at the egress of vnifs
 	NameXDP = "xend_xdp"
 	nameVif = "xend_vif" // at the ingress of vifs
+
+	nameJoin = "xend_join" // at the ingress of the pair that joins segments
 )
 
-var programNames = map[string]string{bpfProgUnderlayIn: NameIn, bpfProgVnetOut: NameOut, bpfProgVifIn: nameVif}
+var programNames = map[string]string{
+	bpfProgUnderlayIn: NameIn, bpfProgVnetOut: NameOut, bpfProgVifIn: nameVif, bpfProgJoinedIn: nameJoin,
+}
 
 // Load loads the programs; they do nothing until they are attached and told of an underlay. An
 // UnsupportedError says what the kernel lacks.
@@ -303,6 +307,9 @@ func (p *Tables) AddVnet(id vnet.ID, vnif, mtu int) error {
 	if err == nil {
 		err = p.bpf.VnetOfVnif.Put(uint32(vnif), &v)
 	}
+	if err == nil {
+		err = p.bpf.VnifOfSlot.Put(c.slot, uint32(vnif))
+	}
 	if err != nil {
 		p.removeLocked(id, c)
 		return fmt.Errorf("kernel fast path: vnet %s: %w", id, err)
@@ -339,6 +346,7 @@ func (p *Tables) removeLocked(id vnet.ID, c carried) {
 func (p *Tables) haltLocked(id vnet.ID, c carried) {
 	_ = p.bpf.VnetOfId.Delete(&bpfId{Id: id})
 	_ = p.bpf.VnetOfVnif.Delete(uint32(c.vnif))
+	_ = p.bpf.VnifOfSlot.Put(c.slot, uint32(0))
 }
 
 // Stop has the kernel carry no vnet any more, and then tells what it has carried of each. Only Close may follow: MACs stay in the

@@ -91,13 +91,27 @@ func LookAt(h *hostnet.Host, index int) (Device, error) {
 	return d, err
 }
 
+// XDP says where IngressXDP may be chosen.
+type XDP string
+
+// XDPAuto: on network cards. XDPOn: on veth pairs, too. XDPOff: nowhere.
+const (
+	XDPAuto XDP = "auto"
+	XDPOn   XDP = "on"
+	XDPOff  XDP = "off"
+)
+
 // ChooseIngress chooses the place for an underlay's device, and says why, for a log line and for vn. It is
-// IngressXDP on network cards (and veth pairs) that don't segment UDP tunnels, since TC gets single packets there, and
+// IngressXDP on network cards that don't segment UDP tunnels, since TC gets single packets there, and
 // GRO knows nothing of our format. Whether the driver runs native XDP only AttachXDP can tell.
-func ChooseIngress(d Device) (Ingress, string) {
+func ChooseIngress(d Device, xdp XDP) (Ingress, string) {
 	switch {
 	case d.SegmentsTunnels:
 		return IngressTC, "it segments UDP tunnels"
+	case xdp == XDPOff:
+		return IngressTC, "the configuration wants no XDP"
+	case d.Kind == "veth" && xdp != XDPOn:
+		return IngressTC, "it is a veth, where XDP copies each packet"
 	case d.Kind != "" && d.Kind != "veth":
 		return IngressTC, fmt.Sprintf("it is a device of kind %s, and native XDP is for network cards", d.Kind)
 	case d.Master != "" && d.Master != "bridge":

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"cmp"
 	"encoding/binary"
 	"flag"
 	"math/rand/v2"
@@ -24,23 +25,26 @@ func TestChooseIngress(t *testing.T) {
 		change func(d *Device)
 		want   Ingress
 		why    string
+		xdp    XDP // "": auto
 	}{
-		"plain card":        {func(*Device) {}, IngressXDP, "it segments no UDP tunnels"},
-		"plain veth":        {func(d *Device) { d.Kind = "veth" }, IngressXDP, "it segments no UDP tunnels"},
-		"port of a bridge":  {func(d *Device) { d.Master = "bridge" }, IngressXDP, "it segments no UDP tunnels"},
-		"largest MTU":       {func(d *Device) { d.MTU = 3502 }, IngressXDP, "it segments no UDP tunnels"},
-		"segments tunnels":  {func(d *Device) { d.SegmentsTunnels = true }, IngressTC, "it segments UDP tunnels"},
-		"VLAN device":       {func(d *Device) { d.Kind = "vlan" }, IngressTC, "it is a device of kind vlan, and native XDP is for network cards"},
-		"bridge":            {func(d *Device) { d.Kind = "bridge" }, IngressTC, "it is a device of kind bridge, and native XDP is for network cards"},
-		"slave of a bond":   {func(d *Device) { d.Master = "bond" }, IngressTC, "it is a port of a bond, which would see stripped frames"},
-		"jumbo":             {func(d *Device) { d.MTU = 9000 }, IngressTC, "its MTU 9000 is above 3502, so that packets would need several buffers at XDP"},
-		"VLANs above":       {func(d *Device) { d.VLANs = true }, IngressTC, "it takes VLAN tags off before XDP, and has VLAN devices (ethtool -K … rxvlan off lets XDP see them)"},
-		"program of others": {func(d *Device) { d.XDP = 7 }, IngressTC, "another XDP program (id 7) is attached to it"},
+		"plain card":        {func(*Device) {}, IngressXDP, "it segments no UDP tunnels", ""},
+		"plain veth":        {func(d *Device) { d.Kind = "veth" }, IngressTC, "it is a veth, where XDP copies each packet", ""},
+		"wanted on a veth":  {func(d *Device) { d.Kind = "veth" }, IngressXDP, "it segments no UDP tunnels", XDPOn},
+		"not wanted":        {func(*Device) {}, IngressTC, "the configuration wants no XDP", XDPOff},
+		"port of a bridge":  {func(d *Device) { d.Master = "bridge" }, IngressXDP, "it segments no UDP tunnels", ""},
+		"largest MTU":       {func(d *Device) { d.MTU = 3502 }, IngressXDP, "it segments no UDP tunnels", ""},
+		"segments tunnels":  {func(d *Device) { d.SegmentsTunnels = true }, IngressTC, "it segments UDP tunnels", ""},
+		"VLAN device":       {func(d *Device) { d.Kind = "vlan" }, IngressTC, "it is a device of kind vlan, and native XDP is for network cards", ""},
+		"bridge":            {func(d *Device) { d.Kind = "bridge" }, IngressTC, "it is a device of kind bridge, and native XDP is for network cards", ""},
+		"slave of a bond":   {func(d *Device) { d.Master = "bond" }, IngressTC, "it is a port of a bond, which would see stripped frames", ""},
+		"jumbo":             {func(d *Device) { d.MTU = 9000 }, IngressTC, "its MTU 9000 is above 3502, so that packets would need several buffers at XDP", ""},
+		"VLANs above":       {func(d *Device) { d.VLANs = true }, IngressTC, "it takes VLAN tags off before XDP, and has VLAN devices (ethtool -K … rxvlan off lets XDP see them)", ""},
+		"program of others": {func(d *Device) { d.XDP = 7 }, IngressTC, "another XDP program (id 7) is attached to it", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := plain
 			c.change(&d)
-			got, why := ChooseIngress(d)
+			got, why := ChooseIngress(d, cmp.Or(c.xdp, XDPAuto))
 			assert.Equal(t, c.want, got)
 			assert.Equal(t, c.why, why)
 		})

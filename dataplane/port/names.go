@@ -63,10 +63,13 @@ func PartnerName(id vnet.ID) string { return partnerPrefix + suffix(id) }
 func newVnifName(id vnet.ID) string   { return vnifPrefix + suffix(id) }
 func newBridgeName(id vnet.ID) string { return bridgePrefix + suffix(id) }
 
+// JoinPrefix begins the names of the pair by which the fast path joins segments of TCP, which belongs to no vnet.
+const JoinPrefix = partnerPrefix + "-gro"
+
 // Reserved says whether a name is one that only xend gives.
 func Reserved(name string) bool {
 	_, _, ok := cutName(name)
-	return ok
+	return ok || strings.HasPrefix(name, JoinPrefix)
 }
 
 // OwnNames are the names that a vnet's devices bear, for ever or while they are made, besides those that its

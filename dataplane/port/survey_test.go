@@ -173,7 +173,7 @@ func TestLeftoversOfWanted(t *testing.T) {
 
 func TestReserved(t *testing.T) {
 	for name, want := range map[string]bool{
-		"vnn50": true, "vnb5": true, "vnp0123456789": false, "vnpabcdef0123": true, "vnp-0123456789": true,
+		"vnn50": true, "vnb5": true, "vnp0123456789": false, "vnpabcdef0123": true, "vnp-0123456789": true, "vnp-gro0": true, "vnp-gro1": true,
 		"vnp-01": false, "vnp": false, "vnp0": false, "vnpG": false, "vnet97": false, "vnif97": false, "vnbridge": false, "vnb12345678901": false,
 	} {
 		require.Equal(t, want, Reserved(name), name)

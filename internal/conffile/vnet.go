@@ -95,6 +95,7 @@ type Dataplane struct {
 	ClampMSS        bool     `toml:"clamp_mss"`
 	FastPath        string   `toml:"fastpath"`
 	Bypass          string   `toml:"bypass"`
+	XDP             string   `toml:"xdp"`
 	Encapsulation   string   `toml:"encapsulation"`
 	EtherIP         string   `toml:"etherip"`
 	Peers           []string `toml:"peers"`

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/xenvnet/xend/dataplane"
+	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/conffile"
 	"github.com/xenvnet/xend/internal/paths"
@@ -69,6 +70,7 @@ func (c *Config) fileOf() conffile.Vnet {
 			ClampMSS:        d.ClampMSS,
 			FastPath:        string(d.FastPath),
 			Bypass:          string(d.Bypass),
+			XDP:             string(d.XDP),
 			Encapsulation:   string(d.Encapsulation),
 			EtherIP:         string(d.EtherIPHosts),
 			Peers:           hostsOf(d.Peers),
@@ -243,6 +245,7 @@ func (v *validator) dataplane(t conffile.Dataplane, s conffile.Security) {
 		ClampMSS:        t.ClampMSS,
 		FastPath:        dataplane.FastPath(t.FastPath),
 		Bypass:          dataplane.Bypass(t.Bypass),
+		XDP:             fastpath.XDP(t.XDP),
 		Encapsulation:   dataplane.Encapsulation(t.Encapsulation),
 		EtherIPHosts:    dataplane.EtherIPHosts(t.EtherIP),
 		Peers:           v.hosts("[dataplane] peers", t.Peers),

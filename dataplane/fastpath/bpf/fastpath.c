@@ -9,7 +9,12 @@
 //
 //   vif ingress: vif_in -> underlay device          underlay ingress: underlay_in -> vif or its domain's end
 //
-// Both programs take a packet only if they understand all of it and the tables, which user space
+// Where segments of TCP come one by one, they make a detour on their way in, by a pair of devices whose driver has GRO join
+// them:
+//
+//   underlay ingress: underlay_in -> pair -> joined_in -> vnif ingress, or vif or its domain's end
+//
+// The programs take a packet only if they understand all of it and the tables, which user space
 // fills, say that it is in order; every other packet goes on as if they were not there, to the packet
 // sockets of the vnif and the UDP sockets of the underlay, which learn, flood, count and refuse. So
 // nothing is learned here: what moved, what is new, what is not for this host and what is wrong are
@@ -67,6 +72,8 @@ struct recent_in {
 	struct id vnet, host;
 	__u32 slot, host_slot, mtu;
 	struct vif vif; // of the destination; 0: none
+	__u32 ifindex;  // that it came by
+	__u32 pair;     // where segments go that come by it; 0: they are not joined
 	__u32 zero;
 };
 
@@ -395,6 +402,65 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	return deliver(skb, vif, m->vnif, skb->protocol, now);
 }
 
+// Where segments of TCP come one by one, they go by a pair of devices that is there for nothing else, and GRO of the pair's
+// driver joins them. A tag tells which vnet they are of: its slot, and 1.
+struct join {
+	__u64 until;   // good until then: a dead daemon does not see when the pair is down
+	__u32 ifindex; // of the pair's end that they are sent to
+	__u32 zero;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32); // ifindex of the underlay's device
+	__type(value, struct join);
+} joins SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_VNETS);
+	__type(key, __u32);   // slot of a vnet
+	__type(value, __u32); // ifindex of its vnif; 0: none
+} vnif_of_slot SEC(".maps");
+
+// join sends an inner segment to the pair. Each processor has a queue of its own there, so that a flow stays in order as long as
+// one processor takes all of it from the card.
+static __always_inline int join(struct __sk_buff *skb, __u32 pair, __u32 slot)
+{
+	skb->queue_mapping = bpf_get_smp_processor_id() + 1; // 0 is for none
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), slot + 1))
+		return IN(LEFT_ERROR);
+	return bpf_redirect(pair, 0);
+}
+
+// joined_in is at the ingress of the pair's other end. Nothing goes on from there but what has a place in a vnet.
+SEC("tc")
+int joined_in(struct __sk_buff *skb)
+{
+	struct ethhdr in __attribute__((aligned(8)));
+	__u64 now = now_ns();
+	__u32 slot = skb->vlan_tci - 1;
+	__u32 *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
+	if (!skb->vlan_present || !vnif || !*vnif || load(skb, 0, &in, sizeof(in)) || bpf_skb_vlan_pop(skb))
+		return IN(LEFT_ERROR);
+	struct mac_key k = {.slot = slot};
+	copy(k.mac, in.h_source, 6);
+	struct mac *from = bpf_map_lookup_elem(&macs, &k);
+	if (!from || from->place != PLACE_REMOTE) // it moved this moment, or the vnet is gone
+		return IN(LEFT_ERROR);
+	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len;
+	count(&vnet_counters, slot, 0, frames, bytes);
+	struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)from->host);
+	if (peer)
+		count(&host_counters, peer->slot, 0, frames, bytes);
+	copy(k.mac, in.h_dest, 6);
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
+	if (!vif || to_bridge(from, now))
+		return bpf_redirect(*vnif, BPF_F_INGRESS);
+	return deliver(skb, vif, *vnif, in.h_proto, now);
+}
+
 // What a packet of a vnet begins with. IP and what is before it end where UDP begins, as long as they may be.
 struct outer {
 	__u8 ip[2 + ETH_HLEN + sizeof(struct ipv6hdr)];
@@ -526,8 +592,10 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_OFF);
 	struct mac *from = 0;
 	int bridge = 0;
+	__u32 index = skb->ifindex;
 	__u64 changes = *(volatile __u64 *)&t->changes;
-	if (now >= r->until || changes != r->changes || !same_pair(&h.in, r->dst) || !same(id.id, r->vnet.id) || !same(src.id, r->host.id)) {
+	if (now >= r->until || changes != r->changes || index != r->ifindex || !same_pair(&h.in, r->dst) || !same(id.id, r->vnet.id) ||
+	    !same(src.id, r->host.id)) {
 		struct vnet *v = bpf_map_lookup_elem(&vnet_of_id, &id);
 		if (!v)
 			return IN(LEFT_VNET);
@@ -545,7 +613,10 @@ int underlay_in(struct __sk_buff *skb)
 			return IN(LEFT_SOURCE);
 		copy(k.mac, h.in.h_dest, 6);
 		struct vif none = {}, *vif = bpf_map_lookup_elem(&vifs, &k);
-		bridge = vif && may_bypass(now) && to_bridge(from, now);
+		struct join *j = bpf_map_lookup_elem(&joins, &index);
+		__u32 slot = v->slot, *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
+		r->pair = j && now < j->until && vnif && *vnif == v->vnif ? j->ifindex : 0;
+		bridge = !(r->pair && p.header) && vif && may_bypass(now) && to_bridge(from, now);
 		copy(r->dst, &h.in, PAIR);
 		r->vnif = v->vnif;
 		r->vnet = id;
@@ -554,6 +625,7 @@ int underlay_in(struct __sk_buff *skb)
 		r->host_slot = peer->slot;
 		r->mtu = v->mtu;
 		r->vif = vif ? *vif : none;
+		r->ifindex = index;
 		r->changes = changes;
 		r->until = now + RECENT_SPAN;
 	}
@@ -589,6 +661,8 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_ROOM);
 	if (bpf_skb_store_bytes(skb, 0, &h.in, sizeof(h.in), 0))
 		return IN(LEFT_ERROR);
+	if (r->pair && p.header) // also what is joined already: a flow stays in order
+		return join(skb, r->pair, r->slot);
 	count(&vnet_counters, r->slot, 0, frames, bytes);
 	count(&host_counters, r->host_slot, 0, frames, bytes);
 	if (bridge)

@@ -1,0 +1,225 @@
+package fastpath
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/xenvnet/xend/internal/hostnet"
+)
+
+// GRO knows nothing of our format, so where a card hands over packet by packet, segments of TCP come to TC one by one, and the
+// domain's stack and the bridge would take them so. A pair of devices that is there for nothing else has them joined: what
+// is sent by its one end passes GRO on its way to the other, as VXLAN's packets do (gro_cells).
+
+// JoinDevice is the end of the pair to which segments come joined; they are sent by joinSend.
+const (
+	JoinDevice = "vnp-gro1"
+	joinSend   = "vnp-gro0"
+)
+
+// joinAlias tells a person what they are there for.
+const joinAlias = "xend: joins TCP segments of vnets"
+
+// joinMTU is the largest that a veth takes: what is joined is as long as an IP packet may be.
+const joinMTU = 65535
+
+// Joins reports whether segments of TCP come one by one by a device whose Ingress is IngressTC. A virtual device that
+// segments tunnels hands them over as they were sent, whole; a network card that does so cuts what it sends, and that is what
+// the other card receives.
+func Joins(d Device) bool { return d.Kind == "" || !d.SegmentsTunnels }
+
+// Joiner is the pair.
+type Joiner struct {
+	tables        *Tables
+	h             *hostnet.Host
+	group         uint32
+	send, receive int // indices
+}
+
+// Join makes the pair, or takes over the one of an earlier run, if that has its tables. It joins nothing until Let. group is the
+// link group that tells it from devices of others.
+func (p *Tables) Join(h *hostnet.Host, group uint32) (*Joiner, error) {
+	ends, err := joinEnds(h, group)
+	if err != nil {
+		return nil, err
+	}
+	if len(ends) > 0 && !p.sharedWith(h, ends) {
+		// Programs of other tables send by it still, with tags that mean other vnets.
+		if err := removeEnds(h, ends); err != nil {
+			return nil, err
+		}
+		ends = nil
+	}
+	if len(ends) == 0 {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return nil, err
+		}
+		err = h.CreateVeth(hostnet.Veth{
+			Name: joinSend, Partner: JoinDevice, MTU: joinMTU, Group: group, PartnerGroup: group, NumQueues: cpus,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if ends, err = joinEnds(h, group); err != nil {
+			return nil, err
+		}
+	}
+	if len(ends) != 2 {
+		return nil, fmt.Errorf("%s: %w", JoinDevice, hostnet.ErrNotFound)
+	}
+	j := &Joiner{tables: p, h: h, group: group, send: ends[0].Index, receive: ends[1].Index}
+	if err := j.prepare(); err != nil {
+		return nil, errors.Join(err, removeEnds(h, ends))
+	}
+	return j, nil
+}
+
+// prepare makes the ends what they should be; what is so already stays.
+func (j *Joiner) prepare() error {
+	for _, index := range []int{j.send, j.receive} {
+		if err := errors.Join(j.h.SetAlias(index, joinAlias), j.h.SetNoARP(index, true), j.h.DisableIPv6(index)); err != nil {
+			return err
+		}
+	}
+	// The driver has GRO join what comes from an end that segments nothing.
+	if err := j.h.SetFeatures(j.send, map[string]bool{
+		"tx-tcp-segmentation": false, "tx-tcp-ecn-segmentation": false, "tx-tcp-mangleid-segmentation": false, "tx-tcp6-segmentation": false,
+	}); err != nil {
+		return err
+	}
+	if err := j.h.SetFeatures(j.receive, map[string]bool{"rx-gro": true}); err != nil {
+		return err
+	}
+	if err := j.h.AttachClassifier(joinClassifier(j.receive), j.tables.bpf.JoinedIn); err != nil {
+		return err
+	}
+	return errors.Join(j.h.SetUp(j.receive), j.h.SetUp(j.send))
+}
+
+func joinClassifier(index int) hostnet.Classifier {
+	return hostnet.Classifier{Index: index, Priority: 1, Name: nameJoin}
+}
+
+// Let has segments that come by a device be joined, for stripFor: then it must be called again, after Check.
+func (j *Joiner) Let(device int) error {
+	v := bpfJoin{Until: Now() + uint64(stripFor), Ifindex: uint32(j.send)}
+	var before bpfJoin
+	known := j.tables.bpf.Joins.Lookup(uint32(device), &before) == nil
+	if err := j.tables.bpf.Joins.Put(uint32(device), &v); err != nil {
+		return fmt.Errorf("kernel fast path: join segments: %w", err)
+	}
+	if !known || before.Ifindex != v.Ifindex {
+		j.tables.changed()
+	}
+	return nil
+}
+
+// Stop is Unjoin of the tables.
+func (j *Joiner) Stop(device int) { j.tables.Unjoin(device) }
+
+// Unjoin ends that for a device; those under way get to their vnets.
+func (p *Tables) Unjoin(device int) {
+	if p.bpf.Joins.Delete(uint32(device)) == nil {
+		p.changed()
+	}
+}
+
+// Check reports what is wrong with the pair, so that segments would be lost; nil: nothing.
+func (j *Joiner) Check() error {
+	ends, err := joinEnds(j.h, j.group)
+	if err != nil {
+		return err
+	}
+	if len(ends) != 2 || ends[0].Index != j.send || ends[1].Index != j.receive {
+		return fmt.Errorf("%s: %w", JoinDevice, hostnet.ErrNotFound)
+	}
+	for _, l := range ends {
+		switch {
+		case !l.Up():
+			return fmt.Errorf("%s is down", l.Name)
+		case l.Master != 0:
+			return fmt.Errorf("%s is a port of another device", l.Name)
+		}
+	}
+	first, err := j.h.FirstAtIngress(j.receive)
+	if err == nil && first != hostnet.ProgramID(j.tables.bpf.JoinedIn) {
+		err = fmt.Errorf("%s: the program of the fast path is not the first one at its ingress", JoinDevice)
+	}
+	return err
+}
+
+// Remove takes the pair away, after all devices were told by Unjoin.
+func (j *Joiner) Remove() error { return RemoveJoin(j.h, j.group) }
+
+// RemoveJoin takes away the pair of whatever run, if there is one.
+func RemoveJoin(h *hostnet.Host, group uint32) error {
+	ends, err := joinEnds(h, group)
+	var foreign *hostnet.NotOursError
+	if errors.As(err, &foreign) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return removeEnds(h, ends)
+}
+
+// joinEnds are the ends of the pair, that for sending first; none if there is no pair, and one where its other end was moved
+// away. Another's device that has a name of theirs is a NotOursError.
+func joinEnds(h *hostnet.Host, group uint32) (ends []hostnet.Link, err error) {
+	for _, name := range []string{joinSend, JoinDevice} {
+		l, err := h.LinkByName(name)
+		if errors.Is(err, hostnet.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if l.Kind != "veth" || l.Group != group {
+			return nil, &hostnet.NotOursError{Device: l, Want: "an end of the pair that joins segments of TCP"}
+		}
+		ends = append(ends, l)
+	}
+	return ends, nil
+}
+
+func removeEnds(h *hostnet.Host, ends []hostnet.Link) error {
+	var errs []error
+	for _, l := range ends { // with the first the second goes, if it is its other end
+		if err := h.Delete(l.Index); err != nil && !errors.Is(err, hostnet.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sharedWith reports whether a pair is whole and its program has these tables.
+func (p *Tables) sharedWith(h *hostnet.Host, ends []hostnet.Link) bool {
+	if len(ends) != 2 || ends[0].Name != joinSend || ends[0].Partner != ends[1].Index {
+		return false
+	}
+	own, err := p.bpf.VnifOfSlot.Info()
+	if err != nil {
+		return false
+	}
+	ownID, _ := own.ID()
+	filters, err := h.Filters(ends[1].Index, false)
+	at := slices.IndexFunc(filters, func(f hostnet.Filter) bool { return f.Name == nameJoin })
+	if err != nil || at < 0 {
+		return false
+	}
+	same := false
+	for _, m := range mapsOf(filters[at].Program) {
+		if info, err := m.Info(); err == nil && strings.HasPrefix(info.Name, bpfMapVnifOfSlot) {
+			id, _ := info.ID()
+			same = same || id == ownID
+		}
+		_ = m.Close()
+	}
+	return same
+}

@@ -1,0 +1,252 @@
+package fastpath
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xenvnet/xend/dataplane/wire"
+	"github.com/xenvnet/xend/internal/hostnet"
+	"github.com/xenvnet/xend/internal/lab"
+)
+
+const ourGroup = 1798 // the link group
+
+func TestJoins(t *testing.T) {
+	for name, c := range map[string]struct {
+		d    Device
+		want bool
+	}{
+		"plain card":                  {Device{}, true},
+		"card that segments tunnels":  {Device{SegmentsTunnels: true}, true}, // what it sends
+		"plain veth":                  {Device{Kind: "veth"}, true},
+		"veth":                        {Device{Kind: "veth", SegmentsTunnels: true}, false},
+		"VLAN of a plain card":        {Device{Kind: "vlan"}, true},
+		"bridge on something virtual": {Device{Kind: "bridge", SegmentsTunnels: true}, false},
+	} {
+		assert.Equal(t, c.want, Joins(c.d), name)
+	}
+}
+
+// join has segments be joined on a host.
+func (e *endpoint) join(t *testing.T) *Joiner {
+	t.Helper()
+	j, err := e.Join(e.Net, ourGroup)
+	require.NoError(t, err)
+	require.NoError(t, j.Let(e.card.Index))
+	require.NoError(t, j.Check())
+	return j
+}
+
+// joined captures what comes out of the pair, and tells how many frames those are, and how many of their bytes are in super-frames.
+func (e *endpoint) joined(t *testing.T) func() (frames, super int) {
+	t.Helper()
+	c, err := e.Capture(JoinDevice, func(f lab.Frame) bool { return !f.Outgoing })
+	require.NoError(t, err)
+	return func() (frames, super int) {
+		for _, f := range c.Take() {
+			frames++
+			if len(f.Data) > 2*1500 {
+				super += len(f.Data)
+			}
+		}
+		return frames, super
+	}
+}
+
+// TestJoinedStream: segments of TCP that come one by one are joined before they are in their vnet, past the bridge or not; all else
+// does not make the detour, and none of it gets to the host's own stack.
+func TestJoinedStream(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("IPv6 outside %v", v6), func(t *testing.T) {
+			e := endpoints(t, v6, false)
+			one, two := e[0], e[1]
+			one.join(t)
+			two.join(t)
+			out := two.joined(t)
+			taken := two.taken(t)
+			const size = 16 << 20
+			for i, to := range two.domain.Spec.Addrs {
+				transfer(t, one, two, to.Addr(), size)
+				frames, super := out()
+				t.Logf("%d frames for %d segments", frames, size/1348)
+				assert.Greater(t, super, size/2, "by the pair, and joined")
+				got, _ := two.VnetCounters(vnet97)
+				assert.Greater(t, got.RxBytes, uint64(size*(i+1)))
+				host, _ := two.HostCounters(one.addr)
+				assert.Equal(t, got, host)
+			}
+			ctx := t.Context()
+			_, err := one.domain.Ping(ctx, two.domain.Spec.Addrs[0].Addr(), lab.PingOptions{})
+			require.NoError(t, err)
+			frames, _ := out()
+			assert.Zero(t, frames, "a ping is no segment")
+			for _, h := range e {
+				left, err := h.Left()
+				require.NoError(t, err)
+				assert.Zero(t, left.In[LeftError])
+			}
+			assert.Equal(t, taken, two.taken(t))
+		})
+	}
+}
+
+// TestJoinedPastBridge: what is joined passes the bridge by where that may be, and one frame a minute of each MAC does not.
+func TestJoinedPastBridge(t *testing.T) {
+	e := endpoints(t, false, false)
+	one, two := e[0], e[1]
+	two.join(t)
+	vif, err := two.Net.LinkByName("vif1.0")
+	require.NoError(t, err)
+	mac := wire.MAC(two.domain.Spec.MAC)
+	require.NoError(t, two.bpf.Vifs.Put(&bpfMacKey{Mac: mac}, &bpfVif{Ifindex: uint32(vif.Index), Way: uint16(WayPeer), Mtu: 1500}))
+	two.until(t, time.Minute)
+	vnif, err := two.Capture("vnif97", func(f lab.Frame) bool { return !f.Outgoing && f.EtherType() == 0x0800 })
+	require.NoError(t, err)
+	out := two.joined(t)
+	transfer(t, one, two, two.domain.Spec.Addrs[0].Addr(), 4<<20)
+	_, super := out()
+	assert.Greater(t, super, 2<<20)
+	assert.Less(t, len(vnif.Take()), 10, "the SYN by user space, and one frame a minute")
+}
+
+// TestPairTakesNothingElse: what somebody else sends by the pair, without a tag, or with one that means no vnet or with a source that is not
+// another host's, gets nowhere.
+func TestPairTakesNothingElse(t *testing.T) {
+	e := endpoints(t, false, false)
+	one, two := e[0], e[1]
+	two.join(t)
+	there, here := wire.MAC(one.domain.Spec.MAC), wire.MAC(two.domain.Spec.MAC)
+	got, err := two.domain.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && len(f.Data) > 23 && f.Data[23] == 6 })
+	require.NoError(t, err)
+	tagged := func(tci uint16, dst, src wire.MAC) []byte {
+		f := ethernet(dst, src, 0x8100, append([]byte{byte(tci >> 8), byte(tci), 0x08, 0x00}, tcp4(100)...))
+		return f
+	}
+	for name, f := range map[string][]byte{
+		"no tag":          ethernet(here, there, 0x0800, tcp4(100)),
+		"another slot":    tagged(2, here, there),
+		"slot too high":   tagged(MaxVnets+1, here, there),
+		"tag 0":           tagged(0, here, there),
+		"unknown source":  tagged(1, here, wire.MAC{0, 0x16, 0x3e, 9, 9, 9}),
+		"source is here":  tagged(1, here, here),
+		"shorter than it": tagged(1, here, there)[:17],
+	} {
+		before, err := two.Left()
+		require.NoError(t, err)
+		require.NoError(t, two.Send(joinSend, f), name)
+		if len(f) < 60 { // the kernel itself drops it, or ours does
+			continue
+		}
+		require.Eventually(t, func() bool {
+			after, err := two.Left()
+			require.NoError(t, err)
+			return after.In[LeftError] == before.In[LeftError]+1
+		}, patience, time.Millisecond, name)
+	}
+	assert.Empty(t, got.Take())
+	require.NoError(t, two.Send(joinSend, tagged(1, here, there)))
+	_, err = got.Next(t.Context())
+	require.NoError(t, err, "what our own program sends comes out")
+	// A vnet that is gone gets nothing, also of what is under way.
+	two.RemoveVnet(vnet97)
+	before, err := two.Left()
+	require.NoError(t, err)
+	require.NoError(t, two.Send(joinSend, tagged(1, here, there)))
+	require.Eventually(t, func() bool {
+		after, err := two.Left()
+		require.NoError(t, err)
+		return after.In[LeftError] == before.In[LeftError]+1
+	}, patience, time.Millisecond)
+	assert.Empty(t, got.Take())
+}
+
+// TestJoinEnds: segments make the detour only while user space looks that the pair is whole; it tells what is wrong with it.
+func TestJoinEnds(t *testing.T) {
+	e := endpoints(t, false, false)
+	one, two := e[0], e[1]
+	to := two.domain.Spec.Addrs[0].Addr()
+	j := two.join(t)
+	out := two.joined(t)
+	detour := func(want bool) {
+		t.Helper()
+		out()
+		transfer(t, one, two, to, 1<<20)
+		frames, _ := out()
+		assert.Equal(t, want, frames > 0)
+	}
+	detour(true)
+	two.Unjoin(two.card.Index)
+	detour(false)
+	require.NoError(t, j.Let(two.card.Index))
+	detour(true)
+	// Nobody has looked for a while.
+	require.NoError(t, two.bpf.Joins.Put(uint32(two.card.Index), &bpfJoin{Until: 1, Ifindex: uint32(j.send)}))
+	two.changed()
+	detour(false)
+
+	require.NoError(t, two.Net.SetDown(j.receive))
+	assert.ErrorContains(t, j.Check(), JoinDevice+" is down")
+	require.NoError(t, two.Net.SetUp(j.receive))
+	bridge, err := two.Net.LinkByName("vnet97")
+	require.NoError(t, err)
+	require.NoError(t, two.Net.SetMaster(j.send, bridge.Index))
+	assert.ErrorContains(t, j.Check(), joinSend+" is a port of another device")
+	require.NoError(t, two.Net.SetMaster(j.send, 0))
+	require.NoError(t, two.Net.DetachClassifier(joinClassifier(j.receive)))
+	assert.ErrorContains(t, j.Check(), "not the first one")
+	again, err := two.Join(two.Net, ourGroup)
+	require.NoError(t, err)
+	require.NoError(t, again.Check(), "made anew")
+	require.ErrorIs(t, j.Check(), hostnet.ErrNotFound)
+	require.NoError(t, two.Net.Delete(again.send))
+	require.ErrorIs(t, again.Check(), hostnet.ErrNotFound)
+	require.NoError(t, again.Remove())
+}
+
+// TestJoinTakenOver: the next run takes the pair over with its tables, also one that is half made; programs of other tables get a
+// pair of their own, since their tags mean other vnets; and what is somebody else's stays.
+func TestJoinTakenOver(t *testing.T) {
+	e := endpoints(t, false, false)
+	two := e[1]
+	j := two.join(t)
+	next, err := Load(Times{}, hostnet.ProgramID(two.In()), hostnet.ProgramID(two.Out()))
+	require.NoError(t, err)
+	t.Cleanup(next.Close)
+	require.True(t, next.Adopted())
+	require.NoError(t, two.Net.SetDown(j.send))
+	over, err := next.Join(two.Net, ourGroup)
+	require.NoError(t, err)
+	require.NoError(t, over.Check())
+	assert.Equal(t, j.send, over.send)
+	assert.ErrorContains(t, j.Check(), "not the first one", "the program is the new one's")
+
+	other, err := Load(Times{})
+	require.NoError(t, err)
+	t.Cleanup(other.Close)
+	anew, err := other.Join(two.Net, ourGroup)
+	require.NoError(t, err)
+	assert.Greater(t, anew.send, j.send)
+	require.ErrorIs(t, over.Check(), hostnet.ErrNotFound)
+	// A daemon that was killed before it had attached its program.
+	require.NoError(t, two.Net.DetachClassifier(joinClassifier(anew.receive)))
+	again, err := other.Join(two.Net, ourGroup)
+	require.NoError(t, err)
+	require.NoError(t, again.Check())
+	require.NoError(t, again.Remove())
+
+	require.NoError(t, two.Net.CreateVeth(hostnet.Veth{Name: joinSend, Partner: "theirs"}))
+	_, err = other.Join(two.Net, ourGroup)
+	var foreign *hostnet.NotOursError
+	require.ErrorAs(t, err, &foreign)
+	require.NoError(t, RemoveJoin(two.Net, ourGroup))
+	l, err := two.Net.LinkByName(joinSend)
+	require.NoError(t, err, "it stays")
+	require.NoError(t, two.Net.Delete(l.Index))
+	_, err = os.Stat("/sys/class/net/" + JoinDevice)
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
