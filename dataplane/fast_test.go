@@ -910,7 +910,7 @@ func hostile(t testing.TB, from, to netip.Addr, toMAC, fromMAC net.HardwareAddr,
 	r := rand.New(rand.NewPCG(7, 12))
 	for i := range count {
 		// Longer and longer within a batch of 200: datagrams of one length, or with a shorter one at the end, would be joined.
-		inner := udpFrame(t, domainMAC(1), uint16(i), fmt.Appendf(make([]byte, 20+i%200), "%08d", i))
+		inner := udpFrame(t, domainMAC(1), uint16(i), fmt.Appendf(make([]byte, 20+2*(i%200)), "%08d", i))
 		copy(inner[6:12], domainMAC(2))
 		payload := vudp(id, inner)
 		p, err := wire.AppendDatagram(nil, netip.AddrPortFrom(from, wire.Port), netip.AddrPortFrom(to, wire.Port), 64, uint16(i), payload)
@@ -1163,7 +1163,7 @@ func TestSameDrops(t *testing.T) {
 			_, rx := x.carried()
 			require.Equal(t, fast, rx.Packets-rx0.Packets > 100, "%d carried by the kernel", rx.Packets-rx0.Packets)
 			if joined != nil {
-				require.NotEmpty(t, joined.Take())
+				require.Greater(t, len(joined.Take()), 50)
 			} else if c.plain {
 				n, err := x.programs.shortcuts.strip.Counters()
 				require.NoError(t, err)

@@ -441,6 +441,7 @@ func TestFastAttack(t *testing.T) {
 				}
 				if i%2 == 0 {
 					f[frame+14+9] = 6 // bulk, for XDP
+					lieOfTCP(f[frame+14:], i/2)
 				}
 				if i%8 == 1 { // somebody else's name, with a MAC of its own
 					f[ip+15], f[frame+11] = byte(100+i%100), byte(i)|0x80
@@ -457,6 +458,12 @@ func TestFastAttack(t *testing.T) {
 				_, rx := a.carried()
 				return rx.Packets > rx0.Packets && a.inBy(way)
 			})
+			var joined *lab.Capture
+			if way == "joined" {
+				var err error
+				joined, err = a.Capture(fastpath.JoinDevice, func(f lab.Frame) bool { return len(f.Data) > 400 })
+				require.NoError(t, err)
+			}
 			_, rx0 = a.carried()
 			for n := range count {
 				send(good[n%len(good)])
@@ -482,6 +489,9 @@ func TestFastAttack(t *testing.T) {
 			require.Less(t, rx.Packets-rx0.Packets, uint64(count), "what lies is not carried")
 			require.Zero(t, state.FastPath.Left.In[fastpath.LeftError])
 			require.LessOrEqual(t, len(a.Entries(Filter{})), 1000)
+			if joined != nil {
+				require.NotEmpty(t, joined.Take())
+			}
 			if way == "xdp" {
 				n, err := a.programs.shortcuts.strip.Counters()
 				require.NoError(t, err)
@@ -493,6 +503,13 @@ func TestFastAttack(t *testing.T) {
 	}
 }
 
+// lieOfTCP gives a packet a TCP header of some length, where it has room for one: what has one is bulk to TC, too, and is joined.
+func lieOfTCP(p []byte, n int) {
+	if at := 20 + 12; len(p) > at {
+		p[at] = byte(n%16) << 4
+	}
+}
+
 // attacks are packets that lie, half of them bulk to XDP; some in the names of hosts that nobody has heard of, parts of packets whose
 // other parts never come, and frames for the host itself.
 func (x *victim) attacks() [][]byte {
@@ -501,6 +518,7 @@ func (x *victim) attacks() [][]byte {
 	for i, f := range out {
 		if i%2 == 0 && len(f) >= frame+14+20 {
 			f[frame+14+9] = 6
+			lieOfTCP(f[frame+14:], i/2)
 		}
 	}
 	resum := func(f []byte) {

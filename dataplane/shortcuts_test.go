@@ -157,16 +157,19 @@ type segments struct {
 	done    sync.WaitGroup
 }
 
+// segmentSize is how many bytes a segment has: short ones are not joined.
+const segmentSize = 400
+
 // isSegment tells those of such a stream, as they are in a domain or stripped.
-func isSegment(f lab.Frame) bool { return len(f.Data) == 62 && f.Data[23] == 6 && !f.Outgoing }
+func isSegment(f lab.Frame) bool { return len(f.Data) == 54+segmentSize && f.Data[23] == 6 && !f.Outgoing }
 
 // isJoined tells them at the end of the pair, where they have a tag.
-func isJoined(f lab.Frame) bool { return len(f.Data) == 66 && f.Data[27] == 6 && !f.Outgoing }
+func isJoined(f lab.Frame) bool { return len(f.Data) == 58+segmentSize && f.Data[27] == 6 && !f.Outgoing }
 
 // startSegments sends one every pause, until end.
 func startSegments(t testing.TB, from, to *lab.Domain, pause time.Duration) *segments {
 	t.Helper()
-	s := &segments{t: t, to: to.Spec.MAC, frame: tcpFrame(8), stop: make(chan struct{})}
+	s := &segments{t: t, to: to.Spec.MAC, frame: tcpFrame(segmentSize), stop: make(chan struct{})}
 	copy(s.frame, to.Spec.MAC)
 	copy(s.frame[6:], from.Spec.MAC)
 	var err error

@@ -58,6 +58,13 @@ type bpfMacKey struct {
 	Zero uint16
 }
 
+type bpfQueue struct {
+	_        structs.HostLayout
+	Sent     uint64
+	Received uint64
+	Last     uint64
+}
+
 type bpfTiming struct {
 	_          structs.HostLayout
 	MacTtl     uint64
@@ -110,6 +117,7 @@ const (
 	bpfMapLeft          = "left"
 	bpfMapMacs          = "macs"
 	bpfMapOrdered       = "ordered"
+	bpfMapQueues        = "queues"
 	bpfMapRecentIns     = "recent_ins"
 	bpfMapRecentOuts    = "recent_outs"
 	bpfMapStripCounters = "strip_counters"
@@ -186,6 +194,7 @@ type bpfMapSpecs struct {
 	Left          *ebpf.MapSpec `ebpf:"left"`
 	Macs          *ebpf.MapSpec `ebpf:"macs"`
 	Ordered       *ebpf.MapSpec `ebpf:"ordered"`
+	Queues        *ebpf.MapSpec `ebpf:"queues"`
 	RecentIns     *ebpf.MapSpec `ebpf:"recent_ins"`
 	RecentOuts    *ebpf.MapSpec `ebpf:"recent_outs"`
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
@@ -232,6 +241,7 @@ type bpfMaps struct {
 	Left          *ebpf.Map `ebpf:"left"`
 	Macs          *ebpf.Map `ebpf:"macs"`
 	Ordered       *ebpf.Map `ebpf:"ordered"`
+	Queues        *ebpf.Map `ebpf:"queues"`
 	RecentIns     *ebpf.Map `ebpf:"recent_ins"`
 	RecentOuts    *ebpf.Map `ebpf:"recent_outs"`
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
@@ -254,6 +264,7 @@ func (m *bpfMaps) Close() error {
 		m.Left,
 		m.Macs,
 		m.Ordered,
+		m.Queues,
 		m.RecentIns,
 		m.RecentOuts,
 		m.StripCounters,

@@ -114,6 +114,51 @@ func TestJoinedPastBridge(t *testing.T) {
 	assert.Less(t, len(vnif.Take()), 10, "the SYN by user space, and one frame a minute")
 }
 
+// TestShortSegments: what has little to gain goes straight to its vnet, unless something is under way that it would overtake.
+func TestShortSegments(t *testing.T) {
+	e := endpoints(t, false, false)
+	one, two := e[0], e[1]
+	two.join(t)
+	out := two.joined(t)
+	got, err := two.domain.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && len(f.Data) > 23 && f.Data[23] == 6 })
+	require.NoError(t, err)
+	send := func(n int) {
+		t.Helper()
+		p := outer(t, one.addr, two.addr, vnet97, ethernet(wire.MAC(two.domain.Spec.MAC), wire.MAC(one.domain.Spec.MAC), 0x0800, tcp4(n)))
+		copy(p, two.card.MAC)
+		require.NoError(t, one.Send(wired, p))
+		_, err := got.Next(t.Context())
+		require.NoError(t, err)
+	}
+	detour := func(want int) {
+		t.Helper()
+		frames, _ := out()
+		assert.Equal(t, want, frames)
+	}
+	under := func(n uint64, last uint64) { // way, on each processor
+		t.Helper()
+		for k := range two.bpf.Queues.MaxEntries() {
+			require.NoError(t, two.bpf.Queues.Put(k, &bpfQueue{Sent: n, Received: 0, Last: last}))
+		}
+	}
+	send(100)
+	detour(0)
+	send(202) // 256 bytes
+	detour(0)
+	send(203)
+	detour(1)
+	send(100)
+	detour(0)
+	under(1, Now()+uint64(time.Minute))
+	send(100)
+	detour(1)
+	under(1, ago(time.Second)) // it was lost
+	send(100)
+	detour(0)
+	send(100)
+	detour(0)
+}
+
 // TestPairTakesNothingElse: what somebody else sends by the pair, without a tag, or with one that means no vnet or with a source that is not
 // another host's, gets nowhere.
 func TestPairTakesNothingElse(t *testing.T) {

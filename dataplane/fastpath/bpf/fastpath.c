@@ -424,8 +424,45 @@ struct {
 	__type(value, __u32); // ifindex of its vnif; 0: none
 } vnif_of_slot SEC(".maps");
 
-// join sends an inner segment to the pair. Each processor has a queue of its own there, so that a flow stays in order as long as
-// one processor takes all of it from the card.
+// What is under way in a queue of the pair.
+struct queue {
+	__u64 sent, received; // segments; the same, if none are
+	__u64 last;           // when the last one was sent
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_QUEUES);
+	__type(key, __u32); // processor
+	__type(value, struct queue);
+} queues SEC(".maps");
+
+// A segment that is no longer than this has little to gain.
+#define SHORT 256
+
+// detour reports whether an inner packet of TCP goes by the pair: not if it is short, unless one that it might overtake is
+// still on the way. Each processor has a queue of its own in the pair, so a flow stays in order as long as one processor takes
+// all of it from the card.
+static __always_inline int detour(__u32 bytes, __u64 now)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct queue *j = bpf_map_lookup_elem(&queues, &cpu);
+	if (!j)
+		return 1;
+	if (bytes <= SHORT) {
+		if (j->sent == j->received)
+			return 0;
+		if (older(j->last, 2 * RECENT_SPAN, now)) { // some were lost
+			j->received = j->sent;
+			return 0;
+		}
+	}
+	j->sent++;
+	j->last = now;
+	return 1;
+}
+
+// join sends an inner packet to the pair.
 static __always_inline int join(struct __sk_buff *skb, __u32 pair, __u32 slot)
 {
 	skb->queue_mapping = bpf_get_smp_processor_id() + 1; // 0 is for none
@@ -440,7 +477,10 @@ int joined_in(struct __sk_buff *skb)
 {
 	struct ethhdr in __attribute__((aligned(8)));
 	__u64 now = now_ns();
-	__u32 slot = skb->vlan_tci - 1;
+	__u32 slot = skb->vlan_tci - 1, frames = skb->gso_segs ?: 1, queue = skb->queue_mapping - 1;
+	struct queue *j = bpf_map_lookup_elem(&queues, &queue);
+	if (j)
+		j->received += frames;
 	__u32 *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
 	if (!skb->vlan_present || !vnif || !*vnif || load(skb, 0, &in, sizeof(in)) || bpf_skb_vlan_pop(skb))
 		return IN(LEFT_ERROR);
@@ -449,7 +489,7 @@ int joined_in(struct __sk_buff *skb)
 	struct mac *from = bpf_map_lookup_elem(&macs, &k);
 	if (!from || from->place != PLACE_REMOTE) // it moved this moment, or the vnet is gone
 		return IN(LEFT_ERROR);
-	__u32 frames = skb->gso_segs ?: 1, bytes = skb->len;
+	__u32 bytes = skb->len;
 	count(&vnet_counters, slot, 0, frames, bytes);
 	struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)from->host);
 	if (peer)
@@ -616,7 +656,7 @@ int underlay_in(struct __sk_buff *skb)
 		struct join *j = bpf_map_lookup_elem(&joins, &index);
 		__u32 slot = v->slot, *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
 		r->pair = j && now < j->until && vnif && *vnif == v->vnif ? j->ifindex : 0;
-		bridge = !(r->pair && p.header) && vif && may_bypass(now) && to_bridge(from, now);
+		bridge = !(r->pair && p.header && skb->len - start > SHORT) && vif && may_bypass(now) && to_bridge(from, now);
 		copy(r->dst, &h.in, PAIR);
 		r->vnif = v->vnif;
 		r->vnet = id;
@@ -661,7 +701,7 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_ROOM);
 	if (bpf_skb_store_bytes(skb, 0, &h.in, sizeof(h.in), 0))
 		return IN(LEFT_ERROR);
-	if (r->pair && p.header) // also what is joined already: a flow stays in order
+	if (!bridge && r->pair && p.header && detour(bytes, now)) // also what is joined already: a flow stays in order
 		return join(skb, r->pair, r->slot);
 	count(&vnet_counters, r->slot, 0, frames, bytes);
 	count(&host_counters, r->host_slot, 0, frames, bytes);

@@ -30,6 +30,7 @@
 #define MAX_VNETS 4096
 #define MAX_HOSTS 1024
 #define MAX_VIF_MACS 16384
+#define MAX_QUEUES 1024
 
 // A vnet that the fast path carries: security none.
 struct vnet {
