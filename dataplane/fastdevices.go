@@ -306,6 +306,7 @@ func (k *programs) close() {
 	for h := range k.attached {
 		k.detach(h)
 	}
+	k.shortcuts.endJoin()
 	k.mu.Lock()
 	clear(k.vnets)
 	clear(k.hooks)
@@ -641,6 +642,6 @@ func (k *programs) state(mode FastPath) FastPathState {
 	}
 	return FastPathState{
 		Mode: mode, On: k.mirror.open.Load(), Problem: problem, Underlays: k.underlays, Vnets: maps.Clone(k.vnets), Hooks: maps.Clone(k.hooks),
-		Ports: k.shortcuts.ports(), Left: k.mirror.left(),
+		Ports: k.shortcuts.ports(), Left: k.shortcuts.left(k.mirror.left()),
 	}
 }

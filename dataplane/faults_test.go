@@ -189,7 +189,7 @@ func TestFlaps(t *testing.T) {
 				{"vif goes down", true, flap("vif1.0")},
 				{"the pair goes down", false, func() {
 					if c.in == "joined" {
-						flap(fastpath.JoinDevice)()
+						require.NoError(t, a.Net.SetDown(index(fastpath.JoinDevice)))
 					}
 				}},
 				{"the pair is deleted", false, func() {
@@ -533,7 +533,7 @@ func (x *victim) attacks() [][]byte {
 		binary.BigEndian.PutUint16(part[ip+4:], uint16(60000+i))
 		binary.BigEndian.PutUint16(part[ip+6:], []uint16{0x2000, 16}[i%2]) // the first, a later one
 		resum(part)
-		own := tcpFrame(20) // without a number: worlds have different addresses
+		own := tcpFrame(20 + 20*i) // without a number: worlds have different addresses
 		copy(own, x.there.MAC)
 		copy(own[6:], domainMAC(2))
 		copy(own[30:], x.Addr().AsSlice())
@@ -702,7 +702,8 @@ func TestAttackDuringFaults(t *testing.T) {
 				}},
 				{"the pair goes down", func() {
 					if way == "joined" {
-						flap(fastpath.JoinDevice)()
+						require.NoError(t, x.Net.SetDown(index(fastpath.JoinDevice)))
+						eventually(t, "it is made anew", x.joining)
 					}
 				}},
 				{"the pair is deleted", func() {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mdlayher/packet"
@@ -54,7 +55,6 @@ func (l *liar) packets() (out [][]byte) {
 		copy(unsummed[26:28], []byte{0, 0}) // as the kernel's own packets are
 		forwarded, err := wire.AppendVFWD(nil, netip.AddrPortFrom(from, wire.Port), netip.AddrPortFrom(wire.Group, wire.Port), 64, inner(l.id98))
 		require.NoError(l.t, err)
-		tcp := append([]byte{0, 9, 0, 10, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0}, l.next()...)
 		out = append(out, unsummed,
 			datagram(from, to, wire.Port, inner(l.id98)),
 			datagram(from, to, wire.Port, inner(l.id97)),
@@ -64,10 +64,15 @@ func (l *liar) packets() (out [][]byte) {
 			datagram(from, to, 7, []byte(l.next())),
 			packet(from, to, wire.ProtocolEtherIP, append(wire.AppendEtherIP(nil, l.id98), testFrame(broadcastMAC, domainMAC(66), l.next())...)),
 			packet(from, to, wire.ProtocolESP, []byte(l.next())),
-			packet(from, to, 6, tcp), // bulk, for XDP
+			packet(from, to, 6, l.tcp(0)), packet(from, to, 6, l.tcp(300)), // bulk, for XDP; and long enough to be joined
 		)
 	}
 	return out
+}
+
+// tcp is a segment, padded with n bytes.
+func (l *liar) tcp(n int) []byte {
+	return fmt.Append([]byte{0, 9, 0, 10, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0}, l.next(), strings.Repeat(".", n))
 }
 
 // frames are all frames with two addresses.
@@ -170,6 +175,11 @@ func framesStay(t *testing.T, prepare func(x *attack), way fastpath.Way, tap boo
 	}
 	arrived, err := x.neighbour.Capture("eth0", func(f lab.Frame) bool { return hostile(f) && !f.Outgoing })
 	require.NoError(t, err)
+	var joined *lab.Capture
+	if x.b.joining() {
+		joined, err = x.b.Capture(fastpath.JoinDevice, hostile)
+		require.NoError(t, err)
+	}
 	var services []net.PacketConn
 	for _, h := range []*testHost{x.a, x.b} {
 		require.NoError(t, h.Do(func() error {
@@ -205,6 +215,9 @@ func framesStay(t *testing.T, prepare func(x *attack), way fastpath.Way, tap boo
 		for _, mac := range to {
 			f := testFrame(mac, l.own, l.next())
 			last = append(last, f, slices.Concat(f[:12], []byte{0x81, 0, 0, 1}, f[12:]))
+			p, err := wire.AppendIPv4(nil, wire.IPv4{Source: x.a.Addr(), Destination: x.b.Addr(), Protocol: 6, TTL: 64}, len(l.tcp(300)))
+			require.NoError(t, err)
+			last = append(last, slices.Concat(f[:12], []byte{8, 0}, p, l.tcp(300)))
 		}
 		batch(last)
 		for ctx := soon(t); slices.ContainsFunc(last, func(f []byte) bool { return got[string(f)] == 0 }); {
@@ -240,6 +253,9 @@ func framesStay(t *testing.T, prepare func(x *attack), way fastpath.Way, tap boo
 		}
 	}
 
+	if joined != nil {
+		require.Greater(t, len(joined.Take()), 30, "by the pair")
+	}
 	x.nothing("what a domain sends")
 	for i, c := range astray {
 		require.Empty(t, c.Take(), "in vnet 98: %d", i)

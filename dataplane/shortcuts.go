@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
@@ -23,6 +24,11 @@ type shortcuts struct {
 
 	strip *fastpath.Stripper
 	join  *fastpath.Joiner
+	made  time.Time     // when join was made
+	early int           // how often in a row it was disturbed soon after that
+	shun  time.Time     // until when it is not made again
+	swept bool          // one of an earlier run is gone, if it was of no use
+	lost  atomic.Uint64 // by the pair; anybody reads it
 	cards map[int]*card
 
 	bypass atomic.Pointer[fastpath.Bypass] // anybody reads it
@@ -37,9 +43,9 @@ type card struct {
 	xdp  *fastpath.Attached
 	want fastpath.XDP // of the configuration then
 	why  string       // why it is this way
-	// joins: segments that come by it are joined; apart says why they are not, though they come one by one.
-	joins bool
-	apart string
+	// single: segments of TCP come by it one by one; joins: they are joined; apart says why not.
+	single, joins bool
+	apart         string
 }
 
 // way names the way in, and says why.
@@ -86,11 +92,15 @@ func (s *shortcuts) ingress(t kernelTables, xdp fastpath.XDP, wanted map[int]str
 		return
 	}
 	for _, c := range s.cards {
-		if c.joins {
+		if c.single {
 			return
 		}
 	}
-	s.endJoin() // also of an earlier run
+	if s.join != nil || !s.swept {
+		tables.UnjoinAll()
+		s.endJoin()
+		s.swept = true
+	}
 }
 
 // joinAt has segments that come one by one by a device be joined.
@@ -99,19 +109,13 @@ func (s *shortcuts) joinAt(t *fastpath.Tables, index int) {
 	if c == nil {
 		return
 	}
+	c.single = c.xdp == nil && c.seen.Index != 0 && fastpath.Joins(c.seen)
 	c.joins, c.apart = false, ""
-	if c.xdp != nil || c.seen.Index == 0 || !fastpath.Joins(c.seen) {
+	if !c.single {
 		t.Unjoin(index)
 		return
 	}
-	var err error
-	if s.join == nil {
-		s.join, err = t.Join(s.host, port.Group)
-	}
-	if err == nil {
-		err = s.join.Let(index)
-	}
-	if err != nil {
+	if err := s.letJoin(t, index); err != nil {
 		t.Unjoin(index)
 		c.apart = err.Error()
 		return
@@ -119,38 +123,68 @@ func (s *shortcuts) joinAt(t *fastpath.Tables, index int) {
 	c.joins = true
 }
 
-// checkJoin has segments be joined for another while, if the pair is whole, and tells of the devices where they may not.
-func (s *shortcuts) checkJoin(devices map[int]struct{}) {
-	if s.join == nil {
-		return
-	}
-	err := s.join.Check()
-	for index, c := range s.cards {
-		if !c.joins {
-			continue
+// letJoin is joinAt for a device that needs it, with a new pair if need be.
+func (s *shortcuts) letJoin(t *fastpath.Tables, index int) (err error) {
+	if s.join != nil {
+		err = s.join.Let(index)
+		if err == nil || errors.Is(err, fastpath.ErrNotFirst) {
+			return err
 		}
-		if err == nil {
-			err = s.join.Let(index)
-		}
-		if err != nil {
-			devices[index] = struct{}{}
-		}
+		s.broken(err)
 	}
-	if err == nil {
-		return
+	if time.Now().Before(s.shun) {
+		return errors.New(fastpath.JoinDevice + " was taken away again and again")
 	}
+	s.join, err = t.Join(s.host, port.Group)
+	if err != nil {
+		return err
+	}
+	s.made = time.Now()
+	return s.join.Let(index)
+}
+
+// joinShun is how long segments are not joined after the pair was disturbed joinOften times in a row within joinSoon of its making.
+const joinShun, joinSoon, joinOften = time.Minute, 3 * time.Second, 5
+
+// broken takes a pair away that is not whole.
+func (s *shortcuts) broken(err error) {
 	s.engine.log.Warn("the pair that joins segments of TCP is not as it should be, and is made anew", "device", fastpath.JoinDevice, "reason", err)
+	if s.early++; time.Since(s.made) > joinSoon {
+		s.early = 0
+	} else if s.early >= joinOften {
+		s.early, s.shun = 0, time.Now().Add(joinShun)
+	}
 	for index, c := range s.cards {
-		if c.joins {
-			c.joins = false
+		if c.single {
 			s.join.Stop(index)
+			c.joins, c.apart = false, err.Error()
 		}
 	}
 	s.endJoin()
 }
 
-// endJoin takes the pair away, of whatever run.
+// checkJoin has segments be joined for another while, if the pair is whole, and tells of the devices for which that has changed.
+func (s *shortcuts) checkJoin(devices map[int]struct{}) {
+	if s.join == nil {
+		return
+	}
+	s.lost.Add(s.join.Lost())
+	err := s.join.Check()
+	for index, c := range s.cards {
+		if err == nil && c.joins {
+			err = s.join.Again(index)
+		}
+		if c.single && c.joins != (err == nil) {
+			devices[index] = struct{}{} // joinAt
+		}
+	}
+}
+
+// endJoin takes the pair away, of whatever run. No program may send by it any more.
 func (s *shortcuts) endJoin() {
+	if s == nil {
+		return
+	}
 	s.join = nil
 	if err := fastpath.RemoveJoin(s.host, port.Group); err != nil {
 		s.engine.log.Warn("devices of the fast path stay where they should not be", "device", fastpath.JoinDevice, "err", err)
@@ -322,6 +356,14 @@ func (s *shortcuts) endBypass() {
 	s.own = nil
 }
 
+// left adds what the pair dropped to what the programs count.
+func (s *shortcuts) left(l fastpath.Left) fastpath.Left {
+	if s != nil {
+		l.In[fastpath.LeftQueue] += s.lost.Load()
+	}
+	return l
+}
+
 // ports tells what was chosen for the ports of the vnets' bridges. Any goroutine may ask.
 func (s *shortcuts) ports() []fastpath.BypassedPort {
 	if s == nil {
@@ -342,7 +384,6 @@ func (s *shortcuts) close() {
 		s.detach(c)
 	}
 	s.release()
-	s.endJoin()
 }
 
 // release ends what needs a daemon. XDP goes on as the programs at TC do, for the next one to take over, but not for long.

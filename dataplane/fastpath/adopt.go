@@ -82,6 +82,7 @@ func (p *Tables) restore() {
 	_ = each(p.bpf.VnetOfId, func(k *bpfId, v *bpfVnet) {
 		p.vnets[vnet.ID(k.Id)] = carried{slot: v.Slot, vnif: int(v.Vnif), mtu: int(v.Mtu)}
 		used[v.Slot] = true
+		_ = p.bpf.VnifOfSlot.Put(v.Slot, v.Vnif) // it is written last
 	})
 	p.slots.without(used)
 	// A daemon that was killed while it took a vnet out has left MACs that a later vnet in its slot must not have.

@@ -36,6 +36,7 @@ const (
 	LeftRoom
 	LeftError
 	LeftOrder
+	LeftQueue
 	reasons
 )
 
@@ -43,6 +44,7 @@ var reasonNames = [reasons]string{
 	LeftFlood: "flood", LeftMiss: "miss", LeftSource: "source", LeftSize: "size", LeftGSO: "gso", LeftTag: "tag",
 	LeftHost: "host", LeftRenew: "renew", LeftForm: "form", LeftChecksum: "checksum", LeftVnet: "vnet", LeftOff: "off",
 	LeftSYN: "syn", LeftRoom: "room", LeftError: "error", LeftOrder: "order",
+	LeftQueue: "queue",
 }
 
 // String is the name of the reason in lists.
@@ -70,6 +72,7 @@ var reasonHelp = [reasons]string{
 	LeftRoom:     "not IP, or without room for our headers",
 	LeftError:    "half done, and dropped",
 	LeftOrder:    "of flows of which user space carried others a moment ago, which they must not overtake",
+	LeftQueue:    "segments of TCP for which " + joinSend + " had no room, or whose vnet or MAC was gone when they came out; dropped",
 }
 
 // Help says what packets were left for the reason.
@@ -80,8 +83,8 @@ func (r Reason) Help() string {
 	return ""
 }
 
-// Left are the packets that were left to user space, by reason, on their way out and in. LeftError
-// alone counts packets that were dropped.
+// Left are the packets that were left to user space, by reason, on their way out and in. LeftError and LeftQueue
+// alone count packets that were dropped; to the latter Joiner.Lost is to be added.
 type Left struct{ Out, In [reasons]uint64 }
 
 // Left reads why packets were left.

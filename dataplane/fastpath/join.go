@@ -27,10 +27,10 @@ const joinAlias = "xend: joins TCP segments of vnets"
 // joinMTU is the largest that a veth takes: what is joined is as long as an IP packet may be.
 const joinMTU = 65535
 
-// Joins reports whether segments of TCP come one by one by a device whose Ingress is IngressTC. A virtual device that
-// segments tunnels hands them over as they were sent, whole; a network card that does so cuts what it sends, and that is what
-// the other card receives.
-func Joins(d Device) bool { return d.Kind == "" || !d.SegmentsTunnels }
+// Joins reports whether segments of TCP may come one by one by a device whose Ingress is IngressTC. A pair that segments
+// tunnels hands over whole what was sent. A network card, and what is stacked on cards, cuts what it sends, and the other card gets
+// the pieces.
+func Joins(d Device) bool { return !d.SegmentsTunnels || d.Kind != "veth" && d.Kind != "netkit" }
 
 // Joiner is the pair.
 type Joiner struct {
@@ -38,6 +38,7 @@ type Joiner struct {
 	h             *hostnet.Host
 	group         uint32
 	send, receive int // indices
+	lost          uint64
 }
 
 // Join makes the pair, or takes over the one of an earlier run, if that has its tables. It joins nothing until Let. group is the
@@ -49,6 +50,7 @@ func (p *Tables) Join(h *hostnet.Host, group uint32) (*Joiner, error) {
 	}
 	if len(ends) > 0 && !p.sharedWith(h, ends) {
 		// Programs of other tables send by it still, with tags that mean other vnets.
+		p.UnjoinAll()
 		if err := removeEnds(h, ends); err != nil {
 			return nil, err
 		}
@@ -76,6 +78,7 @@ func (p *Tables) Join(h *hostnet.Host, group uint32) (*Joiner, error) {
 	if err := j.prepare(); err != nil {
 		return nil, errors.Join(err, removeEnds(h, ends))
 	}
+	j.Lost()
 	return j, nil
 }
 
@@ -86,13 +89,7 @@ func (j *Joiner) prepare() error {
 			return err
 		}
 	}
-	// The driver has GRO join what comes from an end that segments nothing.
-	if err := j.h.SetFeatures(j.send, map[string]bool{
-		"tx-tcp-segmentation": false, "tx-tcp-ecn-segmentation": false, "tx-tcp-mangleid-segmentation": false, "tx-tcp6-segmentation": false,
-	}); err != nil {
-		return err
-	}
-	if err := j.h.SetFeatures(j.receive, map[string]bool{"rx-gro": true}); err != nil {
+	if err := j.setFeatures(); err != nil {
 		return err
 	}
 	if err := j.h.AttachClassifier(joinClassifier(j.receive), j.tables.bpf.JoinedIn); err != nil {
@@ -101,12 +98,30 @@ func (j *Joiner) prepare() error {
 	return errors.Join(j.h.SetUp(j.receive), j.h.SetUp(j.send))
 }
 
-func joinClassifier(index int) hostnet.Classifier {
-	return hostnet.Classifier{Index: index, Priority: 1, Name: nameJoin}
+// setFeatures has the driver give to GRO what is sent, which it does if the sending end segments nothing.
+func (j *Joiner) setFeatures() error {
+	return errors.Join(j.h.SetFeatures(j.receive, map[string]bool{"rx-gro": true}), j.h.SetFeatures(j.send, map[string]bool{
+		"tx-tcp-segmentation": false, "tx-tcp-ecn-segmentation": false, "tx-tcp-mangleid-segmentation": false, "tx-tcp6-segmentation": false,
+	}))
 }
 
-// Let has segments that come by a device be joined, for stripFor: then it must be called again, after Check.
+func joinClassifier(index int) hostnet.Classifier {
+	return hostnet.Classifier{Index: index, Priority: 10, Name: nameJoin}
+}
+
+// Let has segments that come by a device be joined, for stripFor: then Again must have been called. The pair must be whole (Check).
 func (j *Joiner) Let(device int) error {
+	if err := j.Check(); err != nil {
+		return err
+	}
+	if err := j.setFeatures(); err != nil {
+		return err
+	}
+	return j.Again(device)
+}
+
+// Again is Let where Check has just found nothing wrong.
+func (j *Joiner) Again(device int) error {
 	v := bpfJoin{Until: Now() + uint64(stripFor), Ifindex: uint32(j.send)}
 	var before bpfJoin
 	known := j.tables.bpf.Joins.Lookup(uint32(device), &before) == nil
@@ -129,7 +144,14 @@ func (p *Tables) Unjoin(device int) {
 	}
 }
 
-// Check reports what is wrong with the pair, so that segments would be lost; nil: nothing.
+// UnjoinAll is Unjoin for all devices, also those of an earlier run.
+func (p *Tables) UnjoinAll() {
+	deleteIf(p.bpf.Joins, func(*uint32, *bpfJoin) bool { return true })
+	p.changed()
+}
+
+// Check reports what is wrong with the pair, so that segments would be lost; nil: nothing. ErrNotFirst: somebody else's program
+// comes before ours, and may take them.
 func (j *Joiner) Check() error {
 	ends, err := joinEnds(j.h, j.group)
 	if err != nil {
@@ -146,11 +168,30 @@ func (j *Joiner) Check() error {
 			return fmt.Errorf("%s is a port of another device", l.Name)
 		}
 	}
+	filters, err := j.h.Filters(j.receive, false)
+	if err != nil {
+		return err
+	}
+	own := hostnet.ProgramID(j.tables.bpf.JoinedIn)
+	if !slices.ContainsFunc(filters, func(f hostnet.Filter) bool { return f.Program == own }) {
+		return fmt.Errorf("the program at %s is gone", JoinDevice)
+	}
 	first, err := j.h.FirstAtIngress(j.receive)
-	if err == nil && first != hostnet.ProgramID(j.tables.bpf.JoinedIn) {
-		err = fmt.Errorf("%s: the program of the fast path is not the first one at its ingress", JoinDevice)
+	if err == nil && first != own {
+		err = fmt.Errorf("%s: %w", JoinDevice, ErrNotFirst)
 	}
 	return err
+}
+
+// Lost is how many segments the pair had no room for since it was asked last.
+func (j *Joiner) Lost() uint64 {
+	d, err := j.h.Detail(j.send)
+	if err != nil {
+		return 0
+	}
+	n := d.Counters.TxDropped - j.lost
+	j.lost = d.Counters.TxDropped
+	return n
 }
 
 // Remove takes the pair away, after all devices were told by Unjoin.

@@ -43,7 +43,7 @@ type Device struct {
 	Kind string
 	MAC  wire.MAC
 	MTU  int
-	// SegmentsTunnels: the device segments UDP tunnels (tx-udp_tnl-segmentation), and so joins them, too.
+	// SegmentsTunnels: the device segments UDP tunnels (tx-udp_tnl-segmentation).
 	SegmentsTunnels bool
 	// Master is the kind of the device that this one is a port of; "" for none.
 	Master string
@@ -102,8 +102,7 @@ const (
 )
 
 // ChooseIngress chooses the place for an underlay's device, and says why, for a log line and for vn. It is
-// IngressXDP on network cards that don't segment UDP tunnels, since TC gets single packets there, and
-// GRO knows nothing of our format. Whether the driver runs native XDP only AttachXDP can tell.
+// IngressXDP on network cards that don't segment UDP tunnels. Where TC gets segments one by one Joins tells. Whether the driver runs native XDP only AttachXDP can tell.
 func ChooseIngress(d Device, xdp XDP) (Ingress, string) {
 	switch {
 	case d.SegmentsTunnels:

@@ -440,16 +440,16 @@ struct {
 // A segment that is no longer than this has little to gain.
 #define SHORT 256
 
-// detour reports whether an inner packet of TCP goes by the pair: not if it is short, unless one that it might overtake is
-// still on the way. Each processor has a queue of its own in the pair, so a flow stays in order as long as one processor takes
-// all of it from the card.
-static __always_inline int detour(__u32 bytes, __u64 now)
+// detour reports whether an inner packet of TCP goes by the pair: not if it is short, or joined already, unless one that it might
+// overtake is still on the way. Each processor has a queue of its own in the pair, so a flow stays in order as long as one
+// processor takes all of it from the card.
+static __always_inline int detour(__u32 bytes, __u32 gso, __u32 frames, __u64 now)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct queue *j = bpf_map_lookup_elem(&queues, &cpu);
 	if (!j)
 		return 1;
-	if (bytes <= SHORT) {
+	if (gso || bytes <= SHORT) {
 		if (j->sent == j->received)
 			return 0;
 		if (older(j->last, 2 * RECENT_SPAN, now)) { // some were lost
@@ -457,7 +457,7 @@ static __always_inline int detour(__u32 bytes, __u64 now)
 			return 0;
 		}
 	}
-	j->sent++;
+	j->sent += frames;
 	j->last = now;
 	return 1;
 }
@@ -465,10 +465,17 @@ static __always_inline int detour(__u32 bytes, __u64 now)
 // join sends an inner packet to the pair.
 static __always_inline int join(struct __sk_buff *skb, __u32 pair, __u32 slot)
 {
-	skb->queue_mapping = bpf_get_smp_processor_id() + 1; // 0 is for none
+	skb->queue_mapping = skb->mark = bpf_get_smp_processor_id() + 1; // 0 is for none
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), slot + 1))
 		return IN(LEFT_ERROR);
 	return bpf_redirect(pair, 0);
+}
+
+// lost counts a packet that has no place any more.
+static __always_inline int lost(void)
+{
+	IN(LEFT_QUEUE);
+	return TC_ACT_SHOT;
 }
 
 // joined_in is at the ingress of the pair's other end. Nothing goes on from there but what has a place in a vnet.
@@ -477,18 +484,23 @@ int joined_in(struct __sk_buff *skb)
 {
 	struct ethhdr in __attribute__((aligned(8)));
 	__u64 now = now_ns();
-	__u32 slot = skb->vlan_tci - 1, frames = skb->gso_segs ?: 1, queue = skb->queue_mapping - 1;
+	if (!skb->vlan_present)
+		return TC_ACT_SHOT; // who sent that?
+	__u32 slot = skb->vlan_tci - 1, frames = skb->gso_segs ?: 1, queue = skb->mark - 1;
 	struct queue *j = bpf_map_lookup_elem(&queues, &queue);
 	if (j)
 		j->received += frames;
+	skb->mark = 0;
 	__u32 *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
-	if (!skb->vlan_present || !vnif || !*vnif || load(skb, 0, &in, sizeof(in)) || bpf_skb_vlan_pop(skb))
+	if (!vnif || !*vnif)
+		return lost();
+	if (load(skb, 0, &in, sizeof(in)) || bpf_skb_vlan_pop(skb))
 		return IN(LEFT_ERROR);
 	struct mac_key k = {.slot = slot};
 	copy(k.mac, in.h_source, 6);
 	struct mac *from = bpf_map_lookup_elem(&macs, &k);
-	if (!from || from->place != PLACE_REMOTE) // it moved this moment, or the vnet is gone
-		return IN(LEFT_ERROR);
+	if (!from || from->place != PLACE_REMOTE) // it moved this moment
+		return lost();
 	__u32 bytes = skb->len;
 	count(&vnet_counters, slot, 0, frames, bytes);
 	struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)from->host);
@@ -631,7 +643,6 @@ int underlay_in(struct __sk_buff *skb)
 	if (!r)
 		return IN(LEFT_OFF);
 	struct mac *from = 0;
-	int bridge = 0;
 	__u32 index = skb->ifindex;
 	__u64 changes = *(volatile __u64 *)&t->changes;
 	if (now >= r->until || changes != r->changes || index != r->ifindex || !same_pair(&h.in, r->dst) || !same(id.id, r->vnet.id) ||
@@ -656,7 +667,6 @@ int underlay_in(struct __sk_buff *skb)
 		struct join *j = bpf_map_lookup_elem(&joins, &index);
 		__u32 slot = v->slot, *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
 		r->pair = j && now < j->until && vnif && *vnif == v->vnif ? j->ifindex : 0;
-		bridge = !(r->pair && p.header && skb->len - start > SHORT) && vif && may_bypass(now) && to_bridge(from, now);
 		copy(r->dst, &h.in, PAIR);
 		r->vnif = v->vnif;
 		r->vnet = id;
@@ -701,11 +711,11 @@ int underlay_in(struct __sk_buff *skb)
 		return IN(LEFT_ROOM);
 	if (bpf_skb_store_bytes(skb, 0, &h.in, sizeof(h.in), 0))
 		return IN(LEFT_ERROR);
-	if (!bridge && r->pair && p.header && detour(bytes, now)) // also what is joined already: a flow stays in order
+	if (r->pair && p.header && detour(bytes, gso, frames, now))
 		return join(skb, r->pair, r->slot);
 	count(&vnet_counters, r->slot, 0, frames, bytes);
 	count(&host_counters, r->host_slot, 0, frames, bytes);
-	if (bridge)
+	if (from && r->vif.ifindex && may_bypass(now) && to_bridge(from, now))
 		return bpf_redirect(r->vnif, BPF_F_INGRESS);
 	return deliver(skb, &r->vif, r->vnif, h.in.h_proto, now);
 }

@@ -134,6 +134,7 @@ enum reason {
 	LEFT_ROOM,       // the kernel could not make room, or take it away
 	LEFT_ERROR,      // half done: dropped
 	LEFT_ORDER,      // its flow had others a moment ago that user space carries
+	LEFT_QUEUE,      // lost in the pair that joins segments; user space adds what there was no room for
 	LEFT_MAX,
 };
 
