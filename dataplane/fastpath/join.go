@@ -194,10 +194,7 @@ func (j *Joiner) Lost() uint64 {
 	return n
 }
 
-// Remove takes the pair away, after all devices were told by Unjoin.
-func (j *Joiner) Remove() error { return RemoveJoin(j.h, j.group) }
-
-// RemoveJoin takes away the pair of whatever run, if there is one.
+// RemoveJoin takes away the pair of whatever run, if there is one, after UnjoinAll.
 func RemoveJoin(h *hostnet.Host, group uint32) error {
 	ends, err := joinEnds(h, group)
 	var foreign *hostnet.NotOursError

@@ -289,7 +289,7 @@ func TestJoinEnds(t *testing.T) {
 	require.ErrorIs(t, j.Check(), hostnet.ErrNotFound)
 	require.NoError(t, two.Net.Delete(again.send))
 	require.ErrorIs(t, again.Check(), hostnet.ErrNotFound)
-	require.NoError(t, again.Remove())
+	require.NoError(t, RemoveJoin(two.Net, ourGroup))
 }
 
 // TestJoinTakenOver: the next run takes the pair over with its tables, also one that is half made; programs of other tables get a
@@ -321,7 +321,7 @@ func TestJoinTakenOver(t *testing.T) {
 	again, err := other.Join(two.Net, ourGroup)
 	require.NoError(t, err)
 	require.NoError(t, again.Check())
-	require.NoError(t, again.Remove())
+	require.NoError(t, RemoveJoin(two.Net, ourGroup))
 
 	require.NoError(t, two.Net.CreateVeth(hostnet.Veth{Name: joinSend, Partner: "theirs"}))
 	_, err = other.Join(two.Net, ourGroup)
