@@ -128,7 +128,7 @@ func (j *Joiner) Again(device int) error {
 	if err := j.tables.bpf.Joins.Put(uint32(device), &v); err != nil {
 		return fmt.Errorf("kernel fast path: join segments: %w", err)
 	}
-	if !known || before.Ifindex != v.Ifindex {
+	if !known || before.Ifindex != v.Ifindex || before.Until < Now() {
 		j.tables.changed()
 	}
 	return nil

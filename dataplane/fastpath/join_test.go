@@ -265,7 +265,7 @@ func TestJoinEnds(t *testing.T) {
 	require.Error(t, j.Let(two.card.Index))
 	require.NoError(t, j.Again(two.card.Index))
 	require.NoError(t, one.Send(wired, two.segment(t, one, 1000)))
-	require.Eventually(t, func() bool { return j.Lost() == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return j.Lost() > 0 }, patience, time.Millisecond)
 	require.NoError(t, two.Net.SetUp(j.receive))
 	bridge, err := two.Net.LinkByName("vnet97")
 	require.NoError(t, err)
