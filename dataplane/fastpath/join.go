@@ -164,6 +164,8 @@ func (j *Joiner) Check() error {
 		switch {
 		case !l.Up():
 			return fmt.Errorf("%s is down", l.Name)
+		case l.MTU != joinMTU:
+			return fmt.Errorf("%s has an MTU of %d", l.Name, l.MTU)
 		case l.Master != 0:
 			return fmt.Errorf("%s is a port of another device", l.Name)
 		}

@@ -274,7 +274,7 @@ func TestStripsNothingAlone(t *testing.T) {
 		for range 10 {
 			require.NoError(t, one.Send(wired, packet))
 		}
-		require.Eventually(t, func() bool { return stripped(t, s) == before+10 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return stripped(t, s) >= before+10 }, patience, time.Millisecond)
 		_, err := one.Ping(t.Context(), two.addr, lab.PingOptions{}) // behind them
 		require.NoError(t, err)
 		assert.Equal(t, segments, two.taken(t), "the host took a stripped frame")
