@@ -189,12 +189,12 @@ func TestFlaps(t *testing.T) {
 				{"vif goes down", true, flap("vif1.0")},
 				{"the pair goes down", false, func() {
 					if c.in == "joined" {
-						require.NoError(t, a.Net.SetDown(index(fastpath.JoinDevice)))
+						a.mends(func() { require.NoError(t, a.Net.SetDown(index(fastpath.JoinDevice))) })
 					}
 				}},
 				{"the pair is deleted", false, func() {
 					if c.in == "joined" {
-						require.NoError(t, a.Net.Delete(index(fastpath.JoinDevice)))
+						a.mends(func() { require.NoError(t, a.Net.Delete(index(fastpath.JoinDevice))) })
 					}
 				}},
 				{"vif leaves the bridge", false, func() {
@@ -702,13 +702,12 @@ func TestAttackDuringFaults(t *testing.T) {
 				}},
 				{"the pair goes down", func() {
 					if way == "joined" {
-						require.NoError(t, x.Net.SetDown(index(fastpath.JoinDevice)))
-						eventually(t, "it is made anew", x.joining)
+						x.mends(func() { require.NoError(t, x.Net.SetDown(index(fastpath.JoinDevice))) })
 					}
 				}},
 				{"the pair is deleted", func() {
 					if way == "joined" {
-						require.NoError(t, x.Net.Delete(index(fastpath.JoinDevice)))
+						x.mends(func() { require.NoError(t, x.Net.Delete(index(fastpath.JoinDevice))) })
 					}
 				}},
 				{"vnif goes down", flap("vnif97")},

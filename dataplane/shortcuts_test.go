@@ -121,6 +121,14 @@ func (h *testHost) awaitJoined() {
 	eventually(h.t, "segments are joined", h.joining)
 }
 
+// mends waits until the pair has been made anew after a fault.
+func (h *testHost) mends(fault func()) {
+	h.t.Helper()
+	before := h.log.Count("is made anew")
+	fault()
+	eventually(h.t, "the pair is made anew", func() bool { return h.log.Count("is made anew") > before && h.joining() && len(h.pair()) == 2 })
+}
+
 // inBy reports whether packets come in as tests name it: "tc", "xdp", or "joined", which is by TC and the pair.
 func (h *testHost) inBy(way string) bool {
 	return (h.way() == "xdp") == (way == "xdp") && h.joining() == (way == "joined")
@@ -383,8 +391,7 @@ func TestJoined(t *testing.T) {
 	bulk.end()
 
 	// Somebody takes it away under way. It comes back by itself.
-	require.NoError(t, b.Net.Delete(devices[0]))
-	eventually(t, "it is made anew", func() bool { return len(b.pair()) == 2 && b.joining() })
+	b.mends(func() { require.NoError(t, b.Net.Delete(devices[0])) })
 	require.Equal(t, 1, b.log.Count("is made anew"))
 	require.NotEqual(t, devices, b.pair())
 	_, err := lab.Transfer(soon(t), one.Node, two.Node, two.Addr(), 1<<20)
