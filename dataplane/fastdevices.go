@@ -306,7 +306,7 @@ func (k *programs) close() {
 	for h := range k.attached {
 		k.detach(h)
 	}
-	k.shortcuts.endJoin()
+	k.shortcuts.endJoin(nil)
 	k.mu.Lock()
 	clear(k.vnets)
 	clear(k.hooks)

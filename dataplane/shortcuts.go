@@ -97,8 +97,7 @@ func (s *shortcuts) ingress(t kernelTables, xdp fastpath.XDP, wanted map[int]str
 		}
 	}
 	if s.join != nil || !s.swept {
-		tables.UnjoinAll()
-		s.endJoin()
+		s.endJoin(tables)
 		s.swept = true
 	}
 }
@@ -130,7 +129,7 @@ func (s *shortcuts) letJoin(t *fastpath.Tables, index int) (err error) {
 		if err == nil || errors.Is(err, fastpath.ErrNotFirst) {
 			return err
 		}
-		s.broken(err)
+		s.broken(t, err)
 	}
 	if time.Now().Before(s.shun) {
 		return errors.New(fastpath.JoinDevice + " was taken away again and again")
@@ -147,20 +146,19 @@ func (s *shortcuts) letJoin(t *fastpath.Tables, index int) (err error) {
 const joinShun, joinSoon, joinOften = time.Minute, 3 * time.Second, 5
 
 // broken takes a pair away that is not whole.
-func (s *shortcuts) broken(err error) {
+func (s *shortcuts) broken(t *fastpath.Tables, err error) {
 	s.engine.log.Warn("the pair that joins segments of TCP is not as it should be, and is made anew", "device", fastpath.JoinDevice, "reason", err)
 	if s.early++; time.Since(s.made) > joinSoon {
 		s.early = 0
 	} else if s.early >= joinOften {
 		s.early, s.shun = 0, time.Now().Add(joinShun)
 	}
-	for index, c := range s.cards {
+	for _, c := range s.cards {
 		if c.single {
-			s.join.Stop(index)
 			c.joins, c.apart = false, err.Error()
 		}
 	}
-	s.endJoin()
+	s.endJoin(t)
 }
 
 // checkJoin has segments be joined for another while, if the pair is whole, and tells of the devices for which that has changed.
@@ -180,10 +178,13 @@ func (s *shortcuts) checkJoin(devices map[int]struct{}) {
 	}
 }
 
-// endJoin takes the pair away, of whatever run. No program may send by it any more.
-func (s *shortcuts) endJoin() {
+// endJoin takes the pair away, of whatever run, after programs of t are told to send nothing by it; nil: there are none.
+func (s *shortcuts) endJoin(t *fastpath.Tables) {
 	if s == nil {
 		return
+	}
+	if t != nil {
+		t.UnjoinAll()
 	}
 	s.join = nil
 	if err := fastpath.RemoveJoin(s.host, port.Group); err != nil {

@@ -1,10 +1,10 @@
 package fastpath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -134,9 +134,6 @@ func (j *Joiner) Again(device int) error {
 	return nil
 }
 
-// Stop is Unjoin of the tables.
-func (j *Joiner) Stop(device int) { j.tables.Unjoin(device) }
-
 // Unjoin ends that for a device; those under way get to their vnets.
 func (p *Tables) Unjoin(device int) {
 	if p.bpf.Joins.Delete(uint32(device)) == nil {
@@ -170,19 +167,25 @@ func (j *Joiner) Check() error {
 			return fmt.Errorf("%s is a port of another device", l.Name)
 		}
 	}
-	filters, err := j.h.Filters(j.receive, false)
-	if err != nil {
+	err = first(j.h, JoinDevice, j.receive, j.tables.bpf.JoinedIn)
+	if !errors.Is(err, ErrNotFirst) {
 		return err
 	}
-	own := hostnet.ProgramID(j.tables.bpf.JoinedIn)
-	if !slices.ContainsFunc(filters, func(f hostnet.Filter) bool { return f.Program == own }) {
+	there, errThere := joinProgram(j.h, j.receive)
+	if errThere == nil && there != hostnet.ProgramID(j.tables.bpf.JoinedIn) {
 		return fmt.Errorf("the program at %s is gone", JoinDevice)
 	}
-	first, err := j.h.FirstAtIngress(j.receive)
-	if err == nil && first != own {
-		err = fmt.Errorf("%s: %w", JoinDevice, ErrNotFirst)
+	return cmp.Or(errThere, err)
+}
+
+// joinProgram is what is in the place of our program at the pair; 0: nothing.
+func joinProgram(h *hostnet.Host, index int) (ebpf.ProgramID, error) {
+	filters, err := h.Filters(index, false)
+	at := slices.IndexFunc(filters, func(f hostnet.Filter) bool { return f.Name == nameJoin })
+	if err != nil || at < 0 {
+		return 0, err
 	}
-	return err
+	return filters[at].Program, nil
 }
 
 // Lost is how many segments the pair had no room for since it was asked last.
@@ -231,9 +234,7 @@ func joinEnds(h *hostnet.Host, group uint32) (ends []hostnet.Link, err error) {
 func removeEnds(h *hostnet.Host, ends []hostnet.Link) error {
 	var errs []error
 	for _, l := range ends { // with the first the second goes, if it is its other end
-		if err := h.Delete(l.Index); err != nil && !errors.Is(err, hostnet.ErrNotFound) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, h.Delete(l.Index))
 	}
 	return errors.Join(errs...)
 }
@@ -248,14 +249,13 @@ func (p *Tables) sharedWith(h *hostnet.Host, ends []hostnet.Link) bool {
 		return false
 	}
 	ownID, _ := own.ID()
-	filters, err := h.Filters(ends[1].Index, false)
-	at := slices.IndexFunc(filters, func(f hostnet.Filter) bool { return f.Name == nameJoin })
-	if err != nil || at < 0 {
+	there, err := joinProgram(h, ends[1].Index)
+	if err != nil || there == 0 {
 		return false
 	}
 	same := false
-	for _, m := range mapsOf(filters[at].Program) {
-		if info, err := m.Info(); err == nil && strings.HasPrefix(info.Name, bpfMapVnifOfSlot) {
+	for _, m := range mapsOf(there) {
+		if info, err := m.Info(); err == nil {
 			id, _ := info.ID()
 			same = same || id == ownID
 		}

@@ -102,7 +102,8 @@ const (
 )
 
 // ChooseIngress chooses the place for an underlay's device, and says why, for a log line and for vn. It is
-// IngressXDP on network cards that don't segment UDP tunnels. Where TC gets segments one by one Joins tells. Whether the driver runs native XDP only AttachXDP can tell.
+// IngressXDP on network cards that don't segment UDP tunnels; whether the driver runs native XDP only AttachXDP can tell. Where TC
+// gets segments one by one Joins tells.
 func ChooseIngress(d Device, xdp XDP) (Ingress, string) {
 	switch {
 	case d.SegmentsTunnels:
@@ -258,13 +259,16 @@ func (a *Attached) Check() error {
 	return a.s.allow(a.device)
 }
 
-func (a *Attached) first() error {
-	first, err := a.h.FirstAtIngress(a.device.Index)
+func (a *Attached) first() error { return first(a.h, a.device.Name, a.device.Index, a.s.tables.In()) }
+
+// first returns ErrNotFirst if a program is not the first one at a device's ingress.
+func first(h *hostnet.Host, name string, index int, prog *ebpf.Program) error {
+	found, err := h.FirstAtIngress(index)
 	if err != nil {
 		return err
 	}
-	if id := hostnet.ProgramID(a.s.tables.In()); id == 0 || id != first {
-		return fmt.Errorf("%s: %w", a.device.Name, ErrNotFirst)
+	if id := hostnet.ProgramID(prog); id == 0 || id != found {
+		return fmt.Errorf("%s: %w", name, ErrNotFirst)
 	}
 	return nil
 }

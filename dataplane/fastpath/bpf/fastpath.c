@@ -377,6 +377,16 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct vif *vif,
 	return bpf_redirect_peer(vif->ifindex, 0);
 }
 
+// pass_on gives a frame of a MAC that is behind another host to its vnet: by the bridge, or past it where its destination may be
+// reached so.
+static __always_inline int pass_on(struct __sk_buff *skb, const struct mac_key *to, struct mac *from, __u32 vnif, __be16 proto, __u64 now)
+{
+	struct vif *vif = bpf_map_lookup_elem(&vifs, to);
+	if (!vif || !from || to_bridge(from, now))
+		return bpf_redirect(vnif, BPF_F_INGRESS);
+	return deliver(skb, vif, vnif, proto, now);
+}
+
 // put_in takes a frame that XDP stripped to its vnet.
 static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, __u64 now)
 {
@@ -389,17 +399,11 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	count(&vnet_counters, m->slot, 0, frames, bytes);
 	count(&host_counters, m->host_slot, 0, frames, bytes);
 	struct mac_key k = {.slot = m->slot};
-	copy(k.mac, m->mac, 6);
-	struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
-	if (!vif)
-		return bpf_redirect(m->vnif, BPF_F_INGRESS);
-	struct mac_key s = {.slot = m->slot};
-	if (bpf_skb_load_bytes(skb, 6, s.mac, 6))
+	if (bpf_skb_load_bytes(skb, 6, k.mac, 6))
 		return IN(LEFT_ERROR);
-	struct mac *from = bpf_map_lookup_elem(&macs, &s);
-	if (!from || to_bridge(from, now))
-		return bpf_redirect(m->vnif, BPF_F_INGRESS);
-	return deliver(skb, vif, m->vnif, skb->protocol, now);
+	struct mac *from = bpf_map_lookup_elem(&macs, &k);
+	copy(k.mac, m->mac, 6);
+	return pass_on(skb, &k, from, m->vnif, skb->protocol, now);
 }
 
 // Where segments of TCP come one by one, they go by a pair of devices that is there for nothing else, and GRO of the pair's
@@ -507,10 +511,7 @@ int joined_in(struct __sk_buff *skb)
 	if (peer)
 		count(&host_counters, peer->slot, 0, frames, bytes);
 	copy(k.mac, in.h_dest, 6);
-	struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
-	if (!vif || to_bridge(from, now))
-		return bpf_redirect(*vnif, BPF_F_INGRESS);
-	return deliver(skb, vif, *vnif, in.h_proto, now);
+	return pass_on(skb, &k, from, *vnif, in.h_proto, now);
 }
 
 // What a packet of a vnet begins with. IP and what is before it end where UDP begins, as long as they may be.
@@ -665,6 +666,7 @@ int underlay_in(struct __sk_buff *skb)
 		copy(k.mac, h.in.h_dest, 6);
 		struct vif none = {}, *vif = bpf_map_lookup_elem(&vifs, &k);
 		struct join *j = bpf_map_lookup_elem(&joins, &index);
+		// A daemon that takes over knows this program's tables, so this one must be among them.
 		__u32 slot = v->slot, *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);
 		r->pair = j && now < j->until && vnif && *vnif == v->vnif ? j->ifindex : 0;
 		copy(r->dst, &h.in, PAIR);
