@@ -123,6 +123,7 @@ const (
 	bpfMapStripCounters = "strip_counters"
 	bpfMapTimes         = "times"
 	bpfMapUnderlays     = "underlays"
+	bpfMapVifDevices    = "vif_devices"
 	bpfMapVifs          = "vifs"
 	bpfMapVnetCounters  = "vnet_counters"
 	bpfMapVnetOfId      = "vnet_of_id"
@@ -200,6 +201,7 @@ type bpfMapSpecs struct {
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
+	VifDevices    *ebpf.MapSpec `ebpf:"vif_devices"`
 	Vifs          *ebpf.MapSpec `ebpf:"vifs"`
 	VnetCounters  *ebpf.MapSpec `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.MapSpec `ebpf:"vnet_of_id"`
@@ -247,6 +249,7 @@ type bpfMaps struct {
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
+	VifDevices    *ebpf.Map `ebpf:"vif_devices"`
 	Vifs          *ebpf.Map `ebpf:"vifs"`
 	VnetCounters  *ebpf.Map `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.Map `ebpf:"vnet_of_id"`
@@ -270,6 +273,7 @@ func (m *bpfMaps) Close() error {
 		m.StripCounters,
 		m.Times,
 		m.Underlays,
+		m.VifDevices,
 		m.Vifs,
 		m.VnetCounters,
 		m.VnetOfId,

@@ -504,6 +504,9 @@ func (b *Bypass) attach(p BypassedPort, fresh bool) error {
 	if err := b.tables.letVif(p.Vnet, p.Index); err != nil || !fresh {
 		return err
 	}
+	if err := b.host.Do(func() error { return b.tables.hasVif(p.Index) }); err != nil {
+		return err
+	}
 	l, err := b.host.AttachTCX(p.Index, b.tables.bpf.VifIn)
 	var unsupported *hostnet.UnsupportedError
 	if errors.As(err, &unsupported) {
@@ -517,6 +520,7 @@ func (b *Bypass) attach(p BypassedPort, fresh bool) error {
 
 func (b *Bypass) detach(index int) {
 	_ = b.tables.bpf.VnetOfVnif.Delete(uint32(index))
+	_ = b.tables.bpf.VifDevices.Delete(uint32(index))
 	if l := b.links[index]; l != nil {
 		_ = l.Close()
 		delete(b.links, index)
@@ -574,10 +578,21 @@ func (p *Tables) letVif(id vnet.ID, index int) error {
 	return nil
 }
 
+// hasVif lets frames go to a vif of the calling thread's network namespace, for as long as it is there.
+func (p *Tables) hasVif(index int) error {
+	if err := p.bpf.VifDevices.Put(uint32(index), uint32(index)); err != nil {
+		return fmt.Errorf("kernel fast path: vif: %w", err)
+	}
+	return nil
+}
+
 // forgetVifs forgets what an earlier run let pass bridges by.
 func (p *Tables) forgetVifs() {
 	_ = p.bpf.BypassUntil.Put(uint32(0), uint64(0))
 	deleteIf(p.bpf.Vifs, func(*bpfMacKey, *bpfVif) bool { return true })
 	deleteIf(p.bpf.VnetOfVnif, func(index *uint32, v *bpfVnet) bool { return v.Vnif != *index })
+	var index uint32
+	for p.bpf.VifDevices.NextKey(nil, &index) == nil && p.bpf.VifDevices.Delete(index) == nil {
+	}
 	p.changed()
 }

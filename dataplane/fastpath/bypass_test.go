@@ -356,6 +356,84 @@ func TestBypass(t *testing.T) {
 	}
 }
 
+// TestVifGone: frames for a vif that is gone, of which user space has not heard yet, go by the bridge, as those of a domain that was
+// started anew at once.
+func TestVifGone(t *testing.T) {
+	for name, way := range map[string]Way{"peer": WayPeer, "egress": WayEgress} {
+		for in, attach := range map[string]func(*testing.T, *endpoint){
+			"TC":     func(*testing.T, *endpoint) {},
+			"XDP":    func(t *testing.T, e *endpoint) { e.strip(t) },
+			"joined": func(t *testing.T, e *endpoint) { e.join(t) },
+		} {
+			t.Run(in+", "+name, func(t *testing.T) {
+				e := endpoints(t, false, false)
+				one, two := e[0], e[1]
+				attach(t, two)
+				_, err := two.Run(t.Context(), "ip", "link", "add", "old", "type", "bridge") // as any device
+				require.NoError(t, err)
+				old, err := two.Net.LinkByName("old")
+				require.NoError(t, err)
+				require.NoError(t, two.Do(func() error { return two.hasVif(old.Index) }))
+				var index uint32
+				require.NoError(t, two.bpf.VifDevices.Lookup(uint32(old.Index), &index))
+				require.NoError(t, two.Net.Delete(old.Index))
+				two.bridged(t, wire.MAC(one.domain.Spec.MAC))
+				k := bpfMacKey{Mac: wire.MAC(two.domain.Spec.MAC)}
+				require.NoError(t, two.bpf.Vifs.Put(&k, &bpfVif{Ifindex: uint32(old.Index), Way: uint16(way), Mtu: 1500}))
+				two.until(t, time.Minute)
+				got, err := two.domain.Capture("eth0", func(f lab.Frame) bool { return !f.Outgoing && len(f.Data) > 23 && f.Data[23] == 6 })
+				require.NoError(t, err)
+				for n := range 10 {
+					require.NoError(t, one.Send(wired, two.segment(t, one, 1000-100*n)))
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					_, err := got.Next(ctx)
+					cancel()
+					require.NoError(t, err, "segment %d", n)
+				}
+				c, _ := two.VnetCounters(vnet97)
+				assert.EqualValues(t, 10, c.RxFrames, "the kernel took them")
+			})
+		}
+	}
+}
+
+// TestVifMoved: a frame that comes by another port has frames for its MAC go by the bridge, until user space has heard where it is.
+func TestVifMoved(t *testing.T) {
+	e := endpoints(t, false, true)
+	one, two := e[0], e[1]
+	vif, err := two.Net.LinkByName("vif1.0")
+	require.NoError(t, err)
+	k := bpfMacKey{Mac: wire.MAC(two.domain.Spec.MAC)}
+	group := append([]byte{255, 255, 255, 255, 255, 255}, two.domain.Spec.MAC...)
+	for _, c := range []struct {
+		name  string
+		frame []byte
+	}{
+		{"to a MAC", ethernet(wire.MAC(one.domain.Spec.MAC), k.Mac, 0x88b5, make([]byte, 50))},
+		{"to all", append(append(group, 0x88, 0xb5), make([]byte, 50)...)},
+		{"to a MAC that is not known", ethernet(wire.MAC{2, 9, 9, 9, 9, 9}, k.Mac, 0x88b5, make([]byte, 50))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := one.Capture("vnet97", func(f lab.Frame) bool { return f.EtherType() == 0x88b5 })
+			require.NoError(t, err)
+			defer got.Close()
+			for _, port := range []int{vif.Index, two.card.Index} {
+				require.NoError(t, two.bpf.Vifs.Put(&k, &bpfVif{Ifindex: uint32(port), Way: uint16(WayEgress), Mtu: 1500}))
+				require.NoError(t, two.domain.Send("eth0", c.frame))
+				_, err := got.Next(t.Context())
+				require.NoError(t, err)
+				var v bpfVif
+				if err := two.bpf.Vifs.Lookup(&k, &v); port == vif.Index {
+					require.NoError(t, err, "it is where it was")
+				} else {
+					require.ErrorIs(t, err, ebpf.ErrKeyNotExist)
+				}
+				two.changed() // or the program remembers
+			}
+		})
+	}
+}
+
 // TestBypassEnds: a policy that appears on the bridge takes the bypass back, and frames are seen by it.
 func TestBypassEnds(t *testing.T) {
 	e := endpoints(t, false, true)

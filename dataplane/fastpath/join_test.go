@@ -114,6 +114,7 @@ func TestJoinedPastBridge(t *testing.T) {
 	require.NoError(t, err)
 	mac := wire.MAC(two.domain.Spec.MAC)
 	require.NoError(t, two.bpf.Vifs.Put(&bpfMacKey{Mac: mac}, &bpfVif{Ifindex: uint32(vif.Index), Way: uint16(WayPeer), Mtu: 1500}))
+	require.NoError(t, two.Do(func() error { return two.hasVif(vif.Index) }))
 	two.until(t, time.Minute)
 	vnif, err := two.Capture("vnif97", func(f lab.Frame) bool { return !f.Outgoing && f.EtherType() == 0x0800 })
 	require.NoError(t, err)

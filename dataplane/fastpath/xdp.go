@@ -143,7 +143,8 @@ func (p *Tables) LoadXDP() (*Stripper, error) {
 		xdpMapHostCounters: p.bpf.HostCounters, xdpMapHosts: p.bpf.Hosts, xdpMapIngresses: p.bpf.Ingresses,
 		xdpMapLeft: p.bpf.Left, xdpMapMacs: p.bpf.Macs, xdpMapStripCounters: p.bpf.StripCounters, xdpMapTimes: p.bpf.Times,
 		xdpMapUnderlays: p.bpf.Underlays, xdpMapVnetCounters: p.bpf.VnetCounters, xdpMapVnetOfId: p.bpf.VnetOfId,
-		xdpMapVnetOfVnif: p.bpf.VnetOfVnif, xdpMapVifs: p.bpf.Vifs, xdpMapBypassUntil: p.bpf.BypassUntil,
+		xdpMapVnetOfVnif: p.bpf.VnetOfVnif, xdpMapVifs: p.bpf.Vifs, xdpMapVifDevices: p.bpf.VifDevices,
+		xdpMapBypassUntil: p.bpf.BypassUntil,
 	}
 	spec.Programs[xdpProgUnderlayXdp].Name = NameXDP
 	for name, m := range spec.Maps {

@@ -37,6 +37,7 @@ const (
 	xdpMapStripCounters = "strip_counters"
 	xdpMapTimes         = "times"
 	xdpMapUnderlays     = "underlays"
+	xdpMapVifDevices    = "vif_devices"
 	xdpMapVifs          = "vifs"
 	xdpMapVnetCounters  = "vnet_counters"
 	xdpMapVnetOfId      = "vnet_of_id"
@@ -104,6 +105,7 @@ type xdpMapSpecs struct {
 	StripCounters *ebpf.MapSpec `ebpf:"strip_counters"`
 	Times         *ebpf.MapSpec `ebpf:"times"`
 	Underlays     *ebpf.MapSpec `ebpf:"underlays"`
+	VifDevices    *ebpf.MapSpec `ebpf:"vif_devices"`
 	Vifs          *ebpf.MapSpec `ebpf:"vifs"`
 	VnetCounters  *ebpf.MapSpec `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.MapSpec `ebpf:"vnet_of_id"`
@@ -147,6 +149,7 @@ type xdpMaps struct {
 	StripCounters *ebpf.Map `ebpf:"strip_counters"`
 	Times         *ebpf.Map `ebpf:"times"`
 	Underlays     *ebpf.Map `ebpf:"underlays"`
+	VifDevices    *ebpf.Map `ebpf:"vif_devices"`
 	Vifs          *ebpf.Map `ebpf:"vifs"`
 	VnetCounters  *ebpf.Map `ebpf:"vnet_counters"`
 	VnetOfId      *ebpf.Map `ebpf:"vnet_of_id"`
@@ -166,6 +169,7 @@ func (m *xdpMaps) Close() error {
 		m.StripCounters,
 		m.Times,
 		m.Underlays,
+		m.VifDevices,
 		m.Vifs,
 		m.VnetCounters,
 		m.VnetOfId,

@@ -179,6 +179,32 @@ static __always_inline int encapsulate6(struct __sk_buff *skb, const struct id *
 	return bpf_skb_store_bytes(skb, 0, &h.eth, OUTER_LEN(h), 0) ? -2 : 0;
 }
 
+// vif_of finds the vif of a destination; none if the bridge must say where that is.
+static __always_inline struct vif *vif_of(const struct mac_key *k)
+{
+	struct vif *vif = bpf_map_lookup_elem(&vifs, k);
+	return vif && bpf_map_lookup_elem(&vif_devices, &vif->ifindex) ? vif : 0;
+}
+
+// moved forgets behind which port of the bridge a MAC is, once a frame from it comes by another: user space hears of that later.
+static __always_inline int moved(const struct mac_key *k, const struct vif *vif, __u32 port)
+{
+	if (vif->ifindex == port)
+		return 0;
+	bpf_map_delete_elem(&vifs, k);
+	return 1;
+}
+
+// from_port looks at a frame that the bridge sends by a vnif, where slot is that of its vnet.
+static __always_inline void from_port(struct __sk_buff *skb, __u32 slot, const struct ethhdr *in)
+{
+	struct mac_key k = {.slot = slot};
+	copy(k.mac, in->h_source, 6);
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
+	if (vif && skb->ingress_ifindex)
+		moved(&k, vif, skb->ingress_ifindex);
+}
+
 // At a vif what is left goes to the bridge, and by it to the vnif, which counts it.
 #undef OUT
 #define OUT(why) (at_vif && why != LEFT_ERROR ? TC_ACT_UNSPEC : leave(0, why))
@@ -190,8 +216,12 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 	struct ethhdr in __attribute__((aligned(8)));
 	if (load(skb, 0, &in, sizeof(in)))
 		return OUT(LEFT_FORM);
-	if (in.h_dest[0] & 1)
+	if (in.h_dest[0] & 1) {
+		struct vnet *v = at_vif ? 0 : bpf_map_lookup_elem(&vnet_of_vnif, &index);
+		if (v)
+			from_port(skb, v->slot, &in);
 		return OUT(LEFT_FLOOD);
+	}
 	// A tag in the skb's metadata would end up on the outer packet.
 	if (skb->vlan_present || in.h_proto == bpf_htons(ETH_P_8021Q) || in.h_proto == bpf_htons(ETH_P_8021AD))
 		return OUT(LEFT_TAG);
@@ -209,6 +239,8 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 		struct vnet *v = bpf_map_lookup_elem(&vnet_of_vnif, &index);
 		if (!v)
 			return OUT(LEFT_VNET);
+		if (!at_vif)
+			from_port(skb, v->slot, &in);
 		struct mac_key k = {.slot = v->slot};
 		copy(k.mac, in.h_dest, 6);
 		struct mac *to = bpf_map_lookup_elem(&macs, &k);
@@ -220,12 +252,8 @@ static __always_inline int send_out(struct __sk_buff *skb, int at_vif, __u64 now
 			return OUT(LEFT_SOURCE);
 		if (at_vif) {
 			struct vif *vif = bpf_map_lookup_elem(&vifs, &k);
-			if (!vif)
+			if (!vif || moved(&k, vif, index)) // or somebody uses another's
 				return TC_ACT_UNSPEC;
-			if (vif->ifindex != index) { // the MAC moved, or somebody uses another's
-				bpf_map_delete_elem(&vifs, &k);
-				return TC_ACT_UNSPEC;
-			}
 		}
 		struct host *peer = bpf_map_lookup_elem(&hosts, (struct id *)to->host);
 		if (!peer || !(peer->flags & HOST_SEND))
@@ -381,7 +409,7 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct vif *vif,
 // reached so.
 static __always_inline int pass_on(struct __sk_buff *skb, const struct mac_key *to, struct mac *from, __u32 vnif, __be16 proto, __u64 now)
 {
-	struct vif *vif = bpf_map_lookup_elem(&vifs, to);
+	struct vif *vif = vif_of(to);
 	if (!vif || !from || to_bridge(from, now))
 		return bpf_redirect(vnif, BPF_F_INGRESS);
 	return deliver(skb, vif, vnif, proto, now);
@@ -664,7 +692,7 @@ int underlay_in(struct __sk_buff *skb)
 		if (!from || from->place != PLACE_REMOTE || !same(from->host, src.id) || older(from->seen, t->mac_ttl, now))
 			return IN(LEFT_SOURCE);
 		copy(k.mac, h.in.h_dest, 6);
-		struct vif none = {}, *vif = bpf_map_lookup_elem(&vifs, &k);
+		struct vif none = {}, *vif = vif_of(&k);
 		struct join *j = bpf_map_lookup_elem(&joins, &index);
 		// A daemon that takes over knows this program's tables, so this one must be among them.
 		__u32 slot = v->slot, *vnif = bpf_map_lookup_elem(&vnif_of_slot, &slot);

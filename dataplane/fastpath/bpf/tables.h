@@ -30,6 +30,7 @@
 #define MAX_VNETS 4096
 #define MAX_HOSTS 1024
 #define MAX_VIF_MACS 16384
+#define MAX_VIFS 512
 #define MAX_QUEUES 1024
 
 // A vnet that the fast path carries: security none.
@@ -173,6 +174,14 @@ struct {
 	__type(key, struct mac_key);
 	__type(value, struct vif);
 } vifs SEC(".maps");
+
+// The devices of vifs. The kernel itself takes out one that goes away, which user space hears of later.
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, MAX_VIFS);
+	__type(key, __u32);
+	__type(value, __u32); // both: ifindex
+} vif_devices SEC(".maps");
 
 // Until when frames may pass bridges by (bpf_ktime_get_ns): user space has looked whether they have a policy.
 struct {
