@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -135,7 +137,7 @@ func (x *traffic) run() error {
 				f, err := c.Next(ctx)
 				if err != nil {
 					cancel()
-					return fmt.Errorf("round %d: %d frames for domain %d are lost: %w", x.rounds.Load(), len(wanted[i]), i, err)
+					return fmt.Errorf("round %d: lost for domain %d: % x: %w", x.rounds.Load(), i, slices.Collect(maps.Keys(wanted[i])), err)
 				}
 				key, _ := trafficOf(f)
 				if !wanted[i][key] {
@@ -204,7 +206,19 @@ func rotating(t *testing.T, hosts int, level vnet.Security, pace esp.Pace) (*lab
 		require.NoError(t, attach(e.Engine, securedOf(t, "97", level)))
 		list, rings = append(list, e), append(rings, k)
 	}
+	for _, h := range list {
+		h.settled("97")
+	}
 	senders(t, hosts-1, list...)
+	t.Cleanup(func() {
+		for _, h := range list {
+			for _, d := range h.Snapshot().Drops {
+				if t.Failed() && d.Count > 0 {
+					t.Logf("%s: %s: %d", h.Name, d.Reason, d.Count)
+				}
+			}
+		}
+	})
 	return s, list, rings
 }
 

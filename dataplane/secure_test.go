@@ -31,10 +31,7 @@ func securedOf(t testing.TB, id string, level vnet.Security) vnet.Config {
 // newSecured makes a lab with hosts that have a vnet with security.
 func newSecured(t testing.TB, hosts int, cfg Config, level vnet.Security) (*lab.Lab, *lab.Switch, []*testHost) {
 	l, s, list := newLab(t, hosts, cfg)
-	for _, h := range list {
-		h.SetKeySource(shared(testKey))
-		require.NoError(t, attach(h.Engine, securedOf(t, "97", level)))
-	}
+	secure(t, level, list...)
 	return l, s, list
 }
 

@@ -28,6 +28,9 @@ func secure(t testing.TB, level vnet.Security, hosts ...*testHost) {
 		h.SetKeySource(shared(testKey))
 		require.NoError(t, attach(h.Engine, securedOf(t, "97", level)))
 	}
+	for _, h := range hosts {
+		h.settled("97")
+	}
 }
 
 // senders waits until hosts know so many other hosts of the vnet.
