@@ -53,6 +53,7 @@ func TestStartDoesNothing(t *testing.T) {
 				}
 				require.NoError(t, err, out)
 			}
+			h.waitForAddresses() // also those of what setup made
 			was := h.dump()
 			r := h.run(append([]string{"network-bridge", "start"}, c.args...)...)
 			require.Equal(t, c.status, r.status, r.stderr)
