@@ -243,6 +243,9 @@ func (k *keeper) execute() (wait func() error, err error) {
 	}
 	k.mu.Lock()
 	k.program, k.terminal = p, terminal
+	if k.wanted != "" { // asked for while it began
+		k.endProgramLocked()
+	}
 	k.mu.Unlock()
 	k.con.attach(master)
 	return wait, nil
@@ -362,16 +365,23 @@ func (k *keeper) shutdown(reason string) {
 	defer k.mu.Unlock()
 	k.wanted = reason
 	switch {
-	case k.program != nil && reason == Crash:
-		_ = k.program.Signal(unix.SIGABRT)
 	case k.program != nil:
-		_ = k.program.Signal(unix.SIGTERM)
+		k.endProgramLocked()
 	case len(k.order.Kernel) == 0 || !k.started():
 		select {
 		case k.ended <- Exit{Reason: reason}:
 		default: // it has ended already
 		}
 	}
+}
+
+// endProgramLocked asks the program to end as is wanted.
+func (k *keeper) endProgramLocked() {
+	s := unix.SIGTERM
+	if k.wanted == Crash {
+		s = unix.SIGABRT
+	}
+	_ = k.program.Signal(s)
 }
 
 func (k *keeper) started() bool {

@@ -297,6 +297,25 @@ func (m *machine) await(ch <-chan domain.Event, fits func(domain.Event) bool) do
 	}
 }
 
+// TestShutdownAsItBegins: what is asked for while the program begins is not forgotten.
+func TestShutdownAsItBegins(t *testing.T) {
+	for _, reason := range []string{Poweroff, Reboot, Crash} {
+		k := &keeper{con: newConsole(), ended: make(chan Exit, 1), run: make(chan struct{}), begun: make(chan struct{}), helpers: map[int]bool{}}
+		k.order.Kernel = []string{"/bin/sleep", "1000"}
+		k.start()
+		k.shutdown(reason) // as a program asks its pid 1, before that knows it
+		go k.live()
+		select {
+		case e := <-k.ended:
+			require.Equal(t, reason, e.Reason)
+		case <-time.After(patience):
+			<-k.begun
+			_ = k.program.Kill()
+			t.Fatal("it goes on")
+		}
+	}
+}
+
 func TestEnds(t *testing.T) {
 	m := newMachine(t, xlab.New(t), "A")
 	ctx, cancel := context.WithCancel(t.Context())
