@@ -3,7 +3,6 @@ package dataplane
 import (
 	"encoding/binary"
 	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -13,14 +12,13 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/mdlayher/packet"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/xenvnet/xend/dataplane/fastpath"
 	"github.com/xenvnet/xend/dataplane/port"
 	"github.com/xenvnet/xend/internal/hostnet"
 	"github.com/xenvnet/xend/internal/lab"
+	"github.com/xenvnet/xend/internal/nettest"
 )
 
 // awaitWay waits until domains' frames go that way, all for a reason that contains why.
@@ -197,17 +195,7 @@ func startSegments(t testing.TB, from, to *lab.Domain, pause time.Duration) *seg
 		return err
 	}))
 	s.done.Go(func() {
-		// A flow is in order as long as one processor takes all of it from the card: as cards do, other than veth, where it is
-		// the one that sends. The thread ends with the goroutine.
-		runtime.LockOSThread()
-		var allowed, one unix.CPUSet
-		assert.NoError(t, unix.SchedGetaffinity(0, &allowed))
-		for cpu := 0; cpu < 1024 && one.Count() == 0; cpu++ {
-			if allowed.IsSet(cpu) {
-				one.Set(cpu)
-			}
-		}
-		assert.NoError(t, unix.SchedSetaffinity(0, &one))
+		nettest.OneProcessor(t)
 		tick := time.NewTicker(pause)
 		defer tick.Stop()
 		for {

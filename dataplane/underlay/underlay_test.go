@@ -126,7 +126,9 @@ func TestUnicastAndGroup(t *testing.T) {
 				{To: b.group, Bufs: [][]byte{payload(3000, 8)}},
 				{To: b.group, Bufs: [][]byte{payload(2, 9)}},
 			}
+			undo := nettest.OneProcessor(t)
 			failed, err := a.send.Send(a.UDP()[0], a.path, msgs)
+			undo()
 			require.NoError(t, err)
 			require.Zero(t, failed)
 			var got []Packet
