@@ -405,11 +405,10 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct vif *vif,
 	return bpf_redirect_peer(vif->ifindex, 0);
 }
 
-// pass_on gives a frame of a MAC that is behind another host to its vnet: by the bridge, or past it where its destination may be
-// reached so.
-static __always_inline int pass_on(struct __sk_buff *skb, const struct mac_key *to, struct mac *from, __u32 vnif, __be16 proto, __u64 now)
+// pass_on gives a frame of a MAC that is behind another host to its vnet: by the bridge, or past it to the vif of its destination, if
+// that may be.
+static __always_inline int pass_on(struct __sk_buff *skb, const struct vif *vif, struct mac *from, __u32 vnif, __be16 proto, __u64 now)
 {
-	struct vif *vif = vif_of(to);
 	if (!vif || !from || to_bridge(from, now))
 		return bpf_redirect(vnif, BPF_F_INGRESS);
 	return deliver(skb, vif, vnif, proto, now);
@@ -427,11 +426,15 @@ static __always_inline int put_in(struct __sk_buff *skb, const struct mark *m, _
 	count(&vnet_counters, m->slot, 0, frames, bytes);
 	count(&host_counters, m->host_slot, 0, frames, bytes);
 	struct mac_key k = {.slot = m->slot};
-	if (bpf_skb_load_bytes(skb, 6, k.mac, 6))
-		return IN(LEFT_ERROR);
-	struct mac *from = bpf_map_lookup_elem(&macs, &k);
 	copy(k.mac, m->mac, 6);
-	return pass_on(skb, &k, from, m->vnif, skb->protocol, now);
+	struct vif *vif = vif_of(&k);
+	struct mac *from = 0;
+	if (vif) { // else nobody asks for its source
+		if (bpf_skb_load_bytes(skb, 6, k.mac, 6))
+			return IN(LEFT_ERROR);
+		from = bpf_map_lookup_elem(&macs, &k);
+	}
+	return pass_on(skb, vif, from, m->vnif, skb->protocol, now);
 }
 
 // Where segments of TCP come one by one, they go by a pair of devices that is there for nothing else, and GRO of the pair's
@@ -539,7 +542,7 @@ int joined_in(struct __sk_buff *skb)
 	if (peer)
 		count(&host_counters, peer->slot, 0, frames, bytes);
 	copy(k.mac, in.h_dest, 6);
-	return pass_on(skb, &k, from, *vnif, in.h_proto, now);
+	return pass_on(skb, vif_of(&k), from, *vnif, in.h_proto, now);
 }
 
 // What a packet of a vnet begins with. IP and what is before it end where UDP begins, as long as they may be.
