@@ -147,7 +147,7 @@ func TestOnce(t *testing.T) {
 		{name: "EtherIP with peers", etherip: true, peers: true},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			if raceDetector && s.replicate != s.peers || raceDetector && s.etherip {
+			if raceDetector && (s.replicate != s.peers || s.etherip) {
 				t.Skip("the others have what is in it, and the race detector is slow")
 			}
 			s.underlay, s.inner = 1500, 1500

@@ -10,9 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -224,12 +222,7 @@ func TestKill(t *testing.T) {
 				h := &host{Manager: m, tool: tool, dir: filepath.Join(dir, "domains")}
 				stop := h.serve(t)
 				if c.always {
-					// The one that has ended has the same name, until xend has taken it away.
-					require.Eventually(t, func() bool {
-						list, err := m.List(t.Context(), domain.Running)
-						assert.NoError(t, err)
-						return err == nil && h.names(t) == c.new && list[len(list)-1].Form.ChildValue("state", "") == "r-----"
-					}, 10*time.Second, time.Millisecond)
+					h.await(t, c.new, 0)
 				}
 				got := h.names(t)
 				if acknowledged {

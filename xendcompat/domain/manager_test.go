@@ -438,13 +438,15 @@ func (h *host) domain0(t *testing.T) string {
 	return d.Form.ChildValue("domid", "")
 }
 
-// await waits for the domains to be these, the last with that id.
+// await waits for the domains to be these, the last with that id; 0: whichever runs. One that has ended keeps its name until xend has
+// taken it away.
 func (h *host) await(t *testing.T, names string, id int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		list, err := h.List(t.Context(), domain.Running)
 		require.NoError(t, err)
-		return h.names(t) == names && (id == 0 || list[len(list)-1].ID == id)
+		last := list[len(list)-1]
+		return h.names(t) == names && (last.ID == id || id == 0 && last.Form.ChildValue("state", "") == "r-----")
 	}, 10*time.Second, time.Millisecond)
 }
 
